@@ -1,0 +1,1 @@
+"""What is measured of every call, and how it reaches the database."""

@@ -1,0 +1,1 @@
+"""The models: backends, the catalogue of embedded ones, and the pool every call passes through."""

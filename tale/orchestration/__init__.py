@@ -1,0 +1,1 @@
+"""How tasks travel from the gateway to a model and back, and how the servers are kept alive."""

@@ -1,0 +1,1 @@
+"""Task engines: one port, an adapter for each kind of queue."""

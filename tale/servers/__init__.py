@@ -1,0 +1,1 @@
+"""The servers and the one place where they are wired."""

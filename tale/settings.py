@@ -1,0 +1,213 @@
+"""One frozen Settings object, layered: defaults < tale.toml < TALE_* environment < command line."""
+
+import os
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, model_validator
+
+from tale.constants import (
+    DEFAULT_HTTP_TIMEOUT,
+    ERROR_RETRY_DELAY,
+    EXECUTION_PORT,
+    GATEWAY_PORT,
+    MAX_TASK_RETRIES,
+    MONITOR_INTERVAL,
+    RESTART_DELAY,
+    TASK_EXECUTION_TIMEOUT,
+)
+from tale.exceptions import ValidationException
+from tale.validation import PORT_RANGE, TIMEOUT_RANGE_S
+
+CONFIG_FILE: Final = "tale.toml"
+ENVIRONMENT_PREFIX: Final = "TALE_"
+LOOPBACK_HOSTS: Final = frozenset({"127.0.0.1", "localhost", "::1"})
+MASK: Final = "********"
+
+
+class Settings(BaseModel):
+    """Everything that can be configured; made by `load_settings` and handed down, never changed."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=False)
+
+    home: Path = Field(Path("~/.tale"), description="folder of the database, the models and the logs")
+    host: str = Field("127.0.0.1", description="address the servers listen on")
+    gateway_port: int = Field(GATEWAY_PORT, ge=PORT_RANGE[0], le=PORT_RANGE[1], description="port of the gateway")
+    execution_port: int = Field(EXECUTION_PORT, ge=PORT_RANGE[0], le=PORT_RANGE[1], description="execution server")
+    ux_agent_port: int = Field(8082, ge=PORT_RANGE[0], le=PORT_RANGE[1], description="port of the UX agent")
+    model_port: int = Field(8083, ge=PORT_RANGE[0], le=PORT_RANGE[1], description="port of the model server")
+    gateway_url: str | None = Field(None, description="gateway of another process or host; default: host and port")
+    execution_url: str | None = Field(None, description="execution server of another process or host")
+    ux_agent_url: str | None = Field(None, description="UX agent of another process or host")
+    model_url: str | None = Field(None, description="model server of another process or host")
+    api_key: SecretStr | None = Field(None, description="key that clients must send; needed beyond loopback")
+
+    database_url: str | None = Field(None, description="SQLAlchemy URL; default: tale.db in the home folder")
+
+    backend: Literal["auto", "ollama", "embedded", "openai"] = Field("auto", description="where the models run")
+    ollama_url: str = Field("http://127.0.0.1:11434", description="address of Ollama")
+    openai_url: str | None = Field(None, description="base URL of an OpenAI-compatible engine, with its /v1")
+    openai_api_key: SecretStr | None = Field(None, description="key for that engine")
+    ux_model: str | None = Field(None, description="the small model; default: the backend's own")
+    task_model: str | None = Field(None, description="the larger model; default: the backend's own")
+    routing: Literal["auto", "off"] = Field("auto", description="off: tasks always go to the task model")
+    memory_limit_bytes: int = Field(27 * 10**9, gt=0, description="limit for all loaded models together")
+    hub_url: str = Field("https://huggingface.co", description="where model files are fetched first")
+    engine_threads: int | None = Field(None, ge=1, description="threads per embedded model; default: the cores")
+    ux_context_tokens: int = Field(8_192, ge=512, description="context of the small model")
+    task_context_tokens: int = Field(16_384, ge=512, description="context of the larger model")
+
+    max_output_tokens: int = Field(2_048, ge=1, description="token budget of a task that names none")
+    task_timeout_s: int = Field(
+        TASK_EXECUTION_TIMEOUT, ge=TIMEOUT_RANGE_S[0], le=TIMEOUT_RANGE_S[1], description="limit of one attempt"
+    )
+    max_task_retries: int = Field(MAX_TASK_RETRIES, ge=1, description="attempts before a task ends as failed")
+    retry_delay_s: float = Field(ERROR_RETRY_DELAY, ge=0, description="base wait between two attempts")
+    task_slots: int = Field(1, ge=1, description="tasks that run at the same time")
+    queue_limit: int = Field(10_000, ge=1, description="tasks that may wait; more are refused")
+
+    http_timeout_s: float = Field(DEFAULT_HTTP_TIMEOUT, gt=0, description="longest silence on an HTTP exchange")
+    monitor_interval_s: float = Field(MONITOR_INTERVAL, gt=0, description="time between two health checks")
+    restart_delay_s: float = Field(RESTART_DELAY, ge=0, description="wait before a dead process is started again")
+    stop_grace_s: float = Field(5.0, ge=0, description="time running work gets to finish when a server stops")
+    idle_stop_s: float = Field(1_800.0, ge=0, description="stop background servers after this idle time; 0: never")
+    log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="detail of the log files")
+
+    @model_validator(mode="after")
+    def _refuse_open_door(self) -> "Settings":
+        if self.host not in LOOPBACK_HOSTS and self.api_key is None:
+            raise ValueError(f"host {self.host} is reachable by others: set api_key (TALE_API_KEY) or use 127.0.0.1")
+        if self.backend == "openai" and not self.openai_url:
+            raise ValueError("backend openai needs openai_url (TALE_OPENAI_URL), such as http://127.0.0.1:8000/v1")
+        return self
+
+    @property
+    def database(self) -> str:
+        """The SQLAlchemy URL in force."""
+        return self.database_url or f"sqlite:///{self.home / 'tale.db'}"
+
+    @property
+    def models_folder(self) -> Path:
+        """Where model files are kept."""
+        return self.home / "models"
+
+    @property
+    def run_folder(self) -> Path:
+        """Where running processes leave their state files, locks and logs."""
+        return self.home / "run"
+
+    def url_of(self, role: Literal["gateway", "execution", "ux_agent", "model"]) -> str:
+        """The base URL under which a role is reached, without a trailing slash."""
+        configured: str | None = getattr(self, f"{role}_url")
+        if configured:
+            return configured.rstrip("/")
+        host = "127.0.0.1" if self.host in {"0.0.0.0", "::"} else self.host  # noqa: S104 - compared, not bound
+        return f"http://{f'[{host}]' if ':' in host else host}:{getattr(self, f'{role}_port')}"
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """One setting as `tale config show` prints it: its value (secrets masked) and the layer it came from."""
+
+    name: str
+    value: str
+    source: str
+
+
+def load_settings(
+    overrides: Mapping[str, Any] | None = None,
+    *,
+    environment: Mapping[str, str] | None = None,
+    folder: Path | None = None,
+) -> Settings:
+    """Merge the layers into one Settings object.
+
+    `overrides` come from the command line (None values are ignored); `environment` defaults to os.environ and
+    `folder`, from which tale.toml is looked for upwards, to the working folder. Raises ValidationException.
+    """
+    return resolve_settings(overrides, environment=environment, folder=folder)[0]
+
+
+def resolve_settings(
+    overrides: Mapping[str, Any] | None = None,
+    *,
+    environment: Mapping[str, str] | None = None,
+    folder: Path | None = None,
+) -> tuple[Settings, list[Origin]]:
+    """Like `load_settings`, with the origin of every value."""
+    environment = os.environ if environment is None else environment
+    from_command = {key: value for key, value in (overrides or {}).items() if value is not None}
+    from_environment = _read_environment(environment)
+    home = Path(from_command.get("home") or from_environment.get("home") or "~/.tale").expanduser()
+    config = find_config(folder or Path.cwd(), home)
+    from_file = _read_file(config) if config else {}
+    layers = [("command line", from_command), ("environment", from_environment), (str(config), from_file)]
+    merged: dict[str, Any] = {**from_file, **from_environment, **from_command}
+    merged["home"] = Path(merged.get("home", home)).expanduser().absolute()
+    settings = _build(merged, layers)
+    origins = [
+        Origin(
+            name, _shown(getattr(settings, name)), next((layer for layer, held in layers if name in held), "default")
+        )
+        for name in Settings.model_fields
+    ]
+    return settings, origins
+
+
+def find_config(folder: Path, home: Path) -> Path | None:
+    """The nearest tale.toml in `folder` or above it, else the one in `home`, else None."""
+    candidates = [parent / CONFIG_FILE for parent in (folder, *folder.parents)]
+    return next((path for path in [*candidates, home / CONFIG_FILE] if path.is_file()), None)
+
+
+def _read_environment(environment: Mapping[str, str]) -> dict[str, Any]:
+    names = {f"{ENVIRONMENT_PREFIX}{name.upper()}": name for name in Settings.model_fields}
+    found: dict[str, Any] = {names[key]: value for key, value in environment.items() if key in names and value != ""}
+    if "ollama_url" not in found and (host := environment.get("OLLAMA_HOST")):
+        found["ollama_url"] = _ollama_address(host)
+    return found
+
+
+def _ollama_address(host: str) -> str:
+    """The URL of Ollama's own OLLAMA_HOST variable, which may lack the scheme or name the listening wildcard."""
+    url = host if "://" in host else f"http://{host}"
+    url = url.replace("0.0.0.0", "127.0.0.1")  # noqa: S104 - a wildcard is replaced here, nothing is bound
+    return url if url.rsplit(":", 1)[-1].strip("/").isdigit() else f"{url.rstrip('/')}:11434"
+
+
+def _read_file(path: Path) -> dict[str, Any]:
+    try:
+        values = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise ValidationException(f"{path} cannot be read as TOML: {error}.", {"path": str(path)}) from error
+    if "home" in values:
+        values["home"] = str(path.parent / Path(str(values["home"])).expanduser())
+    return values
+
+
+def _build(merged: Mapping[str, Any], layers: list[tuple[str, dict[str, Any]]]) -> Settings:
+    try:
+        return Settings.model_validate(dict(merged))
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        if not first["loc"]:
+            raise ValidationException(f"Settings: {first['msg'].removeprefix('Value error, ')}.") from error
+        name = str(first["loc"][0])
+        source = _layer_of(name, layers)
+        reason = "there is no such setting" if first["type"] == "extra_forbidden" else first["msg"]
+        raise ValidationException(
+            f"Setting {name} ({source}): {reason}; `tale config show` lists the settings.", {"setting": name}
+        ) from error
+
+
+def _layer_of(name: str, layers: list[tuple[str, dict[str, Any]]]) -> str:
+    return next((layer for layer, held in layers if name in held), "default")
+
+
+def _shown(value: object) -> str:
+    if isinstance(value, SecretStr):
+        return MASK
+    return "" if value is None else str(value)
