@@ -61,6 +61,15 @@ class Delta:
 
 
 @dataclass(frozen=True, slots=True)
+class Dispatched:
+    """The pool's first event: the model that serves the call is ready and the engine starts on it now."""
+
+    model: str
+    role: Role
+    route_reason: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class PromptProgress:
     """How much of the prompt the engine has read, while no text flows yet."""
 

@@ -3,9 +3,9 @@
 from collections.abc import AsyncGenerator, Callable, Sequence
 from typing import Protocol
 
-from tale.records import ChatRequest, Delta, ModelInfo, PromptProgress, PullProgress, Reply
+from tale.records import ChatRequest, Delta, Dispatched, ModelInfo, PromptProgress, PullProgress, Reply
 
-ChatEvent = PromptProgress | Delta | Reply
+ChatEvent = Dispatched | PromptProgress | Delta | Reply  # Dispatched comes from the pool only
 ChatStream = AsyncGenerator[ChatEvent, None]
 PullListener = Callable[[PullProgress], None]
 

@@ -1,0 +1,65 @@
+"""What happens to tasks, told to whoever listens in this process."""
+
+import asyncio
+from collections.abc import AsyncGenerator
+from contextlib import suppress
+from dataclasses import dataclass
+
+from tale.records import TaskStatus
+
+LISTENER_BACKLOG = 64  # events a slow listener may lag behind before older ones are dropped for it
+
+
+@dataclass(frozen=True, slots=True)
+class TaskEvent:
+    """One step of a task: its state, the output tokens so far, and one line for people."""
+
+    task_id: str
+    status: TaskStatus
+    message: str
+    output_tokens: int | None = None
+
+
+class TaskEvents:
+    """A board of the latest event of each open task; listeners get the latest at once and then each new one.
+
+    A listener that reads slowly skips to newer events; the last one, a final state, always arrives.
+    """
+
+    def __init__(self) -> None:
+        self._latest: dict[str, TaskEvent] = {}
+        self._listeners: dict[str, set[asyncio.Queue[TaskEvent]]] = {}
+
+    def publish(self, event: TaskEvent) -> None:
+        """Hand an event to the task's listeners; a final one closes the task's entry."""
+        if event.status.is_final:
+            self._latest.pop(event.task_id, None)
+        else:
+            self._latest[event.task_id] = event
+        for queue in self._listeners.get(event.task_id, ()):
+            if queue.full():
+                with suppress(asyncio.QueueEmpty):
+                    queue.get_nowait()
+            queue.put_nowait(event)
+
+    def has_listeners(self, task_id: str) -> bool:
+        """Whether anybody follows this task."""
+        return bool(self._listeners.get(task_id))
+
+    async def follow(self, task_id: str) -> AsyncGenerator[TaskEvent, None]:
+        """Yield the latest known event, then new ones, ending after a final state."""
+        queue: asyncio.Queue[TaskEvent] = asyncio.Queue(LISTENER_BACKLOG)
+        if latest := self._latest.get(task_id):
+            queue.put_nowait(latest)
+        self._listeners.setdefault(task_id, set()).add(queue)
+        try:
+            while True:
+                event = await queue.get()
+                yield event
+                if event.status.is_final:
+                    return
+        finally:
+            listeners = self._listeners[task_id]
+            listeners.discard(queue)
+            if not listeners:
+                del self._listeners[task_id]
