@@ -67,6 +67,7 @@ class Settings(BaseModel):
     max_task_retries: int = Field(MAX_TASK_RETRIES, ge=1, description="attempts before a task ends as failed")
     retry_delay_s: float = Field(ERROR_RETRY_DELAY, ge=0, description="base wait between two attempts")
     task_slots: int = Field(1, ge=1, description="tasks that run at the same time")
+    acknowledge: bool = Field(True, description="the small model says in a sentence what a task is about")
     queue_limit: int = Field(10_000, ge=1, description="tasks that may wait; more are refused")
 
     http_timeout_s: float = Field(DEFAULT_HTTP_TIMEOUT, gt=0, description="longest silence on an HTTP exchange")
@@ -83,6 +84,15 @@ class Settings(BaseModel):
         if self.backend == "openai" and not self.openai_url:
             raise ValueError("backend openai needs openai_url (TALE_OPENAI_URL), such as http://127.0.0.1:8000/v1")
         return self
+
+    def environment(self) -> dict[str, str]:
+        """The TALE_* variables from which `load_settings` makes the same settings again, secrets included."""
+        values = {name: getattr(self, name) for name in sorted(self.model_fields_set | {"home"})}
+        return {
+            f"{ENVIRONMENT_PREFIX}{name.upper()}": value.get_secret_value() if isinstance(value, SecretStr) else str(value)
+            for name, value in values.items()
+            if value is not None
+        }
 
     @property
     def database(self) -> str:

@@ -1,8 +1,8 @@
 """What happens to tasks, told to whoever listens in this process."""
 
 import asyncio
-from collections.abc import AsyncGenerator
-from contextlib import suppress
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 
 from tale.records import TaskStatus
@@ -46,20 +46,25 @@ class TaskEvents:
         """Whether anybody follows this task."""
         return bool(self._listeners.get(task_id))
 
-    async def follow(self, task_id: str) -> AsyncGenerator[TaskEvent, None]:
-        """Yield the latest known event, then new ones, ending after a final state."""
+    @contextmanager
+    def listen(self, task_id: str) -> Iterator[AsyncIterator[TaskEvent]]:
+        """Register a listener; it yields the latest known event, then new ones, ending after a final state."""
         queue: asyncio.Queue[TaskEvent] = asyncio.Queue(LISTENER_BACKLOG)
         if latest := self._latest.get(task_id):
             queue.put_nowait(latest)
         self._listeners.setdefault(task_id, set()).add(queue)
         try:
-            while True:
-                event = await queue.get()
-                yield event
-                if event.status.is_final:
-                    return
+            yield _read(queue)
         finally:
             listeners = self._listeners[task_id]
             listeners.discard(queue)
             if not listeners:
                 del self._listeners[task_id]
+
+
+async def _read(queue: asyncio.Queue[TaskEvent]) -> AsyncIterator[TaskEvent]:
+    while True:
+        event = await queue.get()
+        yield event
+        if event.status.is_final:
+            return

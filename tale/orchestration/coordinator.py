@@ -1,0 +1,244 @@
+"""Takes tasks in, has them executed over HTTP, tells how they go, and stops them: the gateway's core."""
+
+import asyncio
+import logging
+import uuid
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Any, Final, Protocol
+
+from tale.exceptions import NetworkException, TaleBaseException, TaskException, ValidationException
+from tale.models.pool import Pool
+from tale.orchestration.engines.embedded_engine import EmbeddedEngine
+from tale.orchestration.engines.engine import TaskEngine
+from tale.orchestration.task_events import TaskEvent, TaskEvents
+from tale.records import CallContext, ChatRequest, Message, Priority, Task, TaskStatus
+from tale.settings import Settings
+from tale.storage.task_store import TaskStore
+from tale.validation import validate_task_text, validate_timeout_seconds
+
+ACKNOWLEDGEMENT_TOKENS: Final = 24
+ACKNOWLEDGEMENT: Final = (
+    "The user has handed in a task that another model now carries out. Do not do the task. "
+    "Say in one short sentence, starting with a verb ending in -ing, what is being worked on."
+)
+PRIORITY_RANGE: Final = (-100, 100)
+MIN_ANSWER_TOKENS: Final = 64  # room for an answer without which a task is not worth starting
+
+logger = logging.getLogger(__name__)
+
+
+class ExecutionClient(Protocol):
+    """What the coordinator needs of the MCP client that talks to the execution server."""
+
+    async def call_tool(
+        self,
+        name: str,
+        arguments: dict[str, Any] | None = None,
+        *,
+        on_progress: Callable[[float, float | None, str | None], None] | None = None,
+        timeout_s: float | None = None,
+        idempotent: bool = False,
+    ) -> dict[str, Any]:
+        """Call one tool and return its structured result."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Submission:
+    """What a client asks for when it hands in a task."""
+
+    text: str
+    priority: int = 0
+    timeout_s: int | None = None
+    max_output_tokens: int | None = None
+    idempotency_key: str | None = None
+    conversation_id: str | None = None
+    trace_id: str | None = None
+
+
+class HTTPCoordinator:
+    """gateway → coordinator → execution server → result. The task's row is the truth at every step."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        store: TaskStore,
+        *,
+        execution: ExecutionClient,
+        pool: Pool,
+        clock: Callable[[], float],
+        engine: TaskEngine | None = None,
+    ) -> None:
+        self._settings = settings
+        self._store = store
+        self._execution = execution
+        self._pool = pool
+        self._clock = clock
+        self.events = TaskEvents()
+        self.engine: TaskEngine = engine or EmbeddedEngine(
+            store,
+            self._run,
+            slots=settings.task_slots,
+            queue_limit=settings.queue_limit,
+            retry_delay_s=settings.retry_delay_s,
+        )
+        self._acknowledged: dict[str, asyncio.Task[None]] = {}
+
+    async def start(self) -> None:
+        """Take up unfinished tasks and begin handing out."""
+        await self.engine.start()
+
+    async def stop(self, grace_s: float) -> None:
+        """Hand out nothing more and let go of what does not end within `grace_s` seconds."""
+        await self.engine.stop(grace_s)
+        for task in list(self._acknowledged.values()):
+            task.cancel()
+        await asyncio.gather(*self._acknowledged.values(), return_exceptions=True)
+
+    async def submit(self, submission: Submission) -> Task:
+        """Check and store a task; durable on return. Raises ValidationException, or TaskException when full."""
+        try:
+            task = await self._checked(submission)
+        except ValidationException as error:
+            logger.info("A task was refused: %s", error.message)
+            raise
+        stored = await self.engine.submit(task)
+        if stored.id == task.id:
+            self._tell(stored.id, TaskStatus.QUEUED, "Queued")
+        return stored
+
+    async def wait(
+        self, task_id: str, *, timeout_s: float, on_event: Callable[[TaskEvent], Awaitable[None]] | None = None
+    ) -> Task:
+        """Follow a task until it is final, or for `timeout_s` seconds; returns it as it then stands."""
+        with self.events.listen(task_id) as events:  # first listen, then look: so that the end is not missed
+            task = await self.get(task_id)
+            if task.status.is_final:
+                return task
+            self._acknowledge(task)
+            try:
+                async with asyncio.timeout(timeout_s):
+                    async for event in events:
+                        if on_event:
+                            await on_event(event)
+            except TimeoutError:
+                logger.debug("A wait for task %s ended before it did.", task_id)
+        return await self.get(task_id)
+
+    async def cancel(self, task_id: str) -> Task:
+        """Stop a task; returns it as it then stands, which is final unless the execution server is out of reach."""
+        task = await self._store.request_cancel(task_id, self._clock())
+        if task is None:
+            raise _unknown(task_id)
+        if task.status is TaskStatus.RUNNING:
+            try:
+                await self._execution.call_tool("stop_task", {"task_id": task_id}, idempotent=True)
+            except NetworkException as error:
+                logger.warning("Task %s will be cancelled when its runner answers again: %s", task_id, error)
+            task = await self.get(task_id)
+        if task.status.is_final:
+            self._drop_acknowledgement(task_id)
+            self._tell(task_id, task.status, f"Task {task.status.value}")
+        return task
+
+    async def get(self, task_id: str) -> Task:
+        """The task's row; raises TaskException for an unknown id."""
+        task = await self._store.get(task_id)
+        if task is None:
+            raise _unknown(task_id)
+        return task
+
+    async def _checked(self, submission: Submission) -> Task:
+        settings = self._settings
+        low, high = PRIORITY_RANGE
+        if not low <= submission.priority <= high:
+            raise ValidationException(f"The priority {submission.priority} is out of range; use {low} to {high}.")
+        if submission.max_output_tokens is not None and submission.max_output_tokens < 1:
+            raise ValidationException("The limit of output tokens must be 1 or more.")
+        text = validate_task_text(submission.text)
+        await self._refuse_oversize(text)
+        timeout = submission.timeout_s
+        return Task(
+            id=str(uuid.uuid4()),
+            text=text,
+            status=TaskStatus.QUEUED,
+            created_at=self._clock(),
+            priority=submission.priority,
+            timeout_s=settings.task_timeout_s if timeout is None else validate_timeout_seconds(timeout),
+            max_output_tokens=submission.max_output_tokens or settings.max_output_tokens,
+            conversation_id=submission.conversation_id,
+            idempotency_key=submission.idempotency_key,
+            trace_id=submission.trace_id,
+        )
+
+    async def _refuse_oversize(self, text: str) -> None:
+        """Refuse what no context holds. A token is at least one byte, so most texts need no counting."""
+        room = self._settings.task_context_tokens - MIN_ANSWER_TOKENS
+        if len(text.encode()) <= room // 2:
+            return
+        request = ChatRequest(model="", messages=(Message("user", text),))
+        try:
+            tokens = await self._pool.count_tokens(request, CallContext(role="task", operation="count"))
+        except (TaleBaseException, TimeoutError):
+            logger.info("The prompt could not be counted now; it will be when the model is ready.")
+            return
+        if tokens is not None and tokens > room:
+            raise ValidationException(
+                f"The task has {tokens:,} tokens; the model's context holds {room:,} beside an answer. Shorten it.",
+                {"input_tokens": tokens, "context_tokens": self._settings.task_context_tokens},
+            )
+
+    async def _run(self, task_id: str, attempt: int) -> Task | None:
+        def on_progress(progress: float, total: float | None, message: str | None) -> None:
+            self._tell(task_id, TaskStatus.RUNNING, message or "Running", int(progress) or None)
+
+        arguments = {"task_id": task_id, "attempt": attempt}
+        try:
+            await self._execution.call_tool("execute_task", arguments, on_progress=on_progress)
+        finally:
+            self._drop_acknowledgement(task_id)
+        task = await self._store.get(task_id)
+        if task is not None and task.status.is_final:
+            self._tell(task_id, task.status, f"Task {task.status.value}")
+        elif task is not None:
+            self._tell(task_id, task.status, f"Attempt {task.attempt} failed; it will be tried again: {task.error}")
+        return task
+
+    def _tell(self, task_id: str, status: TaskStatus, message: str, output_tokens: int | None = None) -> None:
+        self.events.publish(TaskEvent(task_id, status, message, output_tokens))
+
+    def _acknowledge(self, task: Task) -> None:
+        """Have the small model say what is being worked on, once a task, for those who wait for it."""
+        if task.id in self._acknowledged or not self._settings.acknowledge:
+            return
+        self._acknowledged[task.id] = asyncio.create_task(self._say_what_is_done(task))
+
+    def _drop_acknowledgement(self, task_id: str) -> None:
+        if acknowledgement := self._acknowledged.pop(task_id, None):
+            acknowledgement.cancel()
+
+    async def _say_what_is_done(self, task: Task) -> None:
+        status = await self._pool.status()
+        ready = {model.role for model in status.models if model.state == "ready"}
+        if not {"ux", "task"} <= ready:
+            return  # the small model is still loading, or busy with the task itself
+        request = ChatRequest(
+            model="",
+            messages=(Message("system", ACKNOWLEDGEMENT), Message("user", task.text[:500])),
+            max_tokens=ACKNOWLEDGEMENT_TOKENS,
+            temperature=0.0,
+        )
+        context = CallContext("ux", "acknowledge", Priority.BACKGROUND, task_id=task.id, trace_id=task.trace_id)
+        try:
+            reply = await self._pool.complete(request, context)
+        except TaleBaseException as error:
+            logger.info("No acknowledgement for task %s: %s", task.id, error)
+            return
+        sentence = reply.text.strip().split("\n")[0]
+        if sentence and self.events.has_listeners(task.id):
+            self._tell(task.id, TaskStatus.RUNNING, sentence)
+
+
+def _unknown(task_id: str) -> TaskException:
+    return TaskException("No such task; `tale list` shows those there are.", {"task_id": task_id})

@@ -1,0 +1,136 @@
+"""The task engine of one machine: a priority heap in the gateway, the task rows in its database, no polling."""
+
+import asyncio
+import heapq
+import logging
+import random
+from collections.abc import Callable
+from typing import Final
+
+from tale.exceptions import DatabaseException, NetworkException, TaleBaseException, TaskException
+from tale.orchestration.engines.engine import RunAttempt
+from tale.records import Task, TaskStatus
+from tale.storage.task_store import TaskStore
+
+JITTER: Final = 0.25  # share of the delay that is added at random, so that retries do not march in step
+
+logger = logging.getLogger(__name__)
+
+
+class EmbeddedEngine:
+    """Hands tasks to `run`, at most `slots` at a time, more urgent first, then in order of submission.
+
+    `retry_delay_s` is the base wait before an attempt that failed, or whose runner was lost, is made again.
+    """
+
+    def __init__(
+        self,
+        store: TaskStore,
+        run: RunAttempt,
+        *,
+        slots: int,
+        queue_limit: int,
+        retry_delay_s: float,
+        draw: Callable[[], float] = random.random,
+    ) -> None:
+        self._store = store
+        self._run = run
+        self._slots = asyncio.Semaphore(slots)
+        self._queue_limit = queue_limit
+        self._retry_delay_s = retry_delay_s
+        self._draw = draw
+        self._heap: list[tuple[int, float, str, int]] = []
+        self._arrival = asyncio.Event()
+        self._inserting = 0
+        self._attempts: set[asyncio.Task[None]] = set()
+        self._retries: dict[str, asyncio.TimerHandle] = {}
+        self._dispatcher: asyncio.Task[None] | None = None
+
+    async def start(self) -> None:
+        """Read the unfinished tasks once and begin handing out; tasks that were running are taken up again."""
+        for task in await self._store.open_tasks():
+            self._push(task)
+        self._dispatcher = asyncio.create_task(self._dispatch(), name="task-dispatcher")
+
+    async def submit(self, task: Task) -> Task:
+        """Store and queue a task; durable on return."""
+        waiting = self.waiting() + self._inserting
+        if waiting >= self._queue_limit:
+            raise TaskException(
+                f"The queue is full ({waiting:,} tasks wait); try again in {self._retry_delay_s:g} s.",
+                {"waiting": waiting, "retry_after_s": self._retry_delay_s},
+            )
+        self._inserting += 1
+        try:
+            stored = await self._store.insert(task)
+        finally:
+            self._inserting -= 1
+        if stored.id == task.id:
+            self._push(stored)
+        return stored
+
+    def waiting(self) -> int:
+        """Tasks that wait for a slot or for their next attempt."""
+        return len(self._heap) + len(self._retries)
+
+    async def stop(self, grace_s: float) -> None:
+        """Hand out nothing more; give running attempts `grace_s` seconds, then let go of them."""
+        for handle in self._retries.values():
+            handle.cancel()
+        self._retries.clear()
+        if self._dispatcher is not None:
+            self._dispatcher.cancel()
+            await asyncio.gather(self._dispatcher, return_exceptions=True)
+        if not self._attempts:
+            return
+        _, late = await asyncio.wait(self._attempts, timeout=grace_s)
+        for attempt in late:
+            attempt.cancel()
+        await asyncio.gather(*late, return_exceptions=True)
+
+    def _push(self, task: Task) -> None:
+        self._retries.pop(task.id, None)
+        heapq.heappush(self._heap, (-task.priority, task.created_at, task.id, task.attempt))
+        self._arrival.set()
+
+    async def _dispatch(self) -> None:
+        while True:
+            await self._slots.acquire()
+            while not self._heap:
+                self._arrival.clear()
+                await self._arrival.wait()
+            _, _, task_id, attempt = heapq.heappop(self._heap)
+            running = asyncio.create_task(self._attempt(task_id, attempt), name=f"task-{task_id}")
+            self._attempts.add(running)
+            running.add_done_callback(self._attempt_ended)
+
+    def _attempt_ended(self, attempt: asyncio.Task[None]) -> None:
+        self._attempts.discard(attempt)
+        self._slots.release()
+        if not attempt.cancelled() and (error := attempt.exception()):
+            logger.error("An attempt broke off: %s", error, exc_info=error)
+
+    async def _attempt(self, task_id: str, attempt: int) -> None:
+        try:
+            task = await self._run(task_id, attempt)
+        except NetworkException as error:
+            logger.warning("Task %s: its runner was lost; it will be taken up again. %s", task_id, error)
+            task = await self._read(task_id)
+        except TaleBaseException as error:
+            logger.error("Task %s could not be handed out; it will be tried again. %s", task_id, error)
+            task = await self._read(task_id)
+        if task is not None and task.status in (TaskStatus.QUEUED, TaskStatus.RUNNING):
+            self._push_later(task)
+
+    async def _read(self, task_id: str) -> Task | None:
+        """The row as it stands; while the database does not answer, ask again at the pace of retries."""
+        while True:
+            try:
+                return await self._store.get(task_id)
+            except DatabaseException as error:
+                logger.error("Task %s cannot be read: %s", task_id, error)
+                await asyncio.sleep(self._retry_delay_s)
+
+    def _push_later(self, task: Task) -> None:
+        delay_s = self._retry_delay_s * (1 + JITTER * self._draw())
+        self._retries[task.id] = asyncio.get_running_loop().call_later(delay_s, self._push, task)

@@ -1,0 +1,258 @@
+"""Runs one task: claims its row, has a model write the answer, and settles the row, whatever happens."""
+
+import asyncio
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from tale.exceptions import ModelException, TaleBaseException, TaskException, ValidationException
+from tale.models.pool import Pool
+from tale.records import (
+    CallContext,
+    ChatRequest,
+    Delta,
+    Dispatched,
+    Message,
+    Priority,
+    PromptProgress,
+    Reply,
+    Task,
+    TaskStatus,
+)
+from tale.storage.task_store import TaskStore
+
+TASK_INSTRUCTIONS: Final = (
+    "You carry out the user's task completely and at once. Answer with the result itself; "
+    "put code in fenced blocks and keep explanations short."
+)
+TASK_TEMPERATURE: Final = 0.2  # small models wander off at their engines' defaults
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How far an attempt has come: one line for people, and the output tokens so far (None before the first)."""
+
+    message: str
+    output_tokens: int | None = None
+
+
+Listener = Callable[[Progress], None]
+
+
+@dataclass(slots=True)
+class _Job:
+    """One attempt that runs in this process, and those who wait for it."""
+
+    task: Task
+    runner: asyncio.Task[Task] | None = None
+    listeners: list[Listener] = field(default_factory=list[Listener])
+    waiters: int = 0
+    latest: Progress | None = None
+    text: list[str] = field(default_factory=list[str])
+    dispatched: Dispatched | None = None
+    ending: bool = False
+
+    def tell(self, progress: Progress) -> None:
+        self.latest = progress
+        for listener in self.listeners:
+            listener(progress)
+
+
+class TaskExecutor:
+    """Makes attempts at tasks. Claims and ends are fenced by the attempt number, so that none is ended twice."""
+
+    def __init__(
+        self,
+        store: TaskStore,
+        pool: Pool,
+        *,
+        max_output_tokens: int,
+        max_failures: int,
+        clock: Callable[[], float],
+    ) -> None:
+        self._store = store
+        self._pool = pool
+        self._max_output_tokens = max_output_tokens
+        self._max_failures = max_failures
+        self._clock = clock
+        self._jobs: dict[str, _Job] = {}
+
+    @property
+    def running(self) -> int:
+        """Attempts under way in this process."""
+        return len(self._jobs)
+
+    async def execute(self, task_id: str, *, attempt: int | None = None, listener: Listener | None = None) -> Task:
+        """Make one attempt and return the task as its row then stands.
+
+        `attempt` is the number last seen by the caller, which may then take over a task whose runner died; without
+        it only a queued task is claimed. A task that runs here already is joined. When the last caller goes away the
+        attempt is stopped and handed back. Raises TaskException for an unknown id.
+        """
+        job = self._jobs.get(task_id)
+        if job is None:
+            claimed = await self._store.claim(
+                task_id, expected_attempt=attempt, now=self._clock(), max_failures=self._max_failures
+            )
+            if claimed is not None:
+                job = self._jobs[task_id] = _Job(claimed)
+                job.runner = asyncio.create_task(self._run(job), name=f"attempt-{task_id}")
+        job = job or self._jobs.get(task_id)  # somebody else may have claimed it here meanwhile
+        return await self._join(job, listener) if job else await self._read(task_id)
+
+    async def stop_task(self, task_id: str) -> Task | None:
+        """End the attempt at this task, if one runs here, and return the task as it then stands."""
+        if job := self._jobs.get(task_id):
+            await self._end(job)
+        return await self._store.get(task_id)
+
+    async def stop(self) -> None:
+        """End all attempts; they are handed back to the queue."""
+        await asyncio.gather(*(self._end(job) for job in list(self._jobs.values())))
+
+    async def _read(self, task_id: str) -> Task:
+        task = await self._store.get(task_id)
+        if task is None:
+            raise TaskException("No such task; `tale list` shows those there are.", {"task_id": task_id})
+        return task
+
+    async def _join(self, job: _Job, listener: Listener | None) -> Task:
+        assert job.runner is not None  # noqa: S101 - set where the job is made, before anyone can join
+        if listener:
+            job.listeners.append(listener)
+            if job.latest:
+                listener(job.latest)
+        job.waiters += 1
+        try:
+            return await asyncio.shield(job.runner)
+        except asyncio.CancelledError:
+            if job.waiters == 1:
+                await self._end(job)
+            raise
+        finally:
+            job.waiters -= 1
+            if listener:
+                job.listeners.remove(listener)
+
+    async def _end(self, job: _Job) -> None:
+        if job.runner is None:
+            return
+        if not job.ending:  # a second cancel would interrupt the settling of the row
+            job.ending = True
+            job.runner.cancel()
+        await asyncio.wait([job.runner])
+
+    async def _run(self, job: _Job) -> Task:
+        settled: Task | None = None
+        try:
+            job.tell(Progress("Waiting for a model"))
+            reply = await self._generate(job)
+            await self._finish(job, TaskStatus.COMPLETED, result=reply.text, finish_reason=reply.finish_reason)
+        except asyncio.CancelledError:
+            await self._settle_stopped(job)
+        except (ValidationException, TimeoutError) as error:
+            await self._finish(job, TaskStatus.FAILED, result=job.text, **_described(error, job.task))
+        except TaleBaseException as error:
+            logger.warning("Task %s, attempt %d failed: %s", job.task.id, job.task.attempt, error)
+            settled = await self._store.release(
+                job.task.id,
+                job.task.attempt,
+                outcome="failed",
+                now=self._clock(),
+                max_failures=self._max_failures,
+                result="".join(job.text) or None,
+                **_described(error, job.task),
+            )
+        finally:
+            del self._jobs[job.task.id]
+        settled = settled or await self._store.get(job.task.id)
+        return settled or job.task
+
+    async def _generate(self, job: _Job) -> Reply:
+        task = job.task
+        request = ChatRequest(
+            model="",
+            messages=(Message("system", TASK_INSTRUCTIONS), Message("user", task.text)),
+            max_tokens=task.max_output_tokens or self._max_output_tokens,
+            temperature=TASK_TEMPERATURE,
+        )
+        context = CallContext(
+            role="task",
+            operation="execute",
+            priority=Priority.TASK,
+            task_id=task.id,
+            attempt=task.attempt,
+            conversation_id=task.conversation_id,
+            trace_id=task.trace_id,
+        )
+        stream = self._pool.chat(request, context)
+        try:
+            # The limit is on the model's work: it starts when the engine does, not while a model is being fetched.
+            async with asyncio.timeout(None) as limit:
+                async for event in stream:
+                    if limit.when() is None:
+                        limit.reschedule(asyncio.get_running_loop().time() + task.timeout_s)
+                    if isinstance(event, Reply):
+                        return event
+                    self._note(job, event)
+        finally:
+            await stream.aclose()
+        raise ModelException("The model's answer broke off before its end; try again.", {"task_id": task.id})
+
+    def _note(self, job: _Job, event: Dispatched | PromptProgress | Delta) -> None:
+        match event:
+            case Dispatched(model=model):
+                job.dispatched = event
+                job.tell(Progress(f"{model} is reading the task"))
+            case PromptProgress(processed_tokens=done, total_tokens=total):
+                job.tell(Progress(f"{self._model_of(job)} is reading the task ({done} of {total} tokens)"))
+            case Delta(text=text):
+                job.text.append(text)
+                written = len(job.text)  # engines send one token a piece; the exact count comes with the reply
+                job.tell(Progress(f"{self._model_of(job)} is writing", written))
+
+    def _model_of(self, job: _Job) -> str:
+        return job.dispatched.model if job.dispatched else "the model"
+
+    async def _settle_stopped(self, job: _Job) -> None:
+        """A stop is the user's when the row says so, else the process is ending and the task goes back."""
+        current = await self._store.get(job.task.id)
+        if current is not None and current.cancel_requested_at is not None:
+            await self._finish(job, TaskStatus.CANCELLED, result=job.text)
+            return
+        await self._store.release(
+            job.task.id,
+            job.task.attempt,
+            outcome="handed_back",
+            now=self._clock(),
+            max_failures=self._max_failures,
+            result="".join(job.text) or None,
+        )
+
+    async def _finish(self, job: _Job, status: TaskStatus, *, result: str | list[str], **ending: Any) -> None:
+        dispatched = job.dispatched
+        fenced_in = await self._store.finish(
+            job.task.id,
+            job.task.attempt,
+            status=status,
+            now=self._clock(),
+            result=(result if isinstance(result, str) else "".join(result)) or None,
+            model=dispatched.model if dispatched else None,
+            role=dispatched.role if dispatched else None,
+            route_reason=dispatched.route_reason if dispatched else None,
+            **ending,
+        )
+        if not fenced_in:
+            logger.warning("Task %s: attempt %d ended late and was fenced off.", job.task.id, job.task.attempt)
+
+
+def _described(error: TaleBaseException | TimeoutError, task: Task) -> dict[str, str]:
+    if isinstance(error, TaleBaseException):
+        return {"error_class": type(error).__name__, "error": error.message}
+    return {
+        "error_class": "TimeoutError",
+        "error": f"The task ran longer than its limit of {task.timeout_s} s; give it more with --timeout.",
+    }

@@ -1,0 +1,71 @@
+"""What running tale processes leave in TALE_HOME/run: who they are, and why a start failed. Standard library only."""
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Final
+
+STATE_PREFIX: Final = "service-"
+FAILURE_FILE: Final = "start-failure.json"
+LOG_FILE: Final = "service.log"
+
+
+@dataclass(frozen=True, slots=True)
+class ServiceState:
+    """One service process and the roles it plays."""
+
+    pid: int
+    process_started_at: float  # Unix seconds, as the system tells it: a reused pid is not mistaken for ours
+    roles: tuple[str, ...]
+    version: str
+    background: bool
+
+
+def write_state(folder: Path, state: ServiceState) -> Path:
+    """Leave the state file of this process; returns its path."""
+    path = folder / f"{STATE_PREFIX}{state.pid}.json"
+    _write(path, asdict(state))
+    return path
+
+
+def read_states(folder: Path) -> list[ServiceState]:
+    """All state files, also those of processes that are gone."""
+    states: list[ServiceState] = []
+    for path in sorted(folder.glob(f"{STATE_PREFIX}*.json")):
+        if values := _read(path):
+            states.append(ServiceState(**{**values, "roles": tuple(values["roles"])}))
+    return states
+
+
+def remove_state(folder: Path, pid: int) -> None:
+    """Forget a process."""
+    (folder / f"{STATE_PREFIX}{pid}.json").unlink(missing_ok=True)
+
+
+def write_failure(folder: Path, kind: str, message: str, context: Mapping[str, object]) -> None:
+    """Leave word of why a service could not start."""
+    _write(folder / FAILURE_FILE, {"type": kind, "message": message, "context": {k: str(v) for k, v in context.items()}})
+
+
+def take_failure(folder: Path) -> dict[str, Any] | None:
+    """The reason of the last failed start, told once."""
+    path = folder / FAILURE_FILE
+    values = _read(path)
+    path.unlink(missing_ok=True)
+    return values
+
+
+def _write(path: Path, values: Mapping[str, Any]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    draft = path.with_suffix(f".{os.getpid()}.tmp")
+    draft.write_text(json.dumps(values), encoding="utf-8")
+    draft.replace(path)
+
+
+def _read(path: Path) -> dict[str, Any] | None:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, json.JSONDecodeError):
+        return None
