@@ -46,7 +46,9 @@ def remove_state(folder: Path, pid: int) -> None:
 
 def write_failure(folder: Path, kind: str, message: str, context: Mapping[str, object]) -> None:
     """Leave word of why a service could not start."""
-    _write(folder / FAILURE_FILE, {"type": kind, "message": message, "context": {k: str(v) for k, v in context.items()}})
+    _write(
+        folder / FAILURE_FILE, {"type": kind, "message": message, "context": {k: str(v) for k, v in context.items()}}
+    )
 
 
 def take_failure(folder: Path) -> dict[str, Any] | None:

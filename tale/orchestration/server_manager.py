@@ -197,7 +197,7 @@ class ServerManager:
         return bool(living)
 
 
-class _locked:  # noqa: N801 - reads as a verb where it is used
+class _locked:
     """Hold a file lock without blocking the event loop."""
 
     def __init__(self, path: Path) -> None:
@@ -208,7 +208,9 @@ class _locked:  # noqa: N801 - reads as a verb where it is used
         try:
             await asyncio.to_thread(self._lock.acquire, START_LIMIT_S + STOP_MARGIN_S)
         except Timeout as error:
-            raise ServerException(f"Another command has been starting the servers for too long ({self._path}).") from error
+            raise ServerException(
+                f"Another command has been starting the servers for too long ({self._path})."
+            ) from error
 
     async def __aexit__(self, *_: object) -> None:
         self._lock.release()

@@ -1,0 +1,102 @@
+"""The one place where things are wired: builds the roles of a process from Settings and runs them until told to stop."""
+
+import argparse
+import asyncio
+import logging
+import signal
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+from logging.handlers import RotatingFileHandler
+from typing import Any, Final
+
+from tale.exceptions import TaleBaseException
+from tale.orchestration.run_state import LOG_FILE, write_failure
+from tale.orchestration.watcher import CANNOT_START
+from tale.settings import Settings, load_settings
+
+DEFAULT_ROLES: Final = ("gateway", "execution", "ux_agent")
+ALL_ROLES: Final = (*DEFAULT_ROLES, "model")
+LOG_BYTES: Final = 5_000_000
+LOG_FORMAT: Final = "%(asctime)s %(levelname)s %(name)s: %(message)s"
+
+logger = logging.getLogger(__name__)
+
+
+def run_service(settings: Settings, roles: Sequence[str] = DEFAULT_ROLES, *, background: bool = False) -> int:
+    """Run the roles in this process until SIGTERM, SIGINT or (in the background) idleness; returns the exit status.
+
+    Raises TaleBaseException when they cannot start.
+    """
+    return asyncio.run(_serve(settings, tuple(roles), background=background))
+
+
+async def _serve(settings: Settings, roles: tuple[str, ...], *, background: bool) -> int:
+    from tale.servers.service import Service
+
+    service = Service(settings, roles, background=background)
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, service.request_stop, signal.Signals(number).name)
+    try:
+        await service.start()
+        await service.wait()
+    finally:
+        await service.stop()
+    return 0
+
+
+def run_role(role: str, arguments: Sequence[str] | None = None) -> int:
+    """Entry of `python -m tale.servers.<role>_server`: this role alone, in the foreground."""
+    parser = argparse.ArgumentParser(prog=f"python -m tale.servers.{role}_server", description=_described(role))
+    parser.add_argument("--port", type=int, help="port to listen on, 1024 to 65535")
+    parser.add_argument("--home", help="folder of the database and the models")
+    given = parser.parse_args(arguments)
+    overrides = {f"{role}_port": given.port, "home": given.home}
+    return _guarded(overrides, (role,), background=False)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Entry of `python -m tale.servers.bootstrap`, which the watcher starts."""
+    parser = argparse.ArgumentParser(prog="python -m tale.servers.bootstrap", description="Runs tale's servers.")
+    parser.add_argument("--roles", default=",".join(DEFAULT_ROLES), help="comma-separated roles of this process")
+    parser.add_argument("--background", action="store_true", help="stop by itself after the idle time")
+    given = parser.parse_args(arguments)
+    return _guarded({}, tuple(given.roles.split(",")), background=given.background)
+
+
+def _guarded(overrides: dict[str, Any], roles: tuple[str, ...], *, background: bool) -> int:
+    """The edge of the process: whatever stops a start is told in one sentence, and left for the command that waits."""
+    settings: Settings | None = None
+    try:
+        settings = load_settings(overrides)
+        _set_up_logging(settings, background=background)
+        return run_service(settings, roles, background=background)
+    except TaleBaseException as error:
+        logger.error("%s", error)
+        if settings is not None and background:
+            write_failure(settings.run_folder, type(error).__name__, error.message, error.context)
+        if not background:
+            sys.stderr.write(f"{error}\n")
+        return CANNOT_START
+    except Exception:
+        logger.exception("The servers broke off.")
+        raise
+
+
+def _set_up_logging(settings: Settings, *, background: bool) -> None:
+    settings.run_folder.mkdir(parents=True, exist_ok=True)
+    handler = RotatingFileHandler(settings.run_folder / LOG_FILE, maxBytes=LOG_BYTES, backupCount=3, encoding="utf-8")
+    handlers: list[logging.Handler] = [handler]
+    if not background:
+        handlers.append(logging.StreamHandler())
+    logging.basicConfig(level=settings.log_level.upper(), format=LOG_FORMAT, handlers=handlers)
+    logging.getLogger("aiohttp.access").setLevel(logging.WARNING)
+
+
+def _described(role: str) -> str:
+    return (import_module(f"tale.servers.{role}_server").__doc__ or "").strip()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

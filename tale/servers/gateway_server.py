@@ -1,0 +1,228 @@
+"""The gateway: takes tasks in, tells how they stand, hands out results."""
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, replace
+from typing import Any, Final, Literal
+
+from tale.exceptions import TaskException, ValidationException
+from tale.mcp.base_server import BaseMCPServer, ToolContext
+from tale.models.pool import Pool
+from tale.orchestration.coordinator import HTTPCoordinator, Submission
+from tale.orchestration.task_events import TaskEvent
+from tale.orchestration.task_view import TaskList, TaskView, task_view
+from tale.records import CallContext, ChatRequest, Message, Task, TaskStatus
+from tale.servers.progress import relay_progress
+from tale.settings import Settings
+from tale.storage.call_store import CallStore
+from tale.storage.task_store import TaskStore
+from tale.validation import validate_task_id, validate_task_text, validate_timeout_seconds
+
+INSTRUCTIONS: Final = (
+    "Hands work to language models on this machine. Call submit_task, then wait_for_task with the id it returns "
+    "(again, if the task is not finished when it returns); get_task_result gives the text."
+)
+DEFAULT_WAIT_S: Final = 45  # below the 60 s after which common clients give up
+MAX_LISTED: Final = 200
+MAX_KEY_CHARACTERS: Final = 200
+
+Status = Literal["queued", "running", "completed", "failed", "cancelled"]
+
+
+@dataclass(frozen=True, slots=True)
+class TaskPrediction:
+    """What is known of a task before it runs; null where nothing has been learned yet."""
+
+    complexity: str | None
+    input_tokens: int | None
+    output_tokens: int | None
+    max_output_tokens: int
+    model: str | None
+    role: str
+    reason: str
+
+
+class GatewayTools:
+    """The tools of the gateway."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        coordinator: HTTPCoordinator,
+        *,
+        tasks: TaskStore,
+        calls: CallStore,
+        pool: Pool,
+        clock: Callable[[], float],
+        server_info: Callable[[], Awaitable[dict[str, Any]]],
+    ) -> None:
+        self._settings = settings
+        self._coordinator = coordinator
+        self._tasks = tasks
+        self._calls = calls
+        self._pool = pool
+        self._clock = clock
+        self._server_info = server_info
+
+    async def submit_task(
+        self,
+        text: str,
+        context: ToolContext,
+        priority: int = 0,
+        timeout_s: int | None = None,
+        max_output_tokens: int | None = None,
+        idempotency_key: str | None = None,
+        conversation_id: str | None = None,
+    ) -> TaskView:
+        """Hand in a task and return at once; it is stored durably and will be done even if a server dies.
+
+        Args:
+            text: What is to be done, in plain words; 1 to 10,000 characters.
+            priority: From -100 to 100; more urgent tasks have larger numbers.
+            timeout_s: Seconds one attempt may take, 1 to 3600; default 300.
+            max_output_tokens: Most tokens the answer may have.
+            idempotency_key: A key of the caller's own; the same key returns the task stored first.
+            conversation_id: Conversation the task belongs to.
+        """
+        if idempotency_key is not None and not 0 < len(idempotency_key) <= MAX_KEY_CHARACTERS:
+            raise ValidationException(f"The idempotency key must have 1 to {MAX_KEY_CHARACTERS} characters.")
+        submission = Submission(
+            text, priority, timeout_s, max_output_tokens, idempotency_key, conversation_id, context.trace_id
+        )
+        return await self._view(await self._coordinator.submit(submission))
+
+    async def get_task_status(self, task_id: str) -> TaskView:
+        """Tell how a task stands, without its result text.
+
+        Args:
+            task_id: Id of the task, a UUID of version 4.
+        """
+        return await self._view(await self._coordinator.get(validate_task_id(task_id)), with_result=False)
+
+    async def get_task_result(self, task_id: str) -> TaskView:
+        """Return a finished task with its result; of a failed or cancelled one the text it had got to.
+
+        Args:
+            task_id: Id of the task, a UUID of version 4.
+        """
+        task = await self._coordinator.get(validate_task_id(task_id))
+        if not task.status.is_final:
+            raise TaskException(
+                f"The task is still {task.status.value}; wait for it with wait_for_task or `tale status {task.id}`.",
+                {"task_id": task.id, "status": task.status.value},
+            )
+        return await self._view(task)
+
+    async def wait_for_task(self, task_id: str, context: ToolContext, timeout_s: int | None = None) -> TaskView:
+        """Wait until a task is finished and return it with its result; progress tells how it goes.
+
+        When the time is up first, the task is returned as it stands: call again to go on waiting.
+
+        Args:
+            task_id: Id of the task, a UUID of version 4.
+            timeout_s: Seconds to wait at most, 1 to 3600; default 45.
+        """
+        wait_s = DEFAULT_WAIT_S if timeout_s is None else validate_timeout_seconds(timeout_s)
+        async with relay_progress(context) as relay:
+
+            async def on_event(event: TaskEvent) -> None:
+                relay.offer(event.message, event.output_tokens)
+
+            task = await self._coordinator.wait(validate_task_id(task_id), timeout_s=wait_s, on_event=on_event)
+        return await self._view(task)
+
+    async def list_tasks(self, status: Status | None = None, limit: int = 20, before: str | None = None) -> TaskList:
+        """List tasks, newest first, without their result texts.
+
+        Args:
+            status: Only tasks that stand so.
+            limit: How many at most, 1 to 200.
+            before: The `next` of an earlier answer, to go on from there.
+        """
+        if not 1 <= limit <= MAX_LISTED:
+            raise ValidationException(f"The limit {limit} is out of range; use 1 to {MAX_LISTED}.")
+        found = await self._tasks.list(
+            status=TaskStatus(status) if status else None, limit=limit, before=_cursor(before) if before else None
+        )
+        views = [await self._view(task, with_result=False) for task in found]
+        following = f"{found[-1].created_at!r}:{found[-1].id}" if len(found) == limit else None
+        return TaskList(views, following)
+
+    async def cancel_task(self, task_id: str) -> TaskView:
+        """Stop a task; what it had written so far is kept. A finished task stays as it is.
+
+        Args:
+            task_id: Id of the task, a UUID of version 4.
+        """
+        return await self._view(await self._coordinator.cancel(validate_task_id(task_id)))
+
+    async def predict_task(self, text: str) -> TaskPrediction:
+        """Tell before a task is handed in what is known of it: its tokens, the model that would do it, and why.
+
+        Args:
+            text: The task, as it would be handed in.
+        """
+        request = ChatRequest(model="", messages=(Message("user", validate_task_text(text)),))
+        tokens = await self._pool.count_tokens(request, CallContext(role="task", operation="count"))
+        status = await self._pool.status()
+        model = next((state.name for state in status.models if state.role == "task"), None)
+        return TaskPrediction(
+            complexity=None,
+            input_tokens=tokens,
+            output_tokens=None,
+            max_output_tokens=self._settings.max_output_tokens,
+            model=model,
+            role="task",
+            reason="Nothing has been learned yet: tasks go to the task model.",
+        )
+
+    async def record_feedback(
+        self, task_id: str, rating: Literal["good", "bad"], comment: str | None = None
+    ) -> TaskView:
+        """Keep what the user thinks of a task's result.
+
+        Args:
+            task_id: Id of the task, a UUID of version 4.
+            rating: good or bad.
+            comment: A remark in the user's own words.
+        """
+        task = await self._coordinator.get(validate_task_id(task_id))
+        await self._tasks.add_feedback(task.id, rating, comment, self._clock())
+        return await self._view(task, with_result=False)
+
+    async def get_server_info(self) -> dict[str, Any]:
+        """Tell the version, the home folder, the database, the models with their state, and the queue."""
+        return await self._server_info()
+
+    async def _view(self, task: Task, *, with_result: bool = True) -> TaskView:
+        totals = await self._calls.totals(task_id=task.id)
+        view = task_view(task, totals, now=self._clock())
+        return view if with_result else replace(view, result=None)
+
+
+def add_gateway_tools(server: BaseMCPServer, tools: GatewayTools) -> None:
+    """Register the gateway's tools."""
+    server.add_tool(tools.submit_task, title="Submit a task")
+    server.add_tool(tools.get_task_status, title="Status of a task", read_only=True)
+    server.add_tool(tools.get_task_result, title="Result of a task", read_only=True)
+    server.add_tool(tools.wait_for_task, title="Wait for a task", read_only=True)
+    server.add_tool(tools.list_tasks, title="List tasks", read_only=True)
+    server.add_tool(tools.cancel_task, title="Cancel a task", destructive=True, idempotent=True)
+    server.add_tool(tools.predict_task, title="Predict a task", read_only=True)
+    server.add_tool(tools.record_feedback, title="Rate a result", idempotent=True)
+    server.add_tool(tools.get_server_info, title="About the servers", read_only=True)
+
+
+def _cursor(text: str) -> tuple[float, str]:
+    created_at, _, task_id = text.partition(":")
+    try:
+        return float(created_at), validate_task_id(task_id)
+    except ValueError as error:
+        raise ValidationException("`before` must be the `next` of an earlier list_tasks answer.") from error
+
+
+if __name__ == "__main__":
+    import sys
+
+    from tale.servers.bootstrap import run_role
+
+    sys.exit(run_role("gateway"))

@@ -1,0 +1,104 @@
+"""Opens each role of a process: its tools, its HTTP server, and what lies behind them."""
+
+from collections.abc import Awaitable, Callable
+from contextlib import AsyncExitStack
+from typing import Any, Final
+
+from tale import __version__
+from tale.mcp.http_client import HTTPMCPClient
+from tale.mcp.http_server import HTTPMCPServer
+from tale.orchestration.coordinator import HTTPCoordinator
+from tale.orchestration.executor import TaskExecutor
+from tale.servers.execution_server import INSTRUCTIONS as EXECUTION_INSTRUCTIONS
+from tale.servers.execution_server import ExecutionTools, add_execution_tools
+from tale.servers.gateway_server import INSTRUCTIONS as GATEWAY_INSTRUCTIONS
+from tale.servers.gateway_server import GatewayTools, add_gateway_tools
+from tale.servers.shared import Shared
+from tale.servers.ux_agent_server import INSTRUCTIONS as UX_AGENT_INSTRUCTIONS
+from tale.servers.ux_agent_server import UXAgentTools, add_ux_agent_tools
+
+Busy = Callable[[], bool]
+
+
+async def open_execution(shared: Shared, stack: AsyncExitStack) -> Busy:
+    """Serve the execution role; returns whether attempts are under way."""
+    settings = shared.settings
+    executor = TaskExecutor(
+        shared.tasks,
+        shared.pool,
+        max_output_tokens=settings.max_output_tokens,
+        max_failures=settings.max_task_retries,
+        clock=shared.clock,
+    )
+    stack.push_async_callback(executor.stop)
+    server = _server(shared, "execution", settings.execution_port, EXECUTION_INSTRUCTIONS)
+    add_execution_tools(server, ExecutionTools(executor, shared.calls, clock=shared.clock))
+    await _serve(server, stack, grace_s=settings.stop_grace_s)
+    return lambda: executor.running > 0
+
+
+async def open_gateway(shared: Shared, stack: AsyncExitStack) -> Busy:
+    """Serve the gateway role; returns whether tasks wait."""
+    settings = shared.settings
+    execution = HTTPMCPClient(settings.url_of("execution"), api_key=_secret(shared), timeout_s=settings.http_timeout_s)
+    stack.push_async_callback(execution.close)
+    coordinator = HTTPCoordinator(settings, shared.tasks, execution=execution, pool=shared.pool, clock=shared.clock)
+    tools = GatewayTools(
+        settings,
+        coordinator,
+        tasks=shared.tasks,
+        calls=shared.calls,
+        pool=shared.pool,
+        clock=shared.clock,
+        server_info=shared.server_info,
+    )
+    server = _server(shared, "gateway", settings.gateway_port, GATEWAY_INSTRUCTIONS)
+    add_gateway_tools(server, tools)
+    await _serve(server, stack, grace_s=0)
+    await coordinator.start()
+    stack.push_async_callback(coordinator.stop, settings.stop_grace_s)
+    return lambda: coordinator.engine.waiting() > 0
+
+
+async def open_ux_agent(shared: Shared, stack: AsyncExitStack) -> Busy:
+    """Serve the UX agent role, which is never busy beyond its requests."""
+    settings = shared.settings
+    server = _server(shared, "ux_agent", settings.ux_agent_port, UX_AGENT_INSTRUCTIONS)
+    add_ux_agent_tools(server, UXAgentTools(settings, shared.conversations, shared.pool, clock=shared.clock))
+    await _serve(server, stack, grace_s=settings.stop_grace_s)
+    return lambda: False
+
+
+OPENERS: Final[dict[str, Callable[[Shared, AsyncExitStack], Awaitable[Busy]]]] = {
+    "execution": open_execution,  # before the gateway, which hands out as soon as it starts
+    "ux_agent": open_ux_agent,
+    "gateway": open_gateway,
+}
+
+
+def _server(shared: Shared, role: str, port: int, instructions: str) -> HTTPMCPServer:
+    name = f"tale-{role.replace('_', '-')}"
+
+    async def health() -> dict[str, Any]:
+        return await shared.health(name, role)
+
+    return HTTPMCPServer(
+        name,
+        version=__version__,
+        host=shared.settings.host,
+        port=port,
+        health=health,
+        observer=shared.record_mcp,
+        api_key=_secret(shared),
+        instructions=instructions,
+    )
+
+
+async def _serve(server: HTTPMCPServer, stack: AsyncExitStack, *, grace_s: float) -> None:
+    await server.start()
+    stack.push_async_callback(server.stop, grace_s)
+
+
+def _secret(shared: Shared) -> str | None:
+    key = shared.settings.api_key
+    return key.get_secret_value() if key else None

@@ -1,0 +1,211 @@
+"""What the roles of one process share: the database with its stores, the model pool, and the clock."""
+
+import asyncio
+import logging
+import os
+import secrets
+import time
+from collections.abc import Callable, Sequence
+from contextlib import AsyncExitStack
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Final
+from urllib.parse import urlsplit, urlunsplit
+
+from filelock import FileLock, Timeout
+from pydantic import SecretStr
+
+from tale import __version__
+from tale.exceptions import ServerException
+from tale.metrics.recorder import Recorder
+from tale.metrics.token_tracker import TokenTracker
+from tale.models.choice import choose_backend
+from tale.models.model_pool import ModelPool
+from tale.models.pool import Pool, PoolStatus
+from tale.models.remote_pool import RemoteModelPool
+from tale.records import McpCall
+from tale.settings import Settings
+from tale.storage.call_store import CallStore
+from tale.storage.conversation_store import ConversationStore
+from tale.storage.database import Database
+from tale.storage.task_store import TaskStore
+
+MODEL_KEY_FILE: Final = "model-server.key"
+POOL_LOCK: Final = "pool.lock"
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(slots=True)
+class Activity:
+    """When the process was last used, in seconds of a monotonic clock; decides when an idle one stops."""
+
+    last_use: float = field(default_factory=time.monotonic)
+
+    def note(self) -> None:
+        """Something was asked of this process."""
+        self.last_use = time.monotonic()
+
+
+@dataclass(frozen=True, slots=True)
+class Shared:
+    """What is handed to every role of this process."""
+
+    settings: Settings
+    database: Database
+    tasks: TaskStore
+    calls: CallStore
+    conversations: ConversationStore
+    recorder: Recorder
+    pool: Pool
+    activity: Activity
+    clock: Callable[[], float]
+    started_at: float
+
+    async def record_mcp(self, call: McpCall) -> None:
+        """Keep one answered MCP request; the observer of every server of this process."""
+        self.activity.note()
+        await self.recorder.record_mcp(call)
+
+    async def health(self, name: str, role: str) -> dict[str, Any]:
+        """What GET /health of a role answers."""
+        pool = await self.pool.status()
+        return {
+            "name": name,
+            "role": role,
+            "version": __version__,
+            "status": _overall(pool),
+            "uptime_s": round(self.clock() - self.started_at, 3),
+            "pid": os.getpid(),
+            "home": str(self.settings.home),
+            "database": {"id": self.database.id, "state": "ok"},
+            "backend": {"provider": pool.provider, "reason": pool.reason, "url": pool.url},
+            "models": [asdict(model) for model in pool.models],
+        }
+
+    async def server_info(self) -> dict[str, Any]:
+        """What the tool get_server_info answers."""
+        info = await self.health("tale", "gateway")
+        counts = await self.tasks.counts()
+        return {
+            **info,
+            "database": {"id": self.database.id, "url": masked_url(self.settings.database)},
+            "queue": {status.value: count for status, count in counts.items()},
+        }
+
+
+async def open_shared(settings: Settings, roles: Sequence[str], stack: AsyncExitStack) -> Shared:
+    """Lock what must have one owner, open the database, start the pool; `stack` closes it all in reverse order."""
+    settings.run_folder.mkdir(parents=True, exist_ok=True)
+    for role in roles:
+        _hold(settings, role, stack)
+    database = await asyncio.to_thread(Database.open, settings.database, backup_folder=settings.home / "backups")
+    stack.push_async_callback(database.close)
+    calls = CallStore(database)
+    recorder = Recorder(calls)
+    pool = await _open_pool(settings, calls, recorder, stack)
+    return Shared(
+        settings=settings,
+        database=database,
+        tasks=TaskStore(database),
+        calls=calls,
+        conversations=ConversationStore(database),
+        recorder=recorder,
+        pool=pool,
+        activity=Activity(),
+        clock=time.time,
+        started_at=time.time(),
+    )
+
+
+def masked_url(url: str) -> str:
+    """A database URL without its password."""
+    parts = urlsplit(url)
+    if parts.password is None:
+        return url
+    return urlunsplit(parts._replace(netloc=parts.netloc.replace(f":{parts.password}@", ":***@")))
+
+
+def _hold(settings: Settings, role: str, stack: AsyncExitStack) -> None:
+    """One gateway a database, one server of each other role a home; the system frees the lock of a dead process."""
+    if role == "gateway" and settings.database.startswith("sqlite:///"):
+        path = Path(f"{settings.database.removeprefix('sqlite:///')}.gateway.lock")
+    else:
+        path = settings.run_folder / f"{role}.lock"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(path, thread_local=False)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout as error:
+        raise ServerException(
+            f"A tale {role} server already runs on {settings.home}; stop it with `tale servers stop`, "
+            "or choose another home with --home.",
+            {"lock": str(path)},
+        ) from error
+    stack.callback(lock.release)
+
+
+async def _open_pool(settings: Settings, calls: CallStore, recorder: Recorder, stack: AsyncExitStack) -> Pool:
+    """The host's one pool: this process holds it unless another does already, or a model server is named."""
+    lock = FileLock(settings.run_folder / POOL_LOCK, thread_local=False)
+    key = _model_key(settings)
+    if settings.model_url is None:
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            logger.info("Another process of this home holds the models; using its model server.")
+    if not lock.is_locked:
+        remote = RemoteModelPool(settings.url_of("model"), key)
+        stack.push_async_callback(remote.close)
+        await remote.start()
+        return remote
+    stack.callback(lock.release)
+    await calls.close_orphans(time.time())
+    pool = await _open_local_pool(settings, recorder)
+    stack.push_async_callback(pool.close)
+    await pool.start()
+    return pool
+
+
+async def _open_local_pool(settings: Settings, recorder: Recorder) -> ModelPool:
+    choice = await choose_backend(settings)
+    logger.info("%s", choice.reason)
+    return ModelPool(
+        choice.backend,
+        ux_model=choice.ux_model,
+        task_model=choice.task_model,
+        tracker=TokenTracker(recorder),
+        memory_limit_bytes=settings.memory_limit_bytes,
+        routing=settings.routing,
+        monitor_interval_s=settings.monitor_interval_s,
+        provider_reason=choice.reason,
+    )
+
+
+def _model_key(settings: Settings) -> str:
+    """The key of this home's model server: the configured one, else one made up once that only its owner can read."""
+    if settings.api_key is not None:
+        return settings.api_key.get_secret_value()
+    path = settings.run_folder / MODEL_KEY_FILE
+    draft = settings.run_folder / f"{MODEL_KEY_FILE}.{os.getpid()}"
+    if not path.exists():
+        draft.touch(mode=0o600)
+        draft.write_text(secrets.token_urlsafe(32), encoding="utf-8")
+        try:
+            os.link(draft, path)  # fails where another process was first, whose key then counts
+        except FileExistsError:
+            logger.debug("Another process made the model server's key.")
+        draft.unlink()
+    return path.read_text(encoding="utf-8").strip()
+
+
+def model_server_settings(settings: Settings) -> Settings:
+    """The settings under which the model server runs: it always asks for a key."""
+    return settings.model_copy(update={"api_key": SecretStr(_model_key(settings))})
+
+
+def _overall(pool: PoolStatus) -> str:
+    states = {model.role: model.state for model in pool.models}
+    if "ready" not in states.values():
+        return "degraded" if "failed" in states.values() else "starting"
+    return "degraded" if "failed" in states.values() else "ok"
