@@ -89,7 +89,9 @@ class Settings(BaseModel):
         """The TALE_* variables from which `load_settings` makes the same settings again, secrets included."""
         values = {name: getattr(self, name) for name in sorted(self.model_fields_set | {"home"})}
         return {
-            f"{ENVIRONMENT_PREFIX}{name.upper()}": value.get_secret_value() if isinstance(value, SecretStr) else str(value)
+            f"{ENVIRONMENT_PREFIX}{name.upper()}": value.get_secret_value()
+            if isinstance(value, SecretStr)
+            else str(value)
             for name, value in values.items()
             if value is not None
         }

@@ -32,11 +32,8 @@ def write_state(folder: Path, state: ServiceState) -> Path:
 
 def read_states(folder: Path) -> list[ServiceState]:
     """All state files, also those of processes that are gone."""
-    states: list[ServiceState] = []
-    for path in sorted(folder.glob(f"{STATE_PREFIX}*.json")):
-        if values := _read(path):
-            states.append(ServiceState(**{**values, "roles": tuple(values["roles"])}))
-    return states
+    found = (_read(path) for path in sorted(folder.glob(f"{STATE_PREFIX}*.json")))
+    return [ServiceState(**{**values, "roles": tuple(values["roles"])}) for values in found if values]
 
 
 def remove_state(folder: Path, pid: int) -> None:

@@ -167,7 +167,8 @@ class ServerManager:
                 raise _as_exception(failure)
             if ended:
                 raise ServerException(f"The servers ended while starting; {log_path} says why.", {"log": str(log_path)})
-            if all([status.state in ("running", "starting") for role in roles if (status := await self._look(role))]):
+            statuses = await asyncio.gather(*(self._look(role) for role in roles))
+            if all(status.state in ("running", "starting") for status in statuses):
                 return
             await asyncio.sleep(LOOK_INTERVAL_S)
         raise ServerException(f"The servers did not answer within {START_LIMIT_S:g} s; see {log_path}.")

@@ -1,4 +1,4 @@
-"""The service's end of the bond with its watcher: a watcher that dies is replaced, a farewell is said before leaving."""
+"""The service's end of the bond with its watcher: one that dies is replaced, a farewell is said before leaving."""
 
 import asyncio
 import logging

@@ -1,4 +1,4 @@
-"""The one place where things are wired: builds the roles of a process from Settings and runs them until told to stop."""
+"""The entry of every service process: settings, log, signals, and what is told when it cannot start."""
 
 import argparse
 import asyncio

@@ -25,6 +25,7 @@ DEFAULT_WAIT_S: Final = 45  # below the 60 s after which common clients give up
 MAX_LISTED: Final = 200
 MAX_KEY_CHARACTERS: Final = 200
 
+Rating = Literal["good", "bad"]
 Status = Literal["queued", "running", "completed", "failed", "cancelled"]
 
 

@@ -1,21 +1,27 @@
 """Opens each role of a process: its tools, its HTTP server, and what lies behind them."""
 
+import logging
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
 from typing import Any, Final
 
 from tale import __version__
+from tale.exceptions import ServerException
 from tale.mcp.http_client import HTTPMCPClient
 from tale.mcp.http_server import HTTPMCPServer
+from tale.models.model_pool import ModelPool
 from tale.orchestration.coordinator import HTTPCoordinator
 from tale.orchestration.executor import TaskExecutor
 from tale.servers.execution_server import INSTRUCTIONS as EXECUTION_INSTRUCTIONS
 from tale.servers.execution_server import ExecutionTools, add_execution_tools
 from tale.servers.gateway_server import INSTRUCTIONS as GATEWAY_INSTRUCTIONS
 from tale.servers.gateway_server import GatewayTools, add_gateway_tools
-from tale.servers.shared import Shared
+from tale.servers.model_server import build_model_server
+from tale.servers.shared import Shared, model_server_settings
 from tale.servers.ux_agent_server import INSTRUCTIONS as UX_AGENT_INSTRUCTIONS
 from tale.servers.ux_agent_server import UXAgentTools, add_ux_agent_tools
+
+logger = logging.getLogger(__name__)
 
 Busy = Callable[[], bool]
 
@@ -67,6 +73,24 @@ async def open_ux_agent(shared: Shared, stack: AsyncExitStack) -> Busy:
     add_ux_agent_tools(server, UXAgentTools(settings, shared.conversations, shared.pool, clock=shared.clock))
     await _serve(server, stack, grace_s=settings.stop_grace_s)
     return lambda: False
+
+
+async def open_model_server(shared: Shared, stack: AsyncExitStack, *, required: bool) -> None:
+    """Serve this host's pool to roles in other processes, if this process holds it.
+
+    When its port is taken that is an error only where the role was asked for by name.
+    """
+    if not isinstance(shared.pool, ModelPool):
+        return
+    server = build_model_server(model_server_settings(shared.settings), shared.pool)
+    try:
+        await server.start()
+    except ServerException as error:
+        if required:
+            raise
+        logger.warning("The models serve this process alone: %s", error)
+        return
+    stack.push_async_callback(server.stop)
 
 
 OPENERS: Final[dict[str, Callable[[Shared, AsyncExitStack], Awaitable[Busy]]]] = {
