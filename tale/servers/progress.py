@@ -12,7 +12,7 @@ SMALLEST_STEP: Final = 0.001  # the protocol wants each progress figure larger t
 
 
 class ProgressRelay:
-    """Keeps the newest progress and sends it; its figure is the count of output tokens, raised a little when it stood."""
+    """Keeps the newest progress and sends it; its figure is the output tokens, raised a little when they stood."""
 
     def __init__(self, context: ToolContext) -> None:
         self._context = context
