@@ -183,11 +183,18 @@ def _read_environment(environment: Mapping[str, str]) -> dict[str, Any]:
     return found
 
 
-def _ollama_address(host: str) -> str:
-    """The URL of Ollama's own OLLAMA_HOST variable, which may lack the scheme or name the listening wildcard."""
-    url = host if "://" in host else f"http://{host}"
-    url = url.replace("0.0.0.0", "127.0.0.1")  # noqa: S104 - a wildcard is replaced here, nothing is bound
-    return url if url.rsplit(":", 1)[-1].strip("/").isdigit() else f"{url.rstrip('/')}:11434"
+def _ollama_address(variable: str) -> str:
+    """The URL that Ollama's own OLLAMA_HOST means: scheme, host, port and path are all optional there."""
+    scheme, _, rest = variable.strip().rpartition("://")
+    address, slash, path = rest.partition("/")
+    if address.count(":") > 1 and not address.startswith("["):
+        address = f"[{address}]"  # a bare IPv6 address
+    host, colon, port = address, "", ""
+    if not address.endswith("]"):
+        host, colon, port = address.rpartition(":") if ":" in address else (address, "", "")
+    port = port if colon else OLLAMA_PORTS[scheme]
+    host = LISTENING_WILDCARDS.get(host, host)
+    return f"{scheme or 'http'}://{host}:{port}{slash}{path}".rstrip("/")
 
 
 def _read_file(path: Path) -> dict[str, Any]:

@@ -10,6 +10,7 @@ MAX_TASK_CHARACTERS: Final = 10_000
 PORT_RANGE: Final = (1024, 65_535)
 TIMEOUT_RANGE_S: Final = (1, 3_600)
 UUID_VERSION: Final = 4
+PRINTABLE_BITS: Final = 64
 
 
 def validate_task_text(value: object) -> str:
@@ -59,8 +60,8 @@ def validate_json_request(data: object, required_keys: Iterable[str]) -> dict[st
     if not isinstance(data, Mapping):
         raise ValidationException(f"The request must be a JSON object, not {_kind(data)}.")
     mapping = cast("Mapping[object, Any]", data)
-    if wrong := next((key for key in mapping if not isinstance(key, str)), None):
-        raise ValidationException(f"The request's keys must be strings, not {_kind(wrong)}.")
+    if wrong := [_kind(key) for key in mapping if not isinstance(key, str)]:
+        raise ValidationException(f"The request's keys must be strings, not {wrong[0]}.")
     request = cast("dict[str, Any]", dict(mapping))
     missing = [key for key in required_keys if request.get(key) is None]
     if missing:
@@ -72,8 +73,10 @@ def _int_in_range(value: object, name: str, low: int, high: int) -> int:
     if isinstance(value, bool) or not isinstance(value, int):
         raise ValidationException(f"The {name} must be a whole number, not {_kind(value)}.")
     if not low <= value <= high:
-        raise ValidationException(f"The {name} {value} is out of range; use {low} to {high}.", {"value": value})
-    return value
+        # Python refuses to print integers of thousands of digits, so a huge one is described instead.
+        shown = str(value) if value.bit_length() <= PRINTABLE_BITS else "with that many digits"
+        raise ValidationException(f"The {name} {shown} is out of range; use {low} to {high}.", {"value": shown})
+    return int(value)
 
 
 def _kind(value: object) -> str:

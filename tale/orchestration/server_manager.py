@@ -3,6 +3,7 @@
 import asyncio
 import os
 import signal
+import sys
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -23,6 +24,7 @@ from tale.orchestration.watcher import WatchPlan, spawn_watcher
 from tale.settings import Settings
 
 ROLES: Final = ("gateway", "execution", "ux_agent")
+SERVICE_COMMAND: Final = (sys.executable, "-m", "tale.servers.bootstrap")
 START_LIMIT_S: Final = 60.0  # for a service to answer; models go on loading after it does
 LOOK_INTERVAL_S: Final = SERVER_START_DELAY / 20
 STOP_MARGIN_S: Final = 10.0  # beyond the grace for running work, then a process is killed
@@ -152,7 +154,7 @@ class ServerManager:
         take_failure(settings.run_folder)
         self._on_wait("Starting the servers")
         plan = WatchPlan(
-            arguments=("--background", "--roles", ",".join(roles)),
+            command=(*SERVICE_COMMAND, "--background", "--roles", ",".join(roles)),
             live_url=f"{settings.url_of(roles[0])}/health/live",  # pyright: ignore[reportArgumentType]
             interval_s=settings.monitor_interval_s,
             restart_delay_s=settings.restart_delay_s,

@@ -22,7 +22,6 @@ MISSED_CHECKS_LIMIT: Final = 6  # health checks in a row without an answer, then
 CRASH_WINDOW_S: Final = 120.0
 CRASHES_LIMIT: Final = 8  # crashes within the window, then the watcher gives up
 CHECK_TIMEOUT_S: Final = 5.0
-SERVICE_COMMAND: Final = (sys.executable, "-m", "tale.servers.bootstrap")
 PLAN_VARIABLE: Final = "WATCH_PLAN_OF_TALE"  # without the prefix of settings: it is not one
 LINK_VARIABLE: Final = "WATCH_LINK_OF_TALE"
 ENVIRONMENT_PREFIX: Final = "TALE_"
@@ -36,20 +35,20 @@ logger = logging.getLogger(__name__)
 class WatchPlan:
     """What the watcher needs to know; handed over as JSON in the environment variable WATCH_PLAN_OF_TALE."""
 
-    arguments: tuple[str, ...]  # of the service command
+    command: tuple[str, ...]  # that starts the service
     live_url: str  # answers while the service is alive
     interval_s: float
     restart_delay_s: float
 
     def to_json(self) -> str:
         """For the environment of the watcher and of the service, which may have to start a new watcher."""
-        return json.dumps([self.arguments, self.live_url, self.interval_s, self.restart_delay_s])
+        return json.dumps([self.command, self.live_url, self.interval_s, self.restart_delay_s])
 
     @classmethod
     def from_json(cls, text: str) -> "WatchPlan":
         """The inverse of `to_json`."""
-        arguments, live_url, interval_s, restart_delay_s = json.loads(text)
-        return cls(tuple(arguments), live_url, interval_s, restart_delay_s)
+        command, live_url, interval_s, restart_delay_s = json.loads(text)
+        return cls(tuple(command), live_url, interval_s, restart_delay_s)
 
 
 def spawn_watcher(
@@ -101,9 +100,10 @@ class Watcher:
         while True:
             if self._link is None:
                 self._start()
-            if self._wait():
-                return 0
+            on_purpose = self._wait()
             status = self._process.wait() if self._process else None
+            if on_purpose:
+                return 0
             if status == CANNOT_START:
                 return status
             if self._crashed_too_often():
@@ -115,7 +115,7 @@ class Watcher:
     def _start(self) -> None:
         ours, theirs = socket.socketpair()
         environment = {**os.environ, PLAN_VARIABLE: self._plan.to_json()}
-        self._process = _spawn((*SERVICE_COMMAND, *self._plan.arguments), environment, self._log, theirs)
+        self._process = _spawn(self._plan.command, environment, self._log, theirs)
         theirs.close()
         self._link = ours
         self._service_pid = self._process.pid

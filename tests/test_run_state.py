@@ -1,0 +1,34 @@
+"""State files tell which service processes there are and why a start failed."""
+
+from pathlib import Path
+
+from tale.orchestration.run_state import (
+    ServiceState,
+    read_states,
+    remove_state,
+    take_failure,
+    write_failure,
+    write_state,
+)
+
+STATE = ServiceState(4711, 1.5, ("gateway", "execution"), "0.1.0", background=True)
+
+
+def test_a_state_is_read_back_and_removed(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    write_state(folder, STATE)
+    assert read_states(folder) == [STATE]
+    remove_state(folder, STATE.pid)
+    remove_state(folder, STATE.pid)
+    assert read_states(folder) == []
+
+
+def test_a_state_file_that_was_cut_off_is_ignored(tmp_path: Path) -> None:
+    (tmp_path / "service-1.json").write_text('{"pid": 1')
+    assert read_states(tmp_path) == []
+
+
+def test_a_failure_is_told_once(tmp_path: Path) -> None:
+    write_failure(tmp_path, "ServerException", "Port in use.", {"port": 8080})
+    assert take_failure(tmp_path) == {"type": "ServerException", "message": "Port in use.", "context": {"port": "8080"}}
+    assert take_failure(tmp_path) is None

@@ -1,0 +1,101 @@
+"""The watcher restarts a service that dies, lets one that says goodbye go, and is itself replaced when it dies."""
+
+import os
+import signal
+import socket
+import sys
+from pathlib import Path
+
+import psutil
+import pytest
+
+from tale.orchestration.watcher import CANNOT_START, CRASHES_LIMIT, Watcher, WatchPlan, spawn_watcher
+
+# A service that notes each of its starts and then does what its argument says.
+SERVICE = """
+import os, signal, socket, sys
+from pathlib import Path
+from tale.orchestration.watcher import take_link
+log = Path(sys.argv[1])
+link = take_link()
+starts = len(log.read_text().split()) if log.exists() else 0
+log.open("a").write(f"{os.getpid()}\\n")
+how = sys.argv[2 + min(starts, len(sys.argv) - 3)]
+if how == "crash":
+    os.kill(os.getpid(), signal.SIGKILL)
+if how == "refuse":
+    sys.exit(78)
+if how == "leave":
+    link.sendall(b"bye")
+if how == "hang":
+    link.recv(64)
+"""
+
+
+def plan(tmp_path: Path, *behaviour: str, interval_s: float = 60.0) -> WatchPlan:
+    return WatchPlan(
+        command=(sys.executable, "-c", SERVICE, str(tmp_path / "starts"), *behaviour),
+        live_url="http://127.0.0.1:9/health/live",  # the discard port: nobody answers
+        interval_s=interval_s,
+        restart_delay_s=0.0,
+    )
+
+
+def starts(tmp_path: Path) -> int:
+    return len((tmp_path / "starts").read_text().split())
+
+
+def watch(watch_plan: WatchPlan) -> int:
+    return Watcher(watch_plan, link=None, log=sys.stderr.fileno()).run()
+
+
+def test_a_plan_survives_its_way_through_the_environment(tmp_path: Path) -> None:
+    assert WatchPlan.from_json(plan(tmp_path, "leave").to_json()) == plan(tmp_path, "leave")
+
+
+def test_a_service_that_says_goodbye_is_not_started_again(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    assert watch(plan(tmp_path, "leave")) == 0
+    assert starts(tmp_path) == 1
+
+
+def test_a_service_that_dies_is_started_again(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    assert watch(plan(tmp_path, "crash", "crash", "leave")) == 0
+    assert starts(tmp_path) == 3
+
+
+def test_a_service_that_cannot_start_is_not_tried_again(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    assert watch(plan(tmp_path, "refuse")) == CANNOT_START
+    assert starts(tmp_path) == 1
+
+
+def test_the_watcher_gives_up_on_a_service_that_only_crashes(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    assert watch(plan(tmp_path, "crash")) == 1
+    assert starts(tmp_path) == CRASHES_LIMIT
+
+
+def test_a_service_that_hangs_is_ended_and_started_again(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    assert watch(plan(tmp_path, "hang", "leave", interval_s=0.05)) == 0
+    assert starts(tmp_path) == 2
+
+
+def test_an_adopted_service_is_watched_like_ones_own(tmp_path: Path) -> None:
+    ours, theirs = socket.socketpair()
+    with (tmp_path / "log").open("wb") as log:
+        watcher = spawn_watcher(plan(tmp_path, "leave"), {}, log=log.fileno(), link=theirs)
+    theirs.close()
+    ours.sendall(str(os.getpid()).encode())
+    ours.close()  # the adopted service dies without a farewell
+    assert watcher.wait() == 0
+    assert starts(tmp_path) == 1
+
+
+def test_a_watcher_has_a_session_of_its_own(tmp_path: Path) -> None:
+    ours, theirs = socket.socketpair()
+    with (tmp_path / "log").open("wb") as log:
+        watcher = spawn_watcher(plan(tmp_path, "leave"), {}, log=log.fileno(), link=theirs)
+    theirs.close()
+    assert os.getsid(watcher.pid) == watcher.pid
+    assert psutil.Process(watcher.pid).memory_info().rss < 40_000_000
+    watcher.send_signal(signal.SIGKILL)
+    watcher.wait()
+    ours.close()
