@@ -5,10 +5,11 @@ import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Annotated, Any, Final, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, ValidationError, model_validator
 
+from tale.addresses import MASK, ollama_url, require_http, without_password
 from tale.constants import (
     DEFAULT_HTTP_TIMEOUT,
     ERROR_RETRY_DELAY,
@@ -25,7 +26,14 @@ from tale.validation import PORT_RANGE, TIMEOUT_RANGE_S
 CONFIG_FILE: Final = "tale.toml"
 ENVIRONMENT_PREFIX: Final = "TALE_"
 LOOPBACK_HOSTS: Final = frozenset({"127.0.0.1", "localhost", "::1"})
-MASK: Final = "********"
+
+
+def _blank_is_none(key: SecretStr | None) -> SecretStr | None:
+    return key if key and key.get_secret_value().strip() else None
+
+
+HttpUrl = Annotated[str, AfterValidator(require_http)]
+Key = Annotated[SecretStr | None, AfterValidator(_blank_is_none)]
 
 
 class Settings(BaseModel):
@@ -39,18 +47,18 @@ class Settings(BaseModel):
     execution_port: int = Field(EXECUTION_PORT, ge=PORT_RANGE[0], le=PORT_RANGE[1], description="execution server")
     ux_agent_port: int = Field(8082, ge=PORT_RANGE[0], le=PORT_RANGE[1], description="port of the UX agent")
     model_port: int = Field(8083, ge=PORT_RANGE[0], le=PORT_RANGE[1], description="port of the model server")
-    gateway_url: str | None = Field(None, description="gateway of another process or host; default: host and port")
-    execution_url: str | None = Field(None, description="execution server of another process or host")
-    ux_agent_url: str | None = Field(None, description="UX agent of another process or host")
-    model_url: str | None = Field(None, description="model server of another process or host")
-    api_key: SecretStr | None = Field(None, description="key that clients must send; needed beyond loopback")
+    gateway_url: HttpUrl | None = Field(None, description="gateway of another process or host; default: host and port")
+    execution_url: HttpUrl | None = Field(None, description="execution server of another process or host")
+    ux_agent_url: HttpUrl | None = Field(None, description="UX agent of another process or host")
+    model_url: HttpUrl | None = Field(None, description="model server of another process or host")
+    api_key: Key = Field(None, description="key that clients must send; needed beyond loopback")
 
     database_url: str | None = Field(None, description="SQLAlchemy URL; default: tale.db in the home folder")
 
     backend: Literal["auto", "ollama", "embedded", "openai"] = Field("auto", description="where the models run")
-    ollama_url: str = Field("http://127.0.0.1:11434", description="address of Ollama")
-    openai_url: str | None = Field(None, description="base URL of an OpenAI-compatible engine, with its /v1")
-    openai_api_key: SecretStr | None = Field(None, description="key for that engine")
+    ollama_url: HttpUrl = Field("http://127.0.0.1:11434", description="address of Ollama")
+    openai_url: HttpUrl | None = Field(None, description="base URL of an OpenAI-compatible engine, with its /v1")
+    openai_api_key: Key = Field(None, description="key for that engine")
     ux_model: str | None = Field(None, description="the small model; default: the backend's own")
     task_model: str | None = Field(None, description="the larger model; default: the backend's own")
     routing: Literal["auto", "off"] = Field("auto", description="off: tasks always go to the task model")
@@ -153,12 +161,12 @@ def resolve_settings(
     environment = os.environ if environment is None else environment
     from_command = {key: value for key, value in (overrides or {}).items() if value is not None}
     from_environment = _read_environment(environment)
-    home = Path(from_command.get("home") or from_environment.get("home") or "~/.tale").expanduser()
-    config = find_config(folder or Path.cwd(), home)
+    home = _absolute(from_command.get("home") or from_environment.get("home") or "~/.tale")
+    config = find_config(folder or _working_folder() or home, home)
     from_file = _read_file(config) if config else {}
     layers = [("command line", from_command), ("environment", from_environment), (str(config), from_file)]
     merged: dict[str, Any] = {**from_file, **from_environment, **from_command}
-    merged["home"] = Path(merged.get("home", home)).expanduser().absolute()
+    merged["home"] = _absolute(merged.get("home", home))
     settings = _build(merged, layers)
     origins = [
         Origin(
@@ -179,22 +187,8 @@ def _read_environment(environment: Mapping[str, str]) -> dict[str, Any]:
     names = {f"{ENVIRONMENT_PREFIX}{name.upper()}": name for name in Settings.model_fields}
     found: dict[str, Any] = {names[key]: value for key, value in environment.items() if key in names and value != ""}
     if "ollama_url" not in found and (host := environment.get("OLLAMA_HOST")):
-        found["ollama_url"] = _ollama_address(host)
+        found["ollama_url"] = ollama_url(host)
     return found
-
-
-def _ollama_address(variable: str) -> str:
-    """The URL that Ollama's own OLLAMA_HOST means: scheme, host, port and path are all optional there."""
-    scheme, _, rest = variable.strip().rpartition("://")
-    address, slash, path = rest.partition("/")
-    if address.count(":") > 1 and not address.startswith("["):
-        address = f"[{address}]"  # a bare IPv6 address
-    host, colon, port = address, "", ""
-    if not address.endswith("]"):
-        host, colon, port = address.rpartition(":") if ":" in address else (address, "", "")
-    port = port if colon else OLLAMA_PORTS[scheme]
-    host = LISTENING_WILDCARDS.get(host, host)
-    return f"{scheme or 'http'}://{host}:{port}{slash}{path}".rstrip("/")
 
 
 def _read_file(path: Path) -> dict[str, Any]:
@@ -203,8 +197,27 @@ def _read_file(path: Path) -> dict[str, Any]:
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise ValidationException(f"{path} cannot be read as TOML: {error}.", {"path": str(path)}) from error
     if "home" in values:
-        values["home"] = str(path.parent / Path(str(values["home"])).expanduser())
+        values["home"] = str(path.parent / _expanded(values["home"]))
     return values
+
+
+def _working_folder() -> Path | None:
+    try:
+        return Path.cwd()
+    except FileNotFoundError:  # it was deleted under the shell
+        return None
+
+
+def _expanded(path: object) -> Path:
+    try:
+        return Path(str(path)).expanduser()
+    except RuntimeError as error:
+        raise ValidationException(f"Setting home: {path} names a user that does not exist.") from error
+
+
+def _absolute(path: object) -> Path:
+    folder = _expanded(path)
+    return folder if folder.is_absolute() else (_working_folder() or Path("/")) / folder
 
 
 def _build(merged: Mapping[str, Any], layers: list[tuple[str, dict[str, Any]]]) -> Settings:
@@ -216,7 +229,8 @@ def _build(merged: Mapping[str, Any], layers: list[tuple[str, dict[str, Any]]]) 
             raise ValidationException(f"Settings: {first['msg'].removeprefix('Value error, ')}.") from error
         name = str(first["loc"][0])
         source = _layer_of(name, layers)
-        reason = "there is no such setting" if first["type"] == "extra_forbidden" else first["msg"]
+        unknown = first["type"] == "extra_forbidden"
+        reason = "there is no such setting" if unknown else first["msg"].removeprefix("Value error, ")
         raise ValidationException(
             f"Setting {name} ({source}): {reason}; `tale config show` lists the settings.", {"setting": name}
         ) from error
@@ -229,4 +243,4 @@ def _layer_of(name: str, layers: list[tuple[str, dict[str, Any]]]) -> str:
 def _shown(value: object) -> str:
     if isinstance(value, SecretStr):
         return MASK
-    return "" if value is None else str(value)
+    return "" if value is None else without_password(str(value))
