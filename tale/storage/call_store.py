@@ -1,0 +1,117 @@
+"""Keeps one row for every model call and every MCP request, and sums them up."""
+
+from typing import Any, Final
+
+from sqlalchemy import ColumnElement, Connection, func, insert, select, update
+
+from tale.records import McpCall, ModelCall, TokenTotals
+from tale.storage.database import Database
+from tale.storage.rows import record_of, upsert, values_of
+from tale.storage.tables import mcp_calls, model_calls
+
+PROCESS_DIED: Final = "ProcessDied"
+SUMMED: Final = ("input_tokens", "output_tokens", "cached_tokens", "queue_s", "load_s", "prefill_s", "decode_s")
+
+
+class CallStore:
+    """Calls in the database. Every change is durable on return; all raise DatabaseException when it fails."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def open_call(self, call: ModelCall) -> None:
+        """Keep a call that begins."""
+        values = values_of(call)
+
+        def work(connection: Connection) -> None:
+            connection.execute(insert(model_calls), values)
+
+        await self._database.write(work)
+
+    async def close_call(self, call: ModelCall) -> None:
+        """Keep a call that has ended, in place of its open row where there is one."""
+        values = values_of(call)
+        await self._database.write(lambda connection: upsert(connection, model_calls, values, keys=["id"]))
+
+    async def record_mcp(self, call: McpCall) -> None:
+        """Keep an answered MCP request."""
+        values = values_of(call)
+
+        def work(connection: Connection) -> None:
+            connection.execute(insert(mcp_calls), values)
+
+        await self._database.write(work)
+
+    async def totals(
+        self,
+        *,
+        task_id: str | None = None,
+        conversation_id: str | None = None,
+        since: float | None = None,
+        until: float | None = None,
+    ) -> TokenTotals:
+        """Sums over the calls of a task, a conversation, and those begun in [since, until); all limits together.
+
+        A sum is None where no engine reported the figure. The time to first token is that of the first call that
+        produced one.
+        """
+        wanted = _limits(task_id, conversation_id, since, until)
+        call = model_calls.c
+        sums = select(func.count(), *(func.sum(call[name]) for name in SUMMED)).where(*wanted)
+        first = (
+            select(call.time_to_first_token_s)
+            .where(*wanted, call.time_to_first_token_s.is_not(None))
+            .order_by(call.started_at, call.id)
+            .limit(1)
+        )
+
+        def work(connection: Connection) -> TokenTotals:
+            calls, *found = connection.execute(sums).one()
+            named: dict[str, Any] = dict(zip(SUMMED, found, strict=True))
+            return TokenTotals(calls, **named, time_to_first_token_s=connection.scalar(first))
+
+        return await self._database.read(work)
+
+    async def calls(self, *, task_id: str | None = None, limit: int = 100) -> list[ModelCall]:
+        """The latest `limit` model calls, of one task or of all, newest first."""
+        statement = (
+            select(model_calls)
+            .where(*_limits(task_id))
+            .order_by(model_calls.c.started_at.desc(), model_calls.c.id.desc())
+            .limit(limit)
+        )
+        return await self._database.read(
+            lambda connection: [record_of(row, ModelCall) for row in connection.execute(statement).mappings()]
+        )
+
+    async def close_orphans(self, now: float) -> int:
+        """Close the rows that a dead process left open, with the error class ProcessDied; returns how many."""
+        orphaned = (
+            update(model_calls)
+            .where(model_calls.c.ended_at.is_(None), model_calls.c.started_at <= now)
+            .values(
+                ended_at=now,
+                error_class=PROCESS_DIED,
+                error="The process that made the call ended before the call did.",
+            )
+        )
+        return await self._database.write(lambda connection: connection.execute(orphaned).rowcount)
+
+
+def _limits(
+    task_id: str | None,
+    conversation_id: str | None = None,
+    since: float | None = None,
+    until: float | None = None,
+) -> list[ColumnElement[bool]]:
+    call = model_calls.c
+    limits: list[ColumnElement[bool]] = []
+    if task_id is not None:
+        limits.append(call.task_id == task_id)
+    if conversation_id is not None:
+        limits.append(call.conversation_id == conversation_id)
+    if since is not None:
+        limits.append(call.started_at >= since)
+    if until is not None:
+        limits.append(call.started_at < until)
+    return limits

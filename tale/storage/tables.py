@@ -1,0 +1,210 @@
+"""The tables as the code of this version reads and writes them; the migrations create the very same."""
+
+from typing import Any, Final
+
+from sqlalchemy import (
+    Column,
+    Dialect,
+    Double,
+    ForeignKey,
+    Index,
+    Integer,
+    MetaData,
+    SmallInteger,
+    String,
+    Table,
+    Text,
+    TypeDecorator,
+    text,
+)
+
+SCHEMA_REVISION: Final = "0001"
+"""The newest migration; a constant, so that a start on an up-to-date database need not import Alembic."""
+
+ID_CHARACTERS: Final = 36
+WORD_CHARACTERS: Final = 32
+
+
+class StoredText(TypeDecorator[str]):
+    """Text from models and people, of any length.
+
+    Engines cut their streams anywhere, and no database keeps half a surrogate pair; PostgreSQL keeps no NUL either.
+    Halves that belong together are joined, other such characters are replaced by U+FFFD, so that the row is kept.
+    """
+
+    impl = Text
+    cache_ok = True
+
+    def process_bind_param(self, value: str | None, dialect: Dialect) -> str | None:
+        """Make the text storable."""
+        if value is None:
+            return None
+        try:
+            value.encode()
+        except UnicodeEncodeError:
+            value = value.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
+        return value.replace("\x00", "\ufffd")
+
+
+metadata = MetaData(
+    naming_convention={
+        "pk": "pk_%(table_name)s",
+        "fk": "fk_%(table_name)s_%(column_0_name)s",
+        "uq": "uq_%(table_name)s_%(column_0_name)s",
+        "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+    }
+)
+
+
+def _id(name: str, *arguments: Any, **options: Any) -> Column[str]:
+    return Column(name, String(ID_CHARACTERS), *arguments, **options)
+
+
+def _word(name: str, **options: Any) -> Column[str]:
+    return Column(name, String(WORD_CHARACTERS), **options)
+
+
+def _text(name: str, **options: Any) -> Column[str]:
+    return Column(name, StoredText(), **options)
+
+
+def _time(name: str, **options: Any) -> Column[float]:
+    """A column of seconds: Unix time (`_at`) or a duration (`_s`)."""
+    return Column(name, Double[float](), **options)
+
+
+meta = Table("meta", metadata, _word("key", primary_key=True), _text("value", nullable=False))
+
+tasks = Table(
+    "tasks",
+    metadata,
+    _id("id", primary_key=True),
+    _text("text", nullable=False),
+    _word("status", nullable=False),
+    _time("created_at", nullable=False),
+    Column("priority", Integer(), nullable=False),
+    Column("timeout_s", Integer(), nullable=False),
+    Column("max_output_tokens", Integer()),
+    Column("attempt", Integer(), nullable=False),
+    Column("failures", Integer(), nullable=False),
+    _text("conversation_id"),
+    _text("idempotency_key", unique=True),
+    _text("trace_id"),
+    _time("started_at"),
+    _time("ended_at"),
+    _time("cancel_requested_at"),
+    _text("model"),
+    _word("role"),
+    _text("route_reason"),
+    _text("result"),
+    _text("finish_reason"),
+    _text("error_class"),
+    _text("error"),
+    Index(None, "created_at", "id"),
+    Index(None, "status", "created_at", "id"),
+)
+
+attempts = Table(
+    "attempts",
+    metadata,
+    _id("task_id", ForeignKey("tasks.id", ondelete="CASCADE"), primary_key=True),
+    Column("number", Integer(), primary_key=True, autoincrement=False),
+    _time("started_at", nullable=False),
+    _time("ended_at"),
+    _word("outcome"),
+    _text("model"),
+    _text("error_class"),
+    _text("error"),
+)
+
+# Calls carry the ids of tasks and conversations without foreign keys: another process may hold those, and a call
+# that was made is accounted for even when its task is not there.
+model_calls = Table(
+    "model_calls",
+    metadata,
+    _id("id", primary_key=True),
+    _time("started_at", nullable=False),
+    _word("role", nullable=False),
+    _word("operation", nullable=False),
+    _text("model", nullable=False),
+    _word("provider", nullable=False),
+    Column("priority", SmallInteger()),
+    _text("task_id"),
+    Column("attempt", Integer()),
+    _text("conversation_id"),
+    _text("trace_id"),
+    _text("requested_model"),
+    _text("route_reason"),
+    Column("budget_tokens", Integer()),
+    Column("input_tokens", Integer()),
+    Column("output_tokens", Integer()),
+    Column("cached_tokens", Integer()),
+    Column("reasoning_tokens", Integer()),
+    _time("queue_s"),
+    _time("load_s"),
+    _time("prefill_s"),
+    _time("decode_s"),
+    _time("other_s"),
+    _time("time_to_first_token_s"),
+    _time("total_s"),
+    _time("ended_at"),
+    _text("finish_reason"),
+    _text("error_class"),
+    _text("error"),
+    Index(None, "started_at"),
+    Index(None, "task_id", "started_at"),
+    Index(None, "conversation_id", "started_at"),
+    # Small: only of the calls under way, which every start looks for.
+    Index(
+        "ix_model_calls_open",
+        "started_at",
+        sqlite_where=text("ended_at IS NULL"),
+        postgresql_where=text("ended_at IS NULL"),
+    ),
+)
+
+mcp_calls = Table(
+    "mcp_calls",
+    metadata,
+    _id("id", primary_key=True),
+    _time("started_at", nullable=False),
+    _word("server", nullable=False),
+    _text("method", nullable=False),
+    _time("latency_s", nullable=False),
+    _word("outcome", nullable=False),
+    _text("tool"),
+    _text("task_id"),
+    _text("trace_id"),
+    _text("error_class"),
+    _text("error"),
+    Index(None, "started_at"),
+)
+
+conversations = Table(
+    "conversations",
+    metadata,
+    _id("id", primary_key=True),
+    _time("created_at", nullable=False),
+    _time("updated_at", nullable=False),
+    Index(None, "updated_at"),
+)
+
+messages = Table(
+    "messages",
+    metadata,
+    _id("conversation_id", ForeignKey("conversations.id", ondelete="CASCADE"), primary_key=True),
+    Column("position", Integer(), primary_key=True, autoincrement=False),
+    _word("role", nullable=False),
+    _text("content", nullable=False),
+    _time("created_at", nullable=False),
+    _id("model_call_id"),
+)
+
+feedback = Table(
+    "feedback",
+    metadata,
+    _id("task_id", ForeignKey("tasks.id", ondelete="CASCADE"), primary_key=True),
+    _word("rating", nullable=False),
+    _text("comment"),
+    _time("created_at", nullable=False),
+)

@@ -1,0 +1,145 @@
+"""The moves of a task: how one may get from a status to another, as SQL that runs inside one transaction.
+
+Every move locks the task's row first (SQLite has locked the file already), and moves that end an attempt are fenced:
+they do nothing unless the attempt they name is the one in force.
+"""
+
+from dataclasses import dataclass, replace
+from typing import Any, Final, Literal
+
+from sqlalchemy import Connection, insert, select, update
+
+from tale.records import Task, TaskStatus
+from tale.storage.rows import task_of
+from tale.storage.tables import attempts, tasks
+
+EXHAUSTED: Final = "AttemptsExhausted"
+
+
+@dataclass(frozen=True, slots=True)
+class Ending:
+    """What is known at the end of an attempt."""
+
+    result: str | None = None
+    model: str | None = None
+    role: str | None = None
+    route_reason: str | None = None
+    finish_reason: str | None = None
+    error_class: str | None = None
+    error: str | None = None
+
+
+def claim(
+    connection: Connection, task_id: str, *, expected_attempt: int | None, now: float, max_failures: int
+) -> Task | None:
+    """Begin the next attempt, and take a running one from an owner that died; None when there is nothing to run.
+
+    With `expected_attempt` the task must still be at that attempt, without it the task must be queued. A task whose
+    cancellation was asked for is cancelled instead, one whose failures reach `max_failures` has failed.
+    """
+    task = _locked(connection, task_id)
+    if task is None or task.status.is_final:
+        return None
+    if expected_attempt is None and task.status is not TaskStatus.QUEUED:
+        return None
+    if expected_attempt is not None and task.attempt != expected_attempt:
+        return None
+    failures = task.failures
+    if task.status is TaskStatus.RUNNING:
+        failures += 1
+        _end_attempt(connection, task_id, task.attempt, now=now, outcome="lost")
+    if task.cancel_requested_at is not None:
+        _change(connection, task, status=TaskStatus.CANCELLED, ended_at=now, failures=failures)
+        return None
+    if failures >= max_failures:
+        error = f"The task was given up after {failures} attempts that failed or lost their runner."
+        exhausted: dict[str, Any] = {"error_class": EXHAUSTED, "error": error}
+        _change(connection, task, status=TaskStatus.FAILED, ended_at=now, failures=failures, **exhausted)
+        return None
+    number = task.attempt + 1
+    connection.execute(insert(attempts), {"task_id": task_id, "number": number, "started_at": now})
+    fresh = dict.fromkeys(("model", "role", "route_reason", "result", "finish_reason", "error_class", "error"))
+    running: dict[str, Any] = {"status": TaskStatus.RUNNING, "attempt": number, "failures": failures}
+    return _change(connection, task, started_at=now, **running, **fresh)
+
+
+def finish(
+    connection: Connection, task_id: str, attempt: int, *, status: TaskStatus, now: float, ending: Ending
+) -> bool:
+    """End task and attempt for good; False when the attempt is not the one in force."""
+    task = _in_force(connection, task_id, attempt)
+    if task is None:
+        return False
+    _end_attempt(connection, task_id, attempt, now=now, outcome=status.value, ending=ending)
+    _change(connection, task, status=status, ended_at=now, **_values(ending))
+    return True
+
+
+def release(
+    connection: Connection,
+    task_id: str,
+    attempt: int,
+    *,
+    outcome: Literal["failed", "handed_back"],
+    now: float,
+    max_failures: int,
+    ending: Ending,
+) -> Task | None:
+    """End the attempt, not the task: queue it again; None when the attempt is not the one in force.
+
+    A failed attempt counts, and the one that reaches `max_failures` fails the task. A task whose cancellation was
+    asked for is cancelled.
+    """
+    task = _in_force(connection, task_id, attempt)
+    if task is None:
+        return None
+    failures = task.failures + (outcome == "failed")
+    if task.cancel_requested_at is not None:
+        status, attempt_outcome = TaskStatus.CANCELLED, "failed" if outcome == "failed" else "cancelled"
+    else:
+        exhausted = outcome == "failed" and failures >= max_failures
+        status, attempt_outcome = TaskStatus.FAILED if exhausted else TaskStatus.QUEUED, outcome
+    _end_attempt(connection, task_id, attempt, now=now, outcome=attempt_outcome, ending=ending)
+    ended_at = now if status.is_final else None
+    return _change(connection, task, status=status, ended_at=ended_at, failures=failures, **_values(ending))
+
+
+def request_cancel(connection: Connection, task_id: str, *, now: float) -> Task | None:
+    """Cancel a queued task at once, and mark a running one for its runner; None for an unknown id."""
+    task = _locked(connection, task_id)
+    if task is None or task.status.is_final or task.cancel_requested_at is not None:
+        return task
+    if task.status is TaskStatus.QUEUED:
+        return _change(connection, task, status=TaskStatus.CANCELLED, cancel_requested_at=now, ended_at=now)
+    return _change(connection, task, cancel_requested_at=now)
+
+
+def _locked(connection: Connection, task_id: str) -> Task | None:
+    row = connection.execute(select(tasks).where(tasks.c.id == task_id).with_for_update()).mappings().first()
+    return None if row is None else task_of(row)
+
+
+def _in_force(connection: Connection, task_id: str, attempt: int) -> Task | None:
+    task = _locked(connection, task_id)
+    if task is None or task.status is not TaskStatus.RUNNING or task.attempt != attempt:
+        return None
+    return task
+
+
+def _change(connection: Connection, task: Task, **values: Any) -> Task:
+    """The locked task with these values, in its row and as returned."""
+    connection.execute(update(tasks).where(tasks.c.id == task.id).values(**values))
+    return replace(task, **values)
+
+
+def _end_attempt(
+    connection: Connection, task_id: str, number: int, *, now: float, outcome: str, ending: Ending | None = None
+) -> None:
+    known = ending or Ending()
+    values = {"model": known.model, "error_class": known.error_class, "error": known.error}
+    mine = (attempts.c.task_id == task_id) & (attempts.c.number == number)
+    connection.execute(update(attempts).where(mine).values(ended_at=now, outcome=outcome, **values))
+
+
+def _values(ending: Ending) -> dict[str, str | None]:
+    return {name: getattr(ending, name) for name in Ending.__slots__}

@@ -1,0 +1,157 @@
+"""Keeps tasks, their attempts and what users think of them."""
+
+import builtins
+from typing import Any, Literal
+
+from sqlalchemy import Connection, func, select, tuple_
+
+from tale.exceptions import ValidationException
+from tale.records import Attempt, Task, TaskStatus
+from tale.storage import task_moves
+from tale.storage.database import Database
+from tale.storage.rows import insert_into, record_of, task_of, upsert, values_of
+from tale.storage.tables import attempts, feedback, tasks
+from tale.storage.task_moves import Ending
+
+OPEN_STATUSES = (TaskStatus.QUEUED, TaskStatus.RUNNING)
+
+
+class TaskStore:
+    """Tasks in the database. Every change is durable on return; all raise DatabaseException when it fails."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def insert(self, task: Task) -> Task:
+        """Store a new task and return it; the same idempotency key returns the task that was stored first."""
+
+        def work(connection: Connection) -> Task:
+            statement = insert_into(connection, tasks).on_conflict_do_nothing(index_elements=["idempotency_key"])
+            if connection.execute(statement, values_of(task)).rowcount:
+                return task
+            first = select(tasks).where(tasks.c.idempotency_key == task.idempotency_key)
+            return task_of(connection.execute(first).mappings().one())
+
+        return await self._database.write(work)
+
+    async def claim(self, task_id: str, *, expected_attempt: int | None, now: float, max_failures: int) -> Task | None:
+        """Begin an attempt; None when the task is not to be run, or is somebody else's.
+
+        `expected_attempt` is the attempt number last seen, with which a task whose owner died may be taken over (that
+        counts as a failure); None claims a queued task only. A task to be cancelled is settled as cancelled, one
+        whose failures reach `max_failures` as failed with the error class AttemptsExhausted; both return None.
+        """
+        return await self._database.write(
+            lambda connection: task_moves.claim(
+                connection, task_id, expected_attempt=expected_attempt, now=now, max_failures=max_failures
+            )
+        )
+
+    async def finish(
+        self,
+        task_id: str,
+        attempt: int,
+        *,
+        status: TaskStatus,
+        now: float,
+        result: str | None = None,
+        model: str | None = None,
+        role: str | None = None,
+        route_reason: str | None = None,
+        finish_reason: str | None = None,
+        error_class: str | None = None,
+        error: str | None = None,
+    ) -> bool:
+        """End a running task with a final status; False when another attempt or an end came first."""
+        if not status.is_final:
+            raise ValidationException(f"A task cannot finish as {status.value}; use release to queue it again.")
+        ending = Ending(result, model, role, route_reason, finish_reason, error_class, error)
+        return await self._database.write(
+            lambda connection: task_moves.finish(connection, task_id, attempt, status=status, now=now, ending=ending)
+        )
+
+    async def release(
+        self,
+        task_id: str,
+        attempt: int,
+        *,
+        outcome: Literal["failed", "handed_back"],
+        now: float,
+        max_failures: int,
+        result: str | None = None,
+        error_class: str | None = None,
+        error: str | None = None,
+    ) -> Task | None:
+        """End an attempt and queue the task again, or fail it when its failures reach `max_failures`.
+
+        An attempt that is handed back is no failure. Returns the task as it then stands, None when fenced off.
+        """
+        ending = Ending(result=result, error_class=error_class, error=error)
+        return await self._database.write(
+            lambda connection: task_moves.release(
+                connection, task_id, attempt, outcome=outcome, now=now, max_failures=max_failures, ending=ending
+            )
+        )
+
+    async def request_cancel(self, task_id: str, now: float) -> Task | None:
+        """Cancel a queued task, mark a running one, leave a final one; None for an unknown id."""
+        return await self._database.write(lambda connection: task_moves.request_cancel(connection, task_id, now=now))
+
+    async def get(self, task_id: str) -> Task | None:
+        """The task as it stands; None for an unknown id."""
+
+        def work(connection: Connection) -> Task | None:
+            row = connection.execute(select(tasks).where(tasks.c.id == task_id)).mappings().first()
+            return None if row is None else task_of(row)
+
+        return await self._database.read(work)
+
+    async def list(
+        self, *, status: TaskStatus | None = None, limit: int = 50, before: tuple[float, str] | None = None
+    ) -> builtins.list[Task]:
+        """Tasks, newest first; `before` is the (created_at, id) of the last task of the page before."""
+        statement = select(tasks).order_by(tasks.c.created_at.desc(), tasks.c.id.desc()).limit(limit)
+        if status is not None:
+            statement = statement.where(tasks.c.status == status)
+        if before is not None:
+            statement = statement.where(tuple_(tasks.c.created_at, tasks.c.id) < before)
+        return await self._tasks(statement)
+
+    async def open_tasks(self) -> builtins.list[Task]:
+        """All queued and running tasks, oldest first."""
+        unfinished = select(tasks).where(tasks.c.status.in_(OPEN_STATUSES))
+        return await self._tasks(unfinished.order_by(tasks.c.created_at, tasks.c.id))
+
+    async def counts(self) -> dict[TaskStatus, int]:
+        """How many tasks there are in each status; every status is there."""
+
+        def work(connection: Connection) -> dict[str, int]:
+            statement = select(tasks.c.status, func.count()).group_by(tasks.c.status)
+            return dict(connection.execute(statement).all())
+
+        found = await self._database.read(work)
+        return {status: found.get(status.value, 0) for status in TaskStatus}
+
+    async def attempts(self, task_id: str) -> builtins.list[Attempt]:
+        """All attempts at a task, in order."""
+        statement = select(attempts).where(attempts.c.task_id == task_id).order_by(attempts.c.number)
+        return await self._database.read(
+            lambda connection: [record_of(row, Attempt) for row in connection.execute(statement).mappings()]
+        )
+
+    async def add_feedback(self, task_id: str, rating: str, comment: str | None, now: float) -> bool:
+        """Keep what the user thinks of a task, in place of what was said before; False for an unknown id."""
+        values = {"task_id": task_id, "rating": rating, "comment": comment, "created_at": now}
+
+        def work(connection: Connection) -> bool:
+            if connection.scalar(select(tasks.c.id).where(tasks.c.id == task_id)) is None:
+                return False
+            upsert(connection, feedback, values, keys=["task_id"])
+            return True
+
+        return await self._database.write(work)
+
+    async def _tasks(self, statement: Any) -> builtins.list[Task]:
+        return await self._database.read(
+            lambda connection: [task_of(row) for row in connection.execute(statement).mappings()]
+        )
