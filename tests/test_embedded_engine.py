@@ -142,14 +142,14 @@ async def test_a_stop_lets_go_of_attempts_that_do_not_end_in_time(store: TaskSto
 
 async def test_slots_limit_what_runs_at_the_same_time(store: TaskStore) -> None:
     running = most = 0
-    finished = asyncio.Event()
+    pair, finished = asyncio.Barrier(2), asyncio.Event()
     ended = 0
 
     async def run(task_id: str, attempt: int) -> Task | None:
         nonlocal running, most, ended
         running += 1
         most = max(most, running)
-        await asyncio.sleep(0)
+        await pair.wait()  # opens only when two are here at the same time
         running -= 1
         ended += 1
         if ended == 6:

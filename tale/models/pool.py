@@ -1,0 +1,71 @@
+"""The host's one pool as every role sees it: held in the same process, or reached through the model server."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+from tale.models.backend import ChatStream
+from tale.records import CallContext, ChatRequest, Reply, Role
+
+State = Literal["missing", "downloading", "downloaded", "loading", "ready", "failed", "unloaded"]
+
+
+@dataclass(frozen=True, slots=True)
+class ModelState:
+    """How one model of the pool stands; unknown values are None."""
+
+    name: str
+    role: Role
+    state: State
+    memory_bytes: int | None = None
+    size_bytes: int | None = None
+    done_bytes: int | None = None  # while it is being fetched
+    total_bytes: int | None = None
+    source: str | None = None
+    licence: str | None = None
+    error: str | None = None
+    waiting: int = 0
+    running: int = 0
+    load_s: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class PoolStatus:
+    """Which engine the pool stands on and why, and how its models stand."""
+
+    provider: str
+    reason: str
+    url: str | None
+    models: tuple[ModelState, ...]
+
+
+class Pool(Protocol):
+    """Where every model call of every role goes; queued by priority, measured and recorded there."""
+
+    def chat(self, request: ChatRequest, context: CallContext) -> ChatStream:
+        """Stream a generation, Dispatched first and Reply last; an empty request.model means the context's role."""
+        ...
+
+    async def complete(self, request: ChatRequest, context: CallContext) -> Reply:
+        """Generate without streaming."""
+        ...
+
+    async def count_tokens(self, request: ChatRequest, context: CallContext) -> int | None:
+        """Input tokens of the request; None where the engine cannot tell."""
+        ...
+
+    async def embed(self, model: str, texts: Sequence[str], context: CallContext) -> list[list[float]]:
+        """One vector a text."""
+        ...
+
+    async def status(self) -> PoolStatus:
+        """How the models stand now."""
+        ...
+
+    async def start(self) -> None:
+        """Begin to load what is always loaded; returns at once."""
+        ...
+
+    async def close(self) -> None:
+        """End all calls and free the models."""
+        ...
