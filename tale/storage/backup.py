@@ -12,7 +12,6 @@ from tale.storage.engines import file_of, parse_url
 
 KEPT_BACKUPS: Final = 5
 BACKUP_PREFIX: Final = "before-upgrade-"
-PAGES_A_STEP: Final = 4_096  # between two steps others may write
 
 
 def backup(url: str, target: Path) -> Path:
@@ -61,7 +60,7 @@ def _copy(source: Path, draft: Path) -> None:
         closing(sqlite3.connect(f"{source.as_uri()}?mode=ro", uri=True)) as reading,
         closing(sqlite3.connect(draft)) as writing,
     ):
-        reading.backup(writing, pages=PAGES_A_STEP)
+        reading.backup(writing)  # reads one state of the database; in WAL mode others go on writing
         writing.execute("PRAGMA journal_mode=DELETE")  # one file holds it all; opening it sets the WAL again
     with draft.open("rb") as copied:
         os.fsync(copied.fileno())

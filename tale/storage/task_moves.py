@@ -71,7 +71,8 @@ def finish(
     if task is None:
         return False
     _end_attempt(connection, task_id, attempt, now=now, outcome=status.value, ending=ending)
-    _change(connection, task, status=status, ended_at=now, **_values(ending))
+    failures = task.failures + (status is TaskStatus.FAILED)
+    _change(connection, task, status=status, ended_at=now, failures=failures, **_values(ending))
     return True
 
 

@@ -8,8 +8,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final, TypeVar, cast
 
-from sqlalchemy import Connection, Engine
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy import Connection, Engine, Transaction
+from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 
 from tale.exceptions import DatabaseException
 from tale.storage.faults import named
@@ -32,6 +32,7 @@ class _Order:
     waiter: asyncio.Future[Any]
     result: Any = None
     error: Exception | None = None
+    durable: bool = False
 
     def settle(self) -> None:
         if self.waiter.done():  # its waiter was cancelled meanwhile
@@ -46,8 +47,7 @@ class Writer:
     """Runs works in the order in which they came, drains into one commit what queued up during the last one.
 
     A work is a function of the connection. It touches nothing else and swallows no database errors: when another
-    work of its batch fails, all are rolled back and run again, each behind a savepoint of its own, so that only the
-    failing one fails.
+    work of its batch fails, all are rolled back and run again apart, so that only the failing one fails.
     """
 
     def __init__(self, engine: Engine, *, queue_limit: int = QUEUE_LIMIT, batch_limit: int = BATCH_LIMIT) -> None:
@@ -99,7 +99,8 @@ class Writer:
             if error is not None:
                 logger.error("A commit failed: %s", error)
                 for order in batch:
-                    order.error = order.error or error
+                    if not order.durable:
+                        order.error = order.error or _copy(error)
             _settle(batch)
 
     def _next_batch(self) -> list[_Order]:
@@ -110,10 +111,17 @@ class Writer:
             return [self._orders.popleft() for _ in range(min(len(self._orders), self._batch_limit))]
 
     def _commit(self, batch: list[_Order]) -> Exception | None:
-        """Run and commit the batch; returns why nothing of it was kept, None when it was."""
+        """Run and commit the batch; returns why some of it was not even tried, None when all was.
+
+        First all at once; when a work fails, each behind a savepoint; when that cannot set them apart (a full disk
+        ends SQLite's whole transaction, a deferred rule speaks at the commit), each in a transaction of its own.
+        """
         try:
-            if not self._try_at_once(batch):
-                self._try_apart(batch)
+            if self._at_once(batch) or len(batch) == 1 or self._apart(batch):
+                return None
+            for order in batch:
+                order.error = None
+                self._at_once([order])
         except SQLAlchemyError as error:
             return _translated(error, self._engine)
         except Exception as error:
@@ -121,33 +129,58 @@ class Writer:
             return error
         return None
 
-    def _try_at_once(self, batch: list[_Order]) -> bool:
-        """The usual way, without savepoints; False when a work failed and all was rolled back."""
-        with self._engine.connect() as connection, connection.begin() as transaction:
-            for order in batch:
-                try:
-                    order.result = order.work(connection)
-                except Exception as error:  # noqa: BLE001 - a work may raise anything; its waiter is told
-                    order.error = _translated(error, self._engine)
-                    transaction.rollback()
-                    return False
+    def _at_once(self, batch: list[_Order]) -> bool:
+        """All in one transaction; False when one failed and all was rolled back."""
+        try:
+            with self._engine.connect() as connection, connection.begin() as transaction:
+                for order in batch:
+                    if not self._is_run(order, connection):
+                        transaction.rollback()
+                        return False
+        except IntegrityError as error:  # from the commit
+            batch[0].error = _translated(error, self._engine)
+            return False
+        _mark_durable(batch)
         return True
 
-    def _try_apart(self, batch: list[_Order]) -> None:
-        """Run each work behind a savepoint; those that fail keep their error, the others are committed."""
-        if len(batch) == 1:
-            return  # it failed alone, and its error is known
-        with self._engine.begin() as connection:
-            for order in batch:
-                order.error = None
-                savepoint = connection.begin_nested()
-                try:
-                    order.result = order.work(connection)
-                except Exception as error:  # noqa: BLE001 - a work may raise anything; its waiter is told
-                    order.error = _translated(error, self._engine)
-                    savepoint.rollback()
-                else:
-                    savepoint.commit()
+    def _apart(self, batch: list[_Order]) -> bool:
+        """Each behind a savepoint, so that those that fail leave the others alone; False when that was not possible."""
+        try:
+            with self._engine.connect() as connection, connection.begin() as transaction:
+                for order in batch:
+                    order.error = None
+                    savepoint = connection.begin_nested()
+                    if self._is_run(order, connection):
+                        savepoint.commit()
+                    elif not _is_rolled_back(savepoint):
+                        transaction.rollback()
+                        return False
+        except IntegrityError:
+            return False
+        _mark_durable(batch)
+        return True
+
+    def _is_run(self, order: _Order, connection: Connection) -> bool:
+        try:
+            order.result = order.work(connection)
+        except Exception as error:  # noqa: BLE001 - a work may raise anything; its waiter is told
+            order.error = _translated(error, self._engine)
+            return False
+        return True
+
+
+def _mark_durable(batch: list[_Order]) -> None:
+    for order in batch:
+        order.durable = order.error is None
+
+
+def _is_rolled_back(savepoint: Transaction) -> bool:
+    """Undo one work; False when it took its whole transaction along."""
+    try:
+        savepoint.rollback()
+    except SQLAlchemyError:
+        return False
+    return True
 
 
 def _translated(error: Exception, engine: Engine) -> Exception:
@@ -156,6 +189,15 @@ def _translated(error: Exception, engine: Engine) -> Exception:
         translated.__cause__ = error
         return translated
     return error
+
+
+def _copy(error: Exception) -> Exception:
+    """The same error for one more waiter; raised in several places, one object would gather all their tracebacks."""
+    if not isinstance(error, DatabaseException):
+        return error
+    copied = DatabaseException(error.message, error.context)
+    copied.__cause__ = error.__cause__
+    return copied
 
 
 def _settle(batch: list[_Order]) -> None:
