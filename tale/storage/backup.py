@@ -2,7 +2,7 @@
 
 import os
 import sqlite3
-from contextlib import closing
+from contextlib import closing, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
@@ -40,7 +40,8 @@ def backup(url: str, target: Path) -> Path:
             {"database": str(source), "target": str(target), "cause": str(error)},
         ) from error
     finally:
-        draft.unlink(missing_ok=True)
+        with suppress(OSError):  # it is gone where all went well, and was never there where its folder cannot be made
+            draft.unlink()
     return target
 
 

@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Final, TypeVar
 
-from sqlalchemy import URL, Connection, Engine, select
+from sqlalchemy import URL, Connection, Engine, select, update
 
 from tale.exceptions import DatabaseException
 from tale.storage.engines import READERS, is_in_memory, make_engine, parse_url
@@ -48,10 +48,7 @@ class Database:
         engine = make_engine(parsed, "write", busy_timeout_s=busy_timeout_s)
         try:
             upgrade_engine(engine, parsed, backup_folder, busy_timeout_s=busy_timeout_s)
-            with faults_named(parsed), engine.begin() as connection:
-                database_id = connection.scalar(select(meta.c.value).where(meta.c.key == DATABASE_ID))
-            if database_id is None:
-                raise DatabaseException("The database has lost its id; put back a copy.", {"database": place(parsed)})
+            database_id = _checked_id(engine, parsed)
         except DatabaseException:
             engine.dispose()
             raise
@@ -91,3 +88,13 @@ class Database:
         if self._reader_engine is not None:
             self._reader_engine.dispose()
         self._writer_engine.dispose()
+
+
+def _checked_id(engine: Engine, url: URL) -> str:
+    """The database's id, read from a database that can be written."""
+    with faults_named(url), engine.begin() as connection:
+        connection.execute(update(meta).where(meta.c.key == "").values(value=""))  # changes no row; says if read-only
+        database_id = connection.scalar(select(meta.c.value).where(meta.c.key == DATABASE_ID))
+    if database_id is None:
+        raise DatabaseException("The database has lost its id; put back a copy.", {"database": place(url)})
+    return database_id
