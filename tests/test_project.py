@@ -149,6 +149,11 @@ def test_every_decision_has_its_four_parts_and_its_line_in_the_index():
         assert f"[{title}]({path.name})" in index
 
 
+def test_the_table_of_benchmarks_names_each_of_them():
+    listed = re.findall(r"^\| (\w+\.py) \|", (ROOT / "benchmarks/README.md").read_text(), re.MULTILINE)
+    assert sorted(listed) == sorted(path.name for path in _modules("benchmarks") if path.name != "harness.py")
+
+
 def test_importing_tale_brings_nothing_else_along():
     probe = "import sys; before = set(sys.modules); import tale; print(sorted(set(sys.modules) - before))"
     done = subprocess.run([sys.executable, "-c", probe], capture_output=True, text=True, check=True)
