@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from sqlalchemy import Connection, Engine, text
+from sqlalchemy import Connection, Engine, event, text
 
 from tale.exceptions import DatabaseException, TaskException
 from tale.storage.engines import make_engine, parse_url
@@ -308,6 +308,17 @@ async def test_what_was_committed_before_the_database_was_locked_is_not_called_l
     assert "no such table" in str(lost)
     assert "locked" in str(last)
     assert stored(tmp_path) == [1]
+
+
+async def test_a_surprise_is_told_and_the_writer_goes_on(writer: Writer, engine: Engine) -> None:
+    def surprise(connection: Connection) -> None:
+        raise RuntimeError("nobody expected this")
+
+    event.listen(engine, "begin", surprise)
+    with pytest.raises(RuntimeError, match="nobody expected this"):
+        await writer.submit(inserting(1))
+    event.remove(engine, "begin", surprise)
+    assert await writer.submit(inserting(1)) == 1
 
 
 @pytest.mark.parametrize("value", [10**30, "\ud83d"])

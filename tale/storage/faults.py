@@ -6,7 +6,6 @@ from typing import Final
 
 from sqlalchemy import URL
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
-from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
 from tale.exceptions import DatabaseException
 
@@ -59,8 +58,6 @@ def named(error: SQLAlchemyError | OverflowError | UnicodeEncodeError, url: URL)
     if isinstance(error, DBAPIError):
         cause = str(error.orig).strip().split("\n", maxsplit=1)[0]
         return DatabaseException(_sentence(error), {**context, "cause": cause})
-    if isinstance(error, PoolTimeoutError):
-        return DatabaseException("The database is too busy to be read now; try again.", context)
     if isinstance(error, OverflowError | UnicodeEncodeError):
         return DatabaseException("The database refused a value that it cannot keep.", {**context, "cause": str(error)})
     return DatabaseException("The database could not do what was asked.", {**context, "cause": str(error)})
@@ -80,7 +77,9 @@ def _sentence(error: DBAPIError) -> str:
         code = getattr(error.orig, "sqlstate", None)
         faults = POSTGRESQL_FAULTS
         if code is None and type(error.orig).__name__ == "OperationalError":
-            return "The database server cannot be reached; check that it runs and that the database URL is right."
+            return (
+                "There is no connection to the database server; check that it runs and that the database URL is right."
+            )
     for beginning, sentence in faults:
         if code is not None and code.startswith(beginning):
             return sentence

@@ -27,7 +27,7 @@ class TaskStore:
 
         def work(connection: Connection) -> Task:
             statement = insert_into(connection, tasks).on_conflict_do_nothing(index_elements=["idempotency_key"])
-            if connection.execute(statement, values_of(task)).rowcount:
+            if connection.scalar(statement.returning(tasks.c.id), values_of(task)) is not None:
                 return task
             first = select(tasks).where(tasks.c.idempotency_key == task.idempotency_key)
             return task_of(connection.execute(first).mappings().one())

