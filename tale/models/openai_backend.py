@@ -1,0 +1,326 @@
+"""Any engine that speaks OpenAI's HTTP API: vLLM, SGLang, llama-server, Ray Serve, and those tale starts itself."""
+
+import json
+import logging
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Any, Final, cast
+from urllib.parse import urlsplit
+
+import aiohttp
+
+from tale.exceptions import ModelException, NetworkException, TaleBaseException, ValidationException
+from tale.models.backend import ChatStream, PullListener
+from tale.records import ChatRequest, Delta, EngineTimings, ModelInfo, PromptProgress, Reply, Usage
+
+CONNECT_LIMIT_S: Final = 5.0
+HEALTH_LIMIT_S: Final = 5.0
+LINE_LIMIT_BYTES: Final = 4 * 1024 * 1024
+ERROR_STATUS: Final = 400
+NOT_FOUND: Final = 404
+LOOPBACK: Final = frozenset({"127.0.0.1", "localhost", "::1"})
+
+Json = dict[str, Any]
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """Where a model is served: a base URL that ends in /v1, and the key it asks for."""
+
+    base_url: str
+    api_key: str | None = None
+
+
+@dataclass(slots=True)
+class _Gathered:
+    """What the chunks of one stream have told so far."""
+
+    model: str
+    text: list[str] = field(default_factory=list[str])
+    finish_reason: str | None = None
+    usage: Json = field(default_factory=dict[str, Any])
+    timings: Json = field(default_factory=dict[str, Any])
+
+    def reply(self) -> Reply:
+        return Reply(
+            "".join(self.text), self.model, self.finish_reason, _usage_of(self.usage), _timings_of(self.timings)
+        )
+
+
+class OpenAIBackend:
+    """Talks to one engine, or through `_endpoint` to one engine a model.
+
+    `timeout_s` limits silence, not the whole call. `llama_cpp` says that the engine is llama.cpp's server, which tells
+    its timings and prompt progress and can count tokens.
+    """
+
+    def __init__(
+        self,
+        base_url: str,
+        *,
+        api_key: str | None = None,
+        timeout_s: float,
+        provider: str = "openai",
+        llama_cpp: bool = False,
+    ) -> None:
+        self.provider = provider
+        self.url = base_url.rstrip("/")
+        self._api_key = api_key
+        self._llama_cpp = llama_cpp
+        self._timeout = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_LIMIT_S, sock_read=timeout_s)
+        self._session: aiohttp.ClientSession | None = None
+
+    async def chat(self, request: ChatRequest) -> ChatStream:
+        """Stream a generation; closing the generator closes the connection, which stops the engine."""
+        body = {**self._body(request), "stream": True, "stream_options": {"include_usage": True}}
+        if self._llama_cpp:
+            body["return_progress"] = True
+        gathered = _Gathered(request.model)
+        async with self._exchange(request.model, "/chat/completions", body) as response:
+            if response.content_type == "application/json":  # an engine that does not stream
+                chunk = await _json_of(response)
+                for event in _events_of(_as_chunk(chunk), gathered):
+                    yield event
+            else:
+                async for chunk in _chunks(response):
+                    for event in _events_of(chunk, gathered):
+                        yield event
+        if gathered.finish_reason is None:
+            raise NetworkException(
+                "The engine broke off before the end of its answer.", {"url": self.url, "model": request.model}
+            )
+        yield gathered.reply()
+
+    async def complete(self, request: ChatRequest) -> Reply:
+        """Generate without streaming."""
+        async with self._exchange(request.model, "/chat/completions", self._body(request)) as response:
+            chunk = await _json_of(response)
+        gathered = _Gathered(request.model)
+        for _ in _events_of(_as_chunk(chunk), gathered):
+            pass
+        return gathered.reply()
+
+    async def embed(self, model: str, texts: Sequence[str]) -> list[list[float]]:
+        """One vector a text."""
+        async with self._exchange(model, "/embeddings", {"model": model, "input": list(texts)}) as response:
+            body = await _json_of(response)
+        rows = sorted(cast("list[Json]", body.get("data") or []), key=lambda row: int(row.get("index", 0)))
+        return [cast("list[float]", row["embedding"]) for row in rows]
+
+    async def count_tokens(self, request: ChatRequest) -> int | None:
+        """Input tokens under the model's template; None where the engine has no way to tell."""
+        if not self._llama_cpp:
+            return None
+        messages = {"messages": _messages_of(request)}
+        async with self._exchange(request.model, "/apply-template", messages, at_root=True) as response:
+            prompt = (await _json_of(response))["prompt"]
+        body = {"content": prompt, "add_special": True, "parse_special": True}
+        async with self._exchange(request.model, "/tokenize", body, at_root=True) as response:
+            return len((await _json_of(response))["tokens"])
+
+    async def health(self) -> bool:
+        """Whether the engine answers."""
+        try:
+            await self._listed()
+        except TaleBaseException as error:
+            logger.debug("The engine is not well: %s", error)
+            return False
+        return True
+
+    async def list_models(self) -> list[ModelInfo]:
+        """The models the engine serves."""
+        return [ModelInfo(name, loaded=True) for name in await self._listed()]
+
+    async def pull(self, model: str, listener: PullListener | None = None) -> None:
+        """Check that the engine serves the model; fetching is its own affair."""
+        if model not in await self._listed():
+            raise ModelException(
+                f"The engine at {self.url} does not serve {model!r}; start it with that model.", {"model": model}
+            )
+
+    async def remove(self, model: str) -> None:
+        """Refused: the engine manages its own models."""
+        raise ModelException(f"The engine at {self.url} manages its own models; remove {model!r} there.")
+
+    async def load(self, model: str) -> float:
+        """Check that the engine serves the model; it is loaded then."""
+        await self.pull(model)
+        return 0.0
+
+    async def unload(self, model: str) -> None:
+        """Nothing to do: the engine manages its own memory."""
+
+    async def is_responsive(self, model: str) -> bool:
+        """Whether the engine answers."""
+        return await self.health()
+
+    async def close(self) -> None:
+        """Close the connections."""
+        session, self._session = self._session, None
+        if session is not None:
+            await session.close()
+
+    async def _endpoint(self, model: str) -> Endpoint:
+        """Where `model` is served. Subclasses that run an engine a model say it here."""
+        return Endpoint(self.url, self._api_key)
+
+    def _extra(self, request: ChatRequest) -> Json:
+        """What a subclass adds to the body of a generation."""
+        return {}
+
+    def _body(self, request: ChatRequest) -> Json:
+        body: Json = {"model": request.model, "messages": _messages_of(request)}
+        optional = {
+            "max_tokens": request.max_tokens,
+            "temperature": request.temperature,
+            "top_p": request.top_p,
+            "seed": request.seed,
+            "stop": list(request.stop) or None,
+        }
+        body |= {key: value for key, value in optional.items() if value is not None}
+        if request.json_schema is not None:
+            schema = {"name": "answer", "strict": True, "schema": dict(request.json_schema)}
+            body["response_format"] = {"type": "json_schema", "json_schema": schema}
+        return body | self._extra(request)
+
+    async def _listed(self) -> list[str]:
+        async with self._exchange("", "/models", None, total_s=HEALTH_LIMIT_S) as response:
+            body = await _json_of(response)
+        return [str(row["id"]) for row in cast("list[Json]", body.get("data") or [])]
+
+    @asynccontextmanager
+    async def _exchange(
+        self, model: str, path: str, body: Json | None, *, at_root: bool = False, total_s: float | None = None
+    ) -> AsyncIterator[aiohttp.ClientResponse]:
+        """One HTTP exchange, its failures told as tale's own; closing it early closes the connection."""
+        endpoint = await self._endpoint(model)
+        base = endpoint.base_url.removesuffix("/v1") if at_root else endpoint.base_url
+        headers = {"Authorization": f"Bearer {endpoint.api_key}"} if endpoint.api_key else {}
+        limit = aiohttp.ClientTimeout(total=total_s) if total_s else self._timeout
+        method = "GET" if body is None else "POST"
+        try:
+            async with self._http(base).request(
+                method, f"{base}{path}", json=body, headers=headers, timeout=limit
+            ) as response:
+                if response.status >= ERROR_STATUS:
+                    raise _refusal(response.status, await response.text(), model, endpoint.base_url)
+                yield response
+        except (aiohttp.ClientError, TimeoutError, OSError) as error:
+            raise _lost(error, endpoint.base_url) from error
+
+    def _http(self, url: str) -> aiohttp.ClientSession:
+        if self._session is None:
+            self._session = aiohttp.ClientSession(
+                trust_env=urlsplit(url).hostname not in LOOPBACK,
+                read_bufsize=LINE_LIMIT_BYTES,
+                connector=aiohttp.TCPConnector(limit=0),  # the pool's slots limit what runs, not the sockets
+            )
+        return self._session
+
+
+async def _chunks(response: aiohttp.ClientResponse) -> AsyncIterator[Json]:
+    """The JSON chunks of an event stream, up to [DONE] or its end."""
+    async for raw in response.content:
+        line = raw.strip()
+        if not line.startswith(b"data:"):
+            continue
+        data = line[5:].strip()
+        if data == b"[DONE]":
+            return
+        try:
+            chunk = json.loads(data)
+        except ValueError as error:
+            raise ModelException("The engine sent a chunk that is not JSON.", {"chunk": repr(data[:80])}) from error
+        if isinstance(chunk, dict):
+            yield cast("Json", chunk)
+
+
+def _events_of(chunk: Json, gathered: _Gathered) -> list[PromptProgress | Delta]:
+    """Take one chunk in and tell what is new in it. Usage counts on whichever chunk brings it."""
+    if "error" in chunk:
+        raise _refusal(None, json.dumps(chunk), gathered.model, None)
+    gathered.usage |= cast("Json", chunk.get("usage") or {})
+    gathered.timings |= cast("Json", chunk.get("timings") or {})
+    events: list[PromptProgress | Delta] = []
+    if progress := cast("Json | None", chunk.get("prompt_progress")):
+        events.append(PromptProgress(int(progress["processed"]), int(progress["total"])))
+    for choice in cast("list[Json]", chunk.get("choices") or []):
+        if content := (choice.get("delta") or {}).get("content"):
+            gathered.text.append(str(content))
+            events.append(Delta(str(content)))
+        gathered.finish_reason = choice.get("finish_reason") or gathered.finish_reason
+    return events
+
+
+def _as_chunk(body: Json) -> Json:
+    """An unstreamed answer in the shape of a chunk."""
+    choices = [
+        {**choice, "delta": choice.get("message") or {}} for choice in cast("list[Json]", body.get("choices") or [])
+    ]
+    return {**body, "choices": choices}
+
+
+async def _json_of(response: aiohttp.ClientResponse) -> Json:
+    try:
+        body = await response.json(content_type=None)
+    except ValueError as error:
+        raise ModelException("The engine's answer is not JSON.", {"url": str(response.url)}) from error
+    if not isinstance(body, dict):
+        raise ModelException("The engine's answer is not a JSON object.", {"url": str(response.url)})
+    return cast("Json", body)
+
+
+def _messages_of(request: ChatRequest) -> list[Json]:
+    return [{"role": message.role, "content": message.content} for message in request.messages]
+
+
+def _usage_of(usage: Json) -> Usage:
+    input_details = cast("Json", usage.get("prompt_tokens_details") or {})
+    output_details = cast("Json", usage.get("completion_tokens_details") or {})
+    return Usage(
+        input_tokens=usage.get("prompt_tokens"),
+        output_tokens=usage.get("completion_tokens"),
+        cached_tokens=input_details.get("cached_tokens"),
+        reasoning_tokens=output_details.get("reasoning_tokens"),
+    )
+
+
+def _timings_of(timings: Json) -> EngineTimings:
+    """llama.cpp's milliseconds as seconds; unknown where an engine tells none."""
+    return EngineTimings(prefill_s=_seconds(timings.get("prompt_ms")), decode_s=_seconds(timings.get("predicted_ms")))
+
+
+def _seconds(milliseconds: object) -> float | None:
+    return milliseconds / 1000 if isinstance(milliseconds, int | float) else None
+
+
+def _refusal(status: int | None, body: str, model: str, url: str | None) -> TaleBaseException:
+    """The engine's own words, as the exception that says whether trying again makes sense."""
+    message, details = body[:500].strip(), cast("Json", {})
+    try:
+        parsed = json.loads(body)
+    except ValueError:
+        parsed = None
+    if isinstance(parsed, dict):
+        told: object = cast("Json", parsed).get("error") or cast("Json", parsed).get("message")
+        if isinstance(told, dict):
+            details = cast("Json", told)
+        message = str(details.get("message") or (told if isinstance(told, str) else message))
+    context: Json = {key: value for key, value in (("model", model), ("status", status), ("url", url)) if value}
+    if details.get("type") == "exceed_context_size_error":
+        tokens, room = details.get("n_prompt_tokens"), details.get("n_ctx")
+        return ValidationException(
+            f"The prompt has {tokens} tokens; the model's context holds {room}. Shorten it.",
+            {"input_tokens": tokens, "context_tokens": room},
+        )
+    return ModelException(f"The engine refused: {message or 'no reason given'}.".replace("..", "."), context)
+
+
+def _lost(error: Exception, url: str) -> NetworkException:
+    cause = str(error) or type(error).__name__
+    if isinstance(error, TimeoutError):
+        return NetworkException(f"The engine at {url} has been silent for too long.", {"url": url, "cause": cause})
+    return NetworkException(f"The engine at {url} does not answer.", {"url": url, "cause": cause})
