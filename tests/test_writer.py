@@ -3,8 +3,9 @@
 import asyncio
 import sqlite3
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from sqlalchemy import Connection, Engine, event, text
@@ -69,6 +70,13 @@ class Gate:
         await self._held
 
 
+async def submitted(writer: Writer, works: Iterable[Callable[[Connection], Any]]) -> list[asyncio.Task[Any]]:
+    """Waiters whose works are in the writer's queue: a task runs up to its first wait when the loop turns once."""
+    waiting = [asyncio.create_task(writer.submit(work)) for work in works]
+    await asyncio.sleep(0)
+    return waiting
+
+
 async def test_a_write_is_seen_by_others_when_it_returns(writer: Writer, tmp_path: Path) -> None:
     assert await writer.submit(inserting(7)) == 7
     assert stored(tmp_path) == [7]
@@ -83,8 +91,7 @@ async def test_works_run_in_the_order_in_which_they_came(writer: Writer) -> None
 async def test_what_queued_up_shares_one_commit(writer: Writer, engine: Engine) -> None:
     gate = Gate(writer)
     await gate.closed()
-    works = [asyncio.create_task(writer.submit(lambda c: c.get_transaction())) for _ in range(50)]
-    await asyncio.sleep(0)
+    works = await submitted(writer, (lambda c: c.get_transaction() for _ in range(50)))
     await gate.open()
     assert len({id(transaction) for transaction in await asyncio.gather(*works)}) == 1
 
@@ -94,8 +101,7 @@ async def test_a_batch_has_a_limit(engine: Engine) -> None:
     writer.start()
     gate = Gate(writer)
     await gate.closed()
-    works = [asyncio.create_task(writer.submit(lambda c: c.get_transaction())) for _ in range(25)]
-    await asyncio.sleep(0)
+    works = await submitted(writer, (lambda c: c.get_transaction() for _ in range(25)))
     await gate.open()
     transactions = await asyncio.gather(*works)
     assert [transactions.count(found) for found in dict.fromkeys(transactions)] == [10, 10, 5]
@@ -106,8 +112,7 @@ async def test_a_bad_row_fails_alone(writer: Writer, tmp_path: Path) -> None:
     gate = Gate(writer)
     await gate.closed()
     numbers = [1, 2, 2, 3, 1, 4]
-    works = [asyncio.create_task(writer.submit(inserting(number))) for number in numbers]
-    await asyncio.sleep(0)
+    works = await submitted(writer, (inserting(number) for number in numbers))
     await gate.open()
     results = await asyncio.gather(*works, return_exceptions=True)
     assert [number for number in results if isinstance(number, int)] == [1, 2, 3, 4]
@@ -124,8 +129,7 @@ async def test_a_work_that_fails_leaves_nothing_behind(writer: Writer, tmp_path:
 
     gate = Gate(writer)
     await gate.closed()
-    failing, fine = (asyncio.create_task(writer.submit(work)) for work in (half, inserting(2)))
-    await asyncio.sleep(0)
+    failing, fine = await submitted(writer, [half, inserting(2)])
     await gate.open()
     with pytest.raises(TaskException, match="no"):
         await failing
@@ -138,8 +142,7 @@ async def test_a_work_that_fails_leaves_nothing_behind(writer: Writer, tmp_path:
 async def test_an_accepted_write_is_carried_out_for_a_waiter_that_went_away(writer: Writer, tmp_path: Path) -> None:
     gate = Gate(writer)
     await gate.closed()
-    abandoned = asyncio.create_task(writer.submit(inserting(1)))
-    await asyncio.sleep(0)
+    (abandoned,) = await submitted(writer, [inserting(1)])
     abandoned.cancel()
     await gate.open()
     assert await writer.submit(inserting(2)) == 2
@@ -152,8 +155,7 @@ async def test_a_full_queue_is_refused_clearly(engine: Engine) -> None:
     writer.start()
     gate = Gate(writer)
     await gate.closed()
-    waiting = [asyncio.create_task(writer.submit(inserting(number))) for number in range(3)]
-    await asyncio.sleep(0)
+    waiting = await submitted(writer, (inserting(number) for number in range(3)))
     with pytest.raises(DatabaseException, match="cannot keep up: 3 writes wait"):
         await writer.submit(inserting(3))
     await gate.open()
@@ -165,8 +167,7 @@ async def test_a_full_queue_is_refused_clearly(engine: Engine) -> None:
 async def test_closing_commits_what_waits_and_takes_nothing_more(engine: Engine, tmp_path: Path) -> None:
     writer = Writer(engine)
     writer.start()
-    waiting = [asyncio.create_task(writer.submit(inserting(number))) for number in range(1_200)]
-    await asyncio.sleep(0)
+    waiting = await submitted(writer, (inserting(number) for number in range(1_200)))
     await asyncio.to_thread(writer.close)
     assert stored(tmp_path) == list(range(1_200))
     assert await asyncio.gather(*waiting) == list(range(1_200))
@@ -232,10 +233,7 @@ async def test_a_full_disk_is_named_and_small_rows_still_fit(writer: Writer, eng
     await writer.submit(limit)
     gate = Gate(writer)
     await gate.closed()
-    works = [
-        asyncio.create_task(writer.submit(work)) for work in (inserting(1), inserting(2, "x" * 100_000), inserting(3))
-    ]
-    await asyncio.sleep(0)
+    works = await submitted(writer, [inserting(1), inserting(2, "x" * 100_000), inserting(3)])
     await gate.open()
     small, large, last = await asyncio.gather(*works, return_exceptions=True)
     assert isinstance(large, DatabaseException)
@@ -251,8 +249,7 @@ async def test_an_error_that_ends_the_whole_transaction_costs_no_other_row(write
 
     gate = Gate(writer)
     await gate.closed()
-    works = [asyncio.create_task(writer.submit(work)) for work in (inserting(1), end_transaction, inserting(2))]
-    await asyncio.sleep(0)
+    works = await submitted(writer, [inserting(1), end_transaction, inserting(2)])
     await gate.open()
     first, lost, last = await asyncio.gather(*works, return_exceptions=True)
     assert (first, last) == (1, 2)
@@ -273,8 +270,7 @@ async def test_a_row_that_the_commit_refuses_costs_no_other_row(writer: Writer, 
         await writer.submit(orphan)
     gate = Gate(writer)
     await gate.closed()
-    works = [asyncio.create_task(writer.submit(work)) for work in (inserting(1), orphan, inserting(2))]
-    await asyncio.sleep(0)
+    works = await submitted(writer, [inserting(1), orphan, inserting(2)])
     await gate.open()
     first, refused, last = await asyncio.gather(*works, return_exceptions=True)
     assert (first, last) == (1, 2)
@@ -298,8 +294,7 @@ async def test_what_was_committed_before_the_database_was_locked_is_not_called_l
 
     gate = Gate(writer)
     await gate.closed()
-    works = [asyncio.create_task(writer.submit(work)) for work in (inserting(1), end_transaction, inserting(2))]
-    await asyncio.sleep(0)
+    works = await submitted(writer, [inserting(1), end_transaction, inserting(2)])
     await gate.open()
     first, lost, last = await asyncio.gather(*works, return_exceptions=True)
     other.execute("ROLLBACK")
