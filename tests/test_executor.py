@@ -91,7 +91,7 @@ async def test_a_failed_attempt_goes_back_to_the_queue_until_its_attempts_are_us
 async def test_a_prompt_that_does_not_fit_fails_at_once(store: TaskStore) -> None:
     task = await queued(store)
     done = await executor(store, ScriptedPool([ValidationException("Too long.")])).execute(task.id)
-    assert (done.status, done.failures, done.error) == (TaskStatus.FAILED, 0, "Too long.")
+    assert (done.status, done.failures, done.error) == (TaskStatus.FAILED, 1, "Too long.")
 
 
 async def test_an_attempt_that_outlasts_its_limit_fails_with_what_it_had_written(store: TaskStore) -> None:

@@ -2,7 +2,7 @@
 
 import json
 import logging
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any, Final, cast
@@ -194,7 +194,7 @@ class OpenAIBackend:
     @asynccontextmanager
     async def _exchange(
         self, model: str, path: str, body: Json | None, *, at_root: bool = False, total_s: float | None = None
-    ) -> AsyncIterator[aiohttp.ClientResponse]:
+    ) -> AsyncGenerator[aiohttp.ClientResponse]:
         """One HTTP exchange, its failures told as tale's own; closing it early closes the connection."""
         endpoint = await self._endpoint(model)
         base = endpoint.base_url.removesuffix("/v1") if at_root else endpoint.base_url
@@ -216,7 +216,9 @@ class OpenAIBackend:
             self._session = aiohttp.ClientSession(
                 trust_env=urlsplit(url).hostname not in LOOPBACK,
                 read_bufsize=LINE_LIMIT_BYTES,
-                connector=aiohttp.TCPConnector(limit=0),  # the pool's slots limit what runs, not the sockets
+                # The pool's slots limit what runs, not the sockets; and a connection that an engine closes just as it
+                # is used again cannot be told from a failed call, so each call gets its own.
+                connector=aiohttp.TCPConnector(limit=0, force_close=True),
             )
         return self._session
 
@@ -248,17 +250,18 @@ def _events_of(chunk: Json, gathered: _Gathered) -> list[PromptProgress | Delta]
     if progress := cast("Json | None", chunk.get("prompt_progress")):
         events.append(PromptProgress(int(progress["processed"]), int(progress["total"])))
     for choice in cast("list[Json]", chunk.get("choices") or []):
-        if content := (choice.get("delta") or {}).get("content"):
-            gathered.text.append(str(content))
-            events.append(Delta(str(content)))
+        content: object = cast("Json", choice.get("delta") or {}).get("content")
+        if isinstance(content, str) and content:
+            gathered.text.append(content)
+            events.append(Delta(content))
         gathered.finish_reason = choice.get("finish_reason") or gathered.finish_reason
     return events
 
 
 def _as_chunk(body: Json) -> Json:
     """An unstreamed answer in the shape of a chunk."""
-    choices = [
-        {**choice, "delta": choice.get("message") or {}} for choice in cast("list[Json]", body.get("choices") or [])
+    choices: list[Json] = [
+        {**choice, "delta": choice.get("message")} for choice in cast("list[Json]", body.get("choices") or [])
     ]
     return {**body, "choices": choices}
 
