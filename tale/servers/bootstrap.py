@@ -70,7 +70,7 @@ def _guarded(overrides: dict[str, Any], roles: tuple[str, ...], *, background: b
     settings: Settings | None = None
     try:
         settings = load_settings(overrides)
-        _set_up_logging(settings, background=background)
+        set_up_logging(settings, background=background)
         return run_service(settings, roles, background=background)
     except TaleBaseException as error:
         logger.error("%s", error)
@@ -84,7 +84,8 @@ def _guarded(overrides: dict[str, Any], roles: tuple[str, ...], *, background: b
         raise
 
 
-def _set_up_logging(settings: Settings, *, background: bool) -> None:
+def set_up_logging(settings: Settings, *, background: bool) -> None:
+    """Log to TALE_HOME/run/service.log, and in the foreground to stderr too."""
     settings.run_folder.mkdir(parents=True, exist_ok=True)
     handler = RotatingFileHandler(settings.run_folder / LOG_FILE, maxBytes=LOG_BYTES, backupCount=3, encoding="utf-8")
     handlers: list[logging.Handler] = [handler]

@@ -1,0 +1,92 @@
+"""Waits for a task to its end, through restarts of the servers, and tells how it goes."""
+
+import asyncio
+import time
+from contextlib import suppress
+from typing import Any, Final
+
+from tale.cli.gateway import client_of
+from tale.cli.progress import WaitProgress
+from tale.exceptions import NetworkException, ServerException
+from tale.mcp.http_client import HTTPMCPClient
+from tale.orchestration.server_manager import ServerManager
+from tale.settings import Settings
+
+FINAL: Final = ("completed", "failed", "cancelled")
+WAIT_S: Final = 45  # of one call; then it is made again
+WAIT_MARGIN_S: Final = 15.0
+RECONNECT_LIMIT_S: Final = 60.0
+WATCHER_LIMIT_S: Final = 15.0  # the watcher brings a dead service back sooner; after that we start one ourselves
+RECONNECT_PAUSE_S: Final = 0.25
+LOOK_INTERVAL_S: Final = 0.5
+
+
+async def follow(settings: Settings, task_id: str, progress: WaitProgress) -> dict[str, Any]:
+    """Return the finished task. Raises NetworkException when the servers stay away for a minute.
+
+    Cancelling it leaves the task alone: it runs on in the servers.
+    """
+    async with client_of(settings) as client:
+        looks = asyncio.create_task(_watch_models(client, progress), name="model-watch")
+        try:
+            return await _wait(settings, client, task_id, progress)
+        finally:
+            looks.cancel()
+            await asyncio.gather(looks, return_exceptions=True)
+
+
+async def _wait(settings: Settings, client: HTTPMCPClient, task_id: str, progress: WaitProgress) -> dict[str, Any]:
+    def on_progress(figure: float, total: float | None, message: str | None) -> None:
+        progress.step(message or "Running", int(figure) or None)
+
+    while True:
+        try:
+            view = await client.call_tool(
+                "wait_for_task",
+                {"task_id": task_id, "timeout_s": WAIT_S},
+                on_progress=on_progress,
+                timeout_s=WAIT_S + WAIT_MARGIN_S,
+            )
+        except NetworkException:
+            await _reconnect(settings, client, progress)
+            continue
+        if view["status"] in FINAL:
+            return view
+
+
+async def _reconnect(settings: Settings, client: HTTPMCPClient, progress: WaitProgress) -> None:
+    """Return when the gateway answers again."""
+    progress.say("The servers do not answer; the task is kept, waiting for them to come back.")
+    lost_at = time.monotonic()
+    while True:
+        try:
+            await client.connect()
+            if time.monotonic() - lost_at >= WATCHER_LIMIT_S:
+                await ServerManager(settings).ensure_running()
+        except (NetworkException, ServerException):
+            away_s = time.monotonic() - lost_at
+            if away_s >= RECONNECT_LIMIT_S:
+                raise
+            if away_s >= WATCHER_LIMIT_S:
+                with suppress(NetworkException, ServerException):
+                    await ServerManager(settings, on_wait=progress.step).ensure_running()
+            await asyncio.sleep(RECONNECT_PAUSE_S)
+        else:
+            progress.say("The servers are back.")
+            return
+
+
+async def _watch_models(client: HTTPMCPClient, progress: WaitProgress) -> None:
+    """Tell of models that are being fetched, until cancelled; what cannot be told now is told at the next look."""
+    fetched: set[str] = set()
+    while True:
+        with suppress(NetworkException):
+            health = await client.health()
+            models: list[dict[str, Any]] = health.get("models") or []
+            if any(model["state"] == "downloading" for model in models):
+                fetched |= {model["name"] for model in models if model["state"] in ("downloading", "missing")}
+            if fetched:
+                backend: dict[str, Any] = health.get("backend") or {}
+                reason = backend.get("reason") or "The models are not on this machine yet."
+                progress.downloads(reason, [model for model in models if model["name"] in fetched])
+        await asyncio.sleep(LOOK_INTERVAL_S)

@@ -1,0 +1,42 @@
+"""How commands reach the servers: one client a role, and servers that are started when a command needs them."""
+
+import asyncio
+from collections.abc import AsyncGenerator, Callable, Mapping
+from contextlib import asynccontextmanager
+from typing import Any, Literal
+
+from tale.mcp.http_client import HTTPMCPClient
+from tale.orchestration.server_manager import ServerManager
+from tale.settings import Settings
+
+Say = Callable[[str], None]
+
+
+def client_of(settings: Settings, role: Literal["gateway", "ux_agent"] = "gateway") -> HTTPMCPClient:
+    """A client of one of the servers; to be used as an async context."""
+    key = settings.api_key
+    return HTTPMCPClient(
+        settings.url_of(role),
+        api_key=key.get_secret_value() if key else None,
+        timeout_s=settings.http_timeout_s,
+    )
+
+
+@asynccontextmanager
+async def running(
+    settings: Settings, say: Say, role: Literal["gateway", "ux_agent"] = "gateway"
+) -> AsyncGenerator[HTTPMCPClient]:
+    """A client of a server that runs; it is started if need be, and `say` told so in a few words."""
+    await ServerManager(settings, on_wait=say).ensure_running()
+    async with client_of(settings, role) as client:
+        yield client
+
+
+def ask(settings: Settings, tool: str, arguments: Mapping[str, Any], *, say: Say) -> dict[str, Any]:
+    """Call one tool of the gateway, which may be called twice, and return its answer."""
+
+    async def call() -> dict[str, Any]:
+        async with running(settings, say) as client:
+            return await client.call_tool(tool, arguments, idempotent=True)
+
+    return asyncio.run(call())

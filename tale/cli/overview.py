@@ -1,0 +1,96 @@
+"""`tale status` without a task: the servers, the models, the queue and the latest tasks."""
+
+import asyncio
+import time
+from collections.abc import Sequence
+from typing import Any, Final
+
+from rich.text import Text
+
+from tale.cli.formatting import UNKNOWN, seconds, size
+from tale.cli.gateway import client_of
+from tale.cli.rendering import Screen, show_models, show_tasks, state, table
+from tale.cli.servers import as_dict
+from tale.constants import POLLING_INTERVAL
+from tale.exceptions import NetworkException, ValidationException
+from tale.mcp.http_client import HTTPMCPClient
+from tale.orchestration.server_manager import ServerManager, ServerStatus
+from tale.settings import Settings
+
+LATEST: Final = 5
+UP: Final = ("running", "starting")
+
+
+def show_overview(settings: Settings, *, as_json: bool) -> None:
+    """Print how everything stands; what is not there yet is named with the command that brings it."""
+    screen = Screen()
+    found, info, tasks = asyncio.run(_gathered(settings))
+    if as_json:
+        screen.json({"servers": [as_dict(server) for server in found], "info": info, "tasks": tasks})
+        return
+    screen.title("Servers")
+    show_servers(screen, found)
+    if info is None:
+        screen.show('`tale servers start` starts them; so does tale submit "Write a haiku".')
+        return
+    screen.title("Models")
+    screen.show(info["backend"]["reason"] or "")
+    show_models(screen, info["models"])
+    screen.title("Queue")
+    screen.show(", ".join(f"{count} {name}" for name, count in info["queue"].items()))
+    screen.title("Latest tasks")
+    if tasks:
+        show_tasks(screen, tasks)
+    else:
+        screen.show('None yet; tale submit "Write a haiku" hands one in.')
+
+
+def watch_overview(settings: Settings, *, as_json: bool) -> None:
+    """Print it again every two seconds, in place, until interrupted."""
+    screen = Screen()
+    if as_json or not screen.out.is_terminal:
+        raise ValidationException("--watch without a task needs a terminal; leave it out, or name a task.")
+    while True:
+        screen.out.clear()
+        show_overview(settings, as_json=False)
+        time.sleep(POLLING_INTERVAL)
+
+
+def show_servers(screen: Screen, found: Sequence[ServerStatus]) -> None:
+    """Each server with its state, address, process, age and memory."""
+    if screen.narrow:
+        for server in found:
+            screen.show(Text.assemble(state(server.state), f"  {server.role}"))
+            screen.show(f"  {server.url}")
+    else:
+        made = table(("server", "state", "address", "pid", "up", "memory"), right=("pid", "up", "memory"))
+        for server in found:
+            pid = UNKNOWN if server.pid is None else str(server.pid)
+            memory = size(server.memory_bytes)
+            made.add_row(server.role, state(server.state), server.url, pid, seconds(server.uptime_s), memory)
+        screen.show(made)
+    for server in found:
+        if server.state == "foreign":
+            owner = f"a tale of another home ({server.home})" if server.home else "another program"
+            screen.show(f"{server.url} is held by {owner}; TALE_{server.role.upper()}_PORT chooses another port.")
+
+
+async def _gathered(
+    settings: Settings,
+) -> tuple[list[ServerStatus], dict[str, Any] | None, list[dict[str, Any]]]:
+    async with client_of(settings) as client:
+        found, answers = await asyncio.gather(ServerManager(settings).status(), _answers(client))
+    gateway = next(server for server in found if server.role == "gateway")
+    info, tasks = answers if gateway.state in UP else (None, [])
+    return found, info, tasks
+
+
+async def _answers(client: HTTPMCPClient) -> tuple[dict[str, Any] | None, list[dict[str, Any]]]:
+    try:
+        info, page = await asyncio.gather(
+            client.call_tool("get_server_info", idempotent=True),
+            client.call_tool("list_tasks", {"limit": LATEST}, idempotent=True),
+        )
+    except NetworkException:
+        return None, []
+    return info, page["tasks"]

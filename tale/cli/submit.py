@@ -1,0 +1,171 @@
+"""The command that hands a task in and, unless told otherwise, waits for its answer."""
+
+import asyncio
+import sys
+import uuid
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Annotated, Any, Final
+
+import typer
+
+from tale.cli.edge import FAILED, INTERRUPTED, complain
+from tale.cli.invocation import settings_of
+from tale.cli.tasks import Json, ending
+from tale.exceptions import TaleBaseException, ValidationException
+from tale.validation import TIMEOUT_RANGE_S, validate_task_text
+
+if TYPE_CHECKING:
+    from tale.cli.progress import WaitProgress
+    from tale.cli.rendering import Screen
+    from tale.settings import Settings
+
+STDIN: Final = "-"
+PRIORITY_RANGE: Final = (-100, 100)
+
+
+def submit(
+    context: typer.Context,
+    words: Annotated[
+        list[str] | None, typer.Argument(help='The task in quotes; "-" reads it from stdin.', metavar="TASK")
+    ] = None,
+    wait: Annotated[bool, typer.Option("--wait/--no-wait", help="Wait for the answer, or print the id only.")] = True,
+    as_json: Json = False,
+    max_tokens: Annotated[
+        int | None, typer.Option("--max-tokens", help="Most tokens the answer may have.", min=1, metavar="N")
+    ] = None,
+    priority: Annotated[
+        int, typer.Option(help="More urgent tasks have larger numbers.", min=PRIORITY_RANGE[0], max=PRIORITY_RANGE[1])
+    ] = 0,
+    timeout: Annotated[
+        int | None,
+        typer.Option(help="Seconds one attempt may take.", min=TIMEOUT_RANGE_S[0], max=TIMEOUT_RANGE_S[1]),
+    ] = None,
+    cancel_on_interrupt: Annotated[
+        bool, typer.Option("--cancel-on-interrupt", help="Ctrl-C cancels the task; without it the task runs on.")
+    ] = False,
+) -> None:
+    """Hand a task in, wait for its answer and print it. The servers are started if none run.
+
+    In a pipe, stdout gets the answer and nothing else. Exit codes: 0 the task completed, 1 it failed or was
+    cancelled, 2 wrong usage or input, 3 no server or model, 130 interrupted (the task runs on).
+    """
+    text = validate_task_text(_text_of(words or []))
+    from tale.cli.rendering import Screen
+
+    screen = Screen()
+    errand = Errand(
+        settings_of(context),
+        {"text": text, "priority": priority, "timeout_s": timeout, "max_output_tokens": max_tokens},
+    )
+    view = _carried_out(errand, screen, wait=wait, quiet=as_json, cancel=cancel_on_interrupt)
+    if as_json:
+        screen.json(view)
+    elif not wait:
+        _show_id(screen, view["id"])
+    elif view["status"] == "completed":
+        _show_answer(screen, view)
+    else:
+        _show_failure(screen, view)
+    if wait and view["status"] != "completed":
+        raise typer.Exit(FAILED)
+
+
+@dataclass(slots=True)
+class Errand:
+    """A task on its way to its answer, and how far it has come: an interrupt has to know."""
+
+    settings: "Settings"
+    arguments: dict[str, Any]
+    sent: bool = False
+    task_id: str | None = None
+    key: str = field(default_factory=lambda: str(uuid.uuid4()))
+
+    async def run(self, progress: "WaitProgress", *, wait: bool) -> dict[str, Any]:
+        """Hand the task in and, with `wait`, follow it to its end."""
+        from tale.cli.following import follow
+        from tale.cli.gateway import running
+
+        async with running(self.settings, progress.step) as client:
+            progress.step("Handing the task in")
+            self.sent = True
+            # The key makes it safe to send again what may have arrived: it is stored once.
+            arguments = {**self.arguments, "idempotency_key": self.key}
+            view = await client.call_tool("submit_task", arguments, idempotent=True)
+        self.task_id = view["id"]
+        if not wait:
+            return view
+        progress.say(f"Task {self.task_id}")
+        return await follow(self.settings, view["id"], progress)
+
+
+def _carried_out(errand: Errand, screen: "Screen", *, wait: bool, quiet: bool, cancel: bool) -> dict[str, Any]:
+    from tale.cli.progress import progress_on
+
+    try:
+        with progress_on(screen.err, quiet=quiet or not wait) as progress:
+            return asyncio.run(errand.run(progress, wait=wait))
+    except KeyboardInterrupt:
+        complain(_after_interrupt(errand, cancel=cancel))
+        raise typer.Exit(INTERRUPTED) from None
+
+
+def _after_interrupt(errand: Errand, *, cancel: bool) -> str:
+    task_id = errand.task_id
+    if task_id is None:
+        if errand.sent:
+            return "Interrupted while the task was handed in; `tale list` shows whether it arrived."
+        return "Interrupted before the task was handed in."
+    way_back = f"`tale status {task_id}` tells how it goes, `tale cancel {task_id}` stops it."
+    if not cancel:
+        return f"Interrupted; the task runs on: {way_back}"
+    from tale.cli.gateway import ask
+
+    try:
+        view = ask(errand.settings, "cancel_task", {"task_id": task_id}, say=lambda _: None)
+    except (TaleBaseException, KeyboardInterrupt):
+        return f"Interrupted, but the task could not be cancelled; it may run on: {way_back}"
+    return f"Interrupted; task {task_id} is {view['status']}."
+
+
+def _text_of(words: list[str]) -> str:
+    match words:
+        case []:
+            raise ValidationException('There is no task; say what is to be done: tale submit "Write a haiku".')
+        case [word] if word == STDIN:
+            if sys.stdin is None or sys.stdin.isatty():
+                raise ValidationException('"-" reads the task from a pipe: echo "Write a haiku" | tale submit -')
+            try:
+                return sys.stdin.buffer.read().decode("utf-8")
+            except UnicodeDecodeError as error:
+                raise ValidationException(
+                    f"The text on stdin is not valid UTF-8 (byte {error.start + 1}); convert it and send it again."
+                ) from error
+        case [word]:
+            return word
+        case _:
+            raise ValidationException(
+                f'The task came as {len(words)} words; quote the task: tale submit "{words[0]} …"'
+            )
+
+
+def _show_id(screen: "Screen", task_id: str) -> None:
+    screen.show(task_id)
+    screen.aside(f"Handed in; `tale status {task_id}` tells how it goes.")
+
+
+def _show_answer(screen: "Screen", view: dict[str, Any]) -> None:
+    from tale.cli.rendering import footer
+
+    screen.answer(view["result"] or "")
+    if screen.err.is_terminal:
+        screen.aside("")
+    if view["finish_reason"] == "length":
+        screen.say("The answer was cut off at its token limit; --max-tokens gives it more.", "yellow")
+    for line in footer(view):
+        screen.aside(line)
+
+
+def _show_failure(screen: "Screen", view: dict[str, Any]) -> None:
+    complain(ending(view))
+    if view["result"]:
+        screen.aside(f"`tale result {view['id']}` prints what it had written.")
