@@ -17,6 +17,7 @@ from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
+
 from tale.mcp.http_client import HTTPMCPClient
 
 READY_LIMIT_S = 600.0  # the first run may have to fetch the models

@@ -10,7 +10,9 @@ IDLE_S = 30.0
 
 
 def main() -> int:
-    with running_service(backend="openai", openai_url="http://127.0.0.1:9/v1") as service:
+    with running_service(
+        backend="openai", openai_url="http://127.0.0.1:9/v1", ux_model="none", task_model="none"
+    ) as service:
         processes = [psutil.Process(service.process.pid)]
         processes += processes[0].children(recursive=True)
         time.sleep(3)

@@ -22,7 +22,9 @@ async def measure(service: ServiceUnderTest) -> list[float]:
 
 def main() -> int:
     # The execution role is not there: nothing but the acknowledgement runs.
-    with running_service(roles="gateway", backend="openai", openai_url="http://127.0.0.1:9/v1") as service:
+    with running_service(
+        roles="gateway", backend="openai", openai_url="http://127.0.0.1:9/v1", ux_model="none", task_model="none"
+    ) as service:
         taken = asyncio.run(measure(service))
     return show(
         f"submit_task, durable on return ({CALLS} calls, one connection)",

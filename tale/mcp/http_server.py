@@ -1,29 +1,26 @@
 """An MCP server on HTTP: /mcp and /health on one port, who may come in, and a clean start and stop."""
 
 import asyncio
-import errno
 import hmac
 import logging
 import time
 import uuid
 from collections.abc import Awaitable, Callable, Mapping
-from contextlib import suppress
 from typing import Any, Final, cast
 from urllib.parse import urlsplit
 
 from aiohttp import web
 from aiohttp.typedefs import Handler
 
-from tale.exceptions import ServerException
 from tale.mcp.base_server import BaseMCPServer
 from tale.mcp.endpoint import Endpoint
 from tale.mcp.exchange import Exchange, Message
+from tale.mcp.listener import LOOPBACK_NAMES, Listener
 from tale.mcp.tools import ERROR_META_KEY
 from tale.records import McpCall
 
 BODY_LIMIT_BYTES: Final = 4 * 1024 * 1024
 HEALTH_LIMIT_S: Final = 2.0
-LOOPBACK_NAMES: Final = frozenset({"127.0.0.1", "localhost", "::1"})
 OPEN_PATHS: Final = ("/health", "/health/live", "/health/ready")
 
 Health = Callable[[], Awaitable[Mapping[str, Any]]]
@@ -58,10 +55,7 @@ class HTTPMCPServer(BaseMCPServer):
         self._health = health
         self._observer = observer
         self._api_key = api_key
-        self._runner: web.AppRunner | None = None
-        self._in_flight = 0
-        self._drained = asyncio.Event()
-        self._drained.set()
+        self._listener: Listener | None = None
         self.endpoint = Endpoint(self._kernel, observe=self._observe)
 
     def application(self) -> web.Application:
@@ -78,42 +72,23 @@ class HTTPMCPServer(BaseMCPServer):
 
     async def start(self) -> None:
         """Bind the port and serve. Raises ServerException when that cannot be."""
-        runner = web.AppRunner(self.application(), handler_cancellation=True, access_log=None, shutdown_timeout=0)
-        await runner.setup()
-        try:
-            site = web.TCPSite(runner, self.host, self.port)
-            await site.start()
-        except OSError as error:
-            await runner.cleanup()
-            raise _bind_failure(self.name, self.host, self.port, error) from error
-        self._runner = runner
-        self.port = runner.addresses[0][1]
+        listener = Listener(self.name, self.application(), host=self.host, port=self.port)
+        await listener.start()
+        self._listener = listener
+        self.port = listener.port
 
     async def stop(self, grace_s: float = 0.0) -> None:
         """Close the port; requests in flight get `grace_s` seconds to end, then they are cancelled."""
-        runner, self._runner = self._runner, None
-        if runner is None:
-            return
-        for site in list(runner.sites):
-            await site.stop()
-        with suppress(TimeoutError):
-            async with asyncio.timeout(grace_s):
-                await self._drained.wait()
-        await runner.cleanup()
+        listener, self._listener = self._listener, None
+        if listener is not None:
+            await listener.stop(grace_s)
 
     @web.middleware
     async def _guard(self, request: web.Request, handler: Handler) -> web.StreamResponse:
         """Refuse foreign hosts and origins (DNS rebinding) and, where a key is set, strangers."""
         if refusal := self._refusal(request):
             return refusal
-        self._in_flight += 1
-        self._drained.clear()
-        try:
-            return await handler(request)
-        finally:
-            self._in_flight -= 1
-            if not self._in_flight:
-                self._drained.set()
+        return await handler(request)
 
     def _refusal(self, request: web.Request) -> web.Response | None:
         if self.host in LOOPBACK_NAMES:
@@ -216,12 +191,3 @@ def _name_of(url: str) -> str | None:
         return urlsplit(url).hostname
     except ValueError:
         return None
-
-
-def _bind_failure(name: str, host: str, port: int, error: OSError) -> ServerException:
-    context = {"host": host, "port": port}
-    if error.errno == errno.EADDRINUSE:
-        return ServerException(
-            f"Port {port} is in use; stop the program that holds it or choose another port for {name}.", context
-        )
-    return ServerException(f"{name} cannot listen on {host}:{port}: {error.strerror or error}.", context)

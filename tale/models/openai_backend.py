@@ -10,6 +10,7 @@ from urllib.parse import urlsplit
 
 import aiohttp
 
+from tale import exceptions
 from tale.exceptions import ModelException, NetworkException, TaleBaseException, ValidationException
 from tale.models.backend import ChatStream, PullListener
 from tale.records import ChatRequest, Delta, EngineTimings, ModelInfo, PromptProgress, Reply, Usage
@@ -18,7 +19,7 @@ CONNECT_LIMIT_S: Final = 5.0
 HEALTH_LIMIT_S: Final = 5.0
 LINE_LIMIT_BYTES: Final = 4 * 1024 * 1024
 ERROR_STATUS: Final = 400
-NOT_FOUND: Final = 404
+REASON_CHARACTERS: Final = 500
 LOOPBACK: Final = frozenset({"127.0.0.1", "localhost", "::1"})
 
 Json = dict[str, Any]
@@ -35,7 +36,7 @@ class Endpoint:
 
 
 @dataclass(slots=True)
-class _Gathered:
+class Gathered:
     """What the chunks of one stream have told so far."""
 
     model: str
@@ -78,15 +79,15 @@ class OpenAIBackend:
         body = {**self._body(request), "stream": True, "stream_options": {"include_usage": True}}
         if self._llama_cpp:
             body["return_progress"] = True
-        gathered = _Gathered(request.model)
+        gathered = Gathered(request.model)
         async with self._exchange(request.model, "/chat/completions", body) as response:
             if response.content_type == "application/json":  # an engine that does not stream
-                chunk = await _json_of(response)
-                for event in _events_of(_as_chunk(chunk), gathered):
+                chunk = await json_of(response)
+                for event in events_of(_as_chunk(chunk), gathered):
                     yield event
             else:
-                async for chunk in _chunks(response):
-                    for event in _events_of(chunk, gathered):
+                async for chunk in chunks_of(response):
+                    for event in events_of(chunk, gathered):
                         yield event
         if gathered.finish_reason is None:
             raise NetworkException(
@@ -97,16 +98,16 @@ class OpenAIBackend:
     async def complete(self, request: ChatRequest) -> Reply:
         """Generate without streaming."""
         async with self._exchange(request.model, "/chat/completions", self._body(request)) as response:
-            chunk = await _json_of(response)
-        gathered = _Gathered(request.model)
-        for _ in _events_of(_as_chunk(chunk), gathered):
+            chunk = await json_of(response)
+        gathered = Gathered(request.model)
+        for _ in events_of(_as_chunk(chunk), gathered):
             pass
         return gathered.reply()
 
     async def embed(self, model: str, texts: Sequence[str]) -> list[list[float]]:
         """One vector a text."""
         async with self._exchange(model, "/embeddings", {"model": model, "input": list(texts)}) as response:
-            body = await _json_of(response)
+            body = await json_of(response)
         rows = sorted(cast("list[Json]", body.get("data") or []), key=lambda row: int(row.get("index", 0)))
         return [cast("list[float]", row["embedding"]) for row in rows]
 
@@ -116,10 +117,10 @@ class OpenAIBackend:
             return None
         messages = {"messages": _messages_of(request)}
         async with self._exchange(request.model, "/apply-template", messages, at_root=True) as response:
-            prompt = (await _json_of(response))["prompt"]
+            prompt = (await json_of(response))["prompt"]
         body = {"content": prompt, "add_special": True, "parse_special": True}
         async with self._exchange(request.model, "/tokenize", body, at_root=True) as response:
-            return len((await _json_of(response))["tokens"])
+            return len((await json_of(response))["tokens"])
 
     async def health(self) -> bool:
         """Whether the engine answers."""
@@ -188,7 +189,7 @@ class OpenAIBackend:
 
     async def _listed(self) -> list[str]:
         async with self._exchange("", "/models", None, total_s=HEALTH_LIMIT_S) as response:
-            body = await _json_of(response)
+            body = await json_of(response)
         return [str(row["id"]) for row in cast("list[Json]", body.get("data") or [])]
 
     @asynccontextmanager
@@ -223,7 +224,7 @@ class OpenAIBackend:
         return self._session
 
 
-async def _chunks(response: aiohttp.ClientResponse) -> AsyncIterator[Json]:
+async def chunks_of(response: aiohttp.ClientResponse) -> AsyncIterator[Json]:
     """The JSON chunks of an event stream, up to [DONE] or its end."""
     async for raw in response.content:
         line = raw.strip()
@@ -240,7 +241,7 @@ async def _chunks(response: aiohttp.ClientResponse) -> AsyncIterator[Json]:
             yield cast("Json", chunk)
 
 
-def _events_of(chunk: Json, gathered: _Gathered) -> list[PromptProgress | Delta]:
+def events_of(chunk: Json, gathered: Gathered) -> list[PromptProgress | Delta]:
     """Take one chunk in and tell what is new in it. Usage counts on whichever chunk brings it."""
     if "error" in chunk:
         raise _refusal(None, json.dumps(chunk), gathered.model, None)
@@ -266,7 +267,7 @@ def _as_chunk(body: Json) -> Json:
     return {**body, "choices": choices}
 
 
-async def _json_of(response: aiohttp.ClientResponse) -> Json:
+async def json_of(response: aiohttp.ClientResponse) -> Json:
     try:
         body = await response.json(content_type=None)
     except ValueError as error:
@@ -302,7 +303,7 @@ def _seconds(milliseconds: object) -> float | None:
 
 def _refusal(status: int | None, body: str, model: str, url: str | None) -> TaleBaseException:
     """The engine's own words, as the exception that says whether trying again makes sense."""
-    message, details = body[:500].strip(), cast("Json", {})
+    message, details = body[:REASON_CHARACTERS].strip(), cast("Json", {})
     try:
         parsed = json.loads(body)
     except ValueError:
@@ -313,6 +314,9 @@ def _refusal(status: int | None, body: str, model: str, url: str | None) -> Tale
             details = cast("Json", told)
         message = str(details.get("message") or (told if isinstance(told, str) else message))
     context: Json = {key: value for key, value in (("model", model), ("status", status), ("url", url)) if value}
+    kind = getattr(exceptions, str(details.get("type")), None)
+    if isinstance(kind, type) and issubclass(kind, TaleBaseException):  # another tale's model server
+        return kind(message, cast("Json | None", details.get("context")))
     if details.get("type") == "exceed_context_size_error":
         tokens, room = details.get("n_prompt_tokens"), details.get("n_ctx")
         return ValidationException(

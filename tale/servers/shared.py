@@ -179,6 +179,7 @@ async def _open_local_pool(settings: Settings, recorder: Recorder) -> ModelPool:
         routing=settings.routing,
         monitor_interval_s=settings.monitor_interval_s,
         provider_reason=choice.reason,
+        url=choice.url,
     )
 
 

@@ -1,0 +1,108 @@
+"""Decides at the start which engine the models run on, and says why."""
+
+from dataclasses import dataclass
+from typing import Final
+
+from tale.exceptions import ModelException, NetworkException
+from tale.models.backend import Backend
+from tale.settings import Settings
+
+OLLAMA_MODELS: Final = ("qwen2.5:7b", "qwen2.5:14b")
+EMBEDDED_MODELS: Final = ("qwen2.5-coder:0.5b", "qwen2.5-coder:1.5b")
+UX_SLOTS: Final = 2
+TASK_SLOTS: Final = 1
+ENGINE_LOG: Final = "engines.log"
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """The engine, in one sentence why, and the two models on it."""
+
+    backend: Backend
+    reason: str
+    url: str | None
+    ux_model: str
+    task_model: str
+
+
+async def choose_backend(settings: Settings) -> Choice:
+    """The configured engine; else Ollama if it answers; else the embedded one. Raises ModelException."""
+    if settings.backend == "openai" or (settings.backend == "auto" and settings.openai_url):
+        return await _openai(settings)
+    if settings.backend == "ollama":
+        return _ollama(settings, f"Ollama at {settings.ollama_url} is configured.")
+    if settings.backend == "auto":
+        choice = _ollama(settings, f"Ollama answers at {settings.ollama_url}.")
+        if await choice.backend.health():
+            return choice
+        await choice.backend.close()
+        return _embedded(settings, f"No Ollama answers at {settings.ollama_url}; using the embedded models.")
+    return _embedded(settings, "The embedded models are configured.")
+
+
+def _ollama(settings: Settings, reason: str) -> Choice:
+    from tale.models.ollama_backend import OllamaBackend
+
+    ux, task = _names(settings, OLLAMA_MODELS)
+    contexts = _contexts(settings, ux, task)
+    backend = OllamaBackend(settings.ollama_url, timeout_s=settings.http_timeout_s, context_tokens=contexts)
+    return Choice(backend, reason, settings.ollama_url, ux, task)
+
+
+def _embedded(settings: Settings, reason: str) -> Choice:
+    from tale.models.download import ModelFiles
+    from tale.models.embedded_backend import EmbeddedBackend
+
+    ux, task = _names(settings, EMBEDDED_MODELS)
+    backend = EmbeddedBackend(
+        ModelFiles(settings.models_folder, hub_url=settings.hub_url),
+        log=settings.run_folder / ENGINE_LOG,
+        timeout_s=settings.http_timeout_s,
+        threads=settings.engine_threads,
+        context_tokens=_contexts(settings, ux, task),
+        slots={task: TASK_SLOTS, ux: UX_SLOTS},
+    )
+    return Choice(backend, reason, None, ux, task)
+
+
+async def _openai(settings: Settings) -> Choice:
+    from tale.models.openai_backend import OpenAIBackend
+
+    if not settings.openai_url:
+        raise ModelException("The backend openai needs openai_url, such as http://127.0.0.1:8000/v1.")
+    key = settings.openai_api_key
+    backend = OpenAIBackend(
+        settings.openai_url,
+        api_key=key.get_secret_value() if key else None,
+        timeout_s=settings.http_timeout_s,
+    )
+    ux, task = settings.ux_model or settings.task_model, settings.task_model or settings.ux_model
+    if ux is None or task is None:
+        ux = task = await _first_listed(backend, settings.openai_url)
+    return Choice(backend, f"The engine at {settings.openai_url} is configured.", settings.openai_url, ux, task)
+
+
+async def _first_listed(backend: Backend, url: str) -> str:
+    """The first model an engine serves, for who named none."""
+    try:
+        models = await backend.list_models()
+    except NetworkException as error:
+        await backend.close()
+        raise ModelException(
+            f"The engine at {url} does not answer; start it, or name its models in ux_model and task_model.",
+            {"url": url},
+        ) from error
+    if not models:
+        raise ModelException(f"The engine at {url} serves no model; start it with one.", {"url": url})
+    return models[0].name
+
+
+def _names(settings: Settings, defaults: tuple[str, str]) -> tuple[str, str]:
+    return settings.ux_model or defaults[0], settings.task_model or defaults[1]
+
+
+def _contexts(settings: Settings, ux: str, task: str) -> dict[str, int]:
+    """Context tokens by model; one model in both roles needs the larger."""
+    if ux == task:
+        return {ux: max(settings.ux_context_tokens, settings.task_context_tokens)}
+    return {ux: settings.ux_context_tokens, task: settings.task_context_tokens}

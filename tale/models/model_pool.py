@@ -1,0 +1,272 @@
+"""The host's one ModelPool: every model call passes through it, waits its turn, is measured and recorded."""
+
+import asyncio
+import logging
+import time
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from dataclasses import replace
+from typing import Final, Literal, Protocol
+
+from tale.exceptions import ModelException, NetworkException, TaleBaseException, ValidationException
+from tale.models.backend import Backend, ChatEvent, ChatStream
+from tale.models.model_member import Member, Nursery
+from tale.models.pool import PoolStatus
+from tale.models.priority_slots import PrioritySlots
+from tale.records import CallContext, ChatRequest, Delta, Dispatched, Reply, Role, Usage
+
+UX_SLOTS: Final = 2  # one of them for chat alone
+TASK_SLOTS: Final = 1
+MESSAGE_TOKENS: Final = 16  # what a chat template adds to a message, at most
+MIN_ANSWER_TOKENS: Final = 32
+INFO_AGE_S: Final = 1.0
+
+logger = logging.getLogger(__name__)
+
+
+class TrackedCall(Protocol):
+    """One model call that is being measured; its row is open until one of the three endings is recorded."""
+
+    is_closed: bool
+
+    def dispatched(self, model: str, *, load_s: float, queue_s: float, route_reason: str | None) -> None:
+        """The engine starts on it now."""
+        ...
+
+    def first_token(self) -> None:
+        """Text has begun to flow."""
+        ...
+
+    async def completed(self, reply: Reply) -> None:
+        """It ended well; durable on return."""
+        ...
+
+    async def failed(self, error: BaseException) -> None:
+        """It failed or was cancelled; durable on return."""
+        ...
+
+
+class CallTracker(Protocol):
+    """Opens a row for each model call."""
+
+    async def begin(self, context: CallContext, *, model: str, provider: str, budget_tokens: int | None) -> TrackedCall:
+        """Open the row of a call; durable on return."""
+        ...
+
+
+class ModelPool:
+    """The UX model, always loaded, and the task model, loaded on demand and kept; they may be the same one."""
+
+    def __init__(
+        self,
+        backend: Backend,
+        *,
+        ux_model: str,
+        task_model: str,
+        tracker: CallTracker,
+        memory_limit_bytes: int,
+        routing: Literal["auto", "off"],
+        monitor_interval_s: float,
+        provider_reason: str,
+        url: str | None = None,
+        slots: Mapping[Role, int] | None = None,
+    ) -> None:
+        sizes = {"ux": UX_SLOTS, "task": TASK_SLOTS, **(slots or {})}
+        reserved = 1 if sizes["ux"] > 1 else 0
+        ux = Member(ux_model, "ux", PrioritySlots(sizes["ux"], reserved=reserved))
+        task = ux if task_model == ux_model else Member(task_model, "task", PrioritySlots(sizes["task"]))
+        self._by_role: dict[Role, Member] = {"ux": ux, "task": task}
+        self._members = [ux] if task is ux else [ux, task]
+        self._backend = backend
+        self._tracker = tracker
+        self._routing = routing
+        self._monitor_interval_s = monitor_interval_s
+        self._reason = provider_reason
+        self._url = url
+        self._nursery = Nursery(backend, memory_limit_bytes=memory_limit_bytes, members=self._members)
+        self._monitor: asyncio.Task[None] | None = None
+        self._info_read_at = 0.0
+
+    async def start(self) -> None:
+        """Begin to load the UX model, and after it to fetch the task model's file; returns at once."""
+        ux, task = self._by_role["ux"], self._by_role["task"]
+        self._nursery.bring_up(ux)
+        self._nursery.bring_up(task, after=ux, load=False)
+        self._monitor = asyncio.create_task(self._watch(), name="model-monitor")
+
+    async def close(self) -> None:
+        """Stop loading and free the models."""
+        if self._monitor:
+            self._monitor.cancel()
+            await asyncio.gather(self._monitor, return_exceptions=True)
+        await self._nursery.close()
+        await self._backend.close()
+
+    async def chat(self, request: ChatRequest, context: CallContext) -> ChatStream:
+        """Stream a generation: Dispatched when the engine starts, Reply after the call's row is complete."""
+        wanted = self._member(request.model, context)
+        tracked = await self._tracker.begin(
+            context, model=wanted.name, provider=self._backend.provider, budget_tokens=request.max_tokens
+        )
+        try:
+            async for event in self._served(wanted, request, context, tracked):
+                if isinstance(event, Reply):
+                    await tracked.completed(event)
+                yield event
+        except BaseException as error:
+            if not tracked.is_closed:
+                await asyncio.shield(tracked.failed(error))
+            raise
+
+    async def complete(self, request: ChatRequest, context: CallContext) -> Reply:
+        """Generate without streaming."""
+        stream = self.chat(request, context)
+        try:
+            async for event in stream:
+                if isinstance(event, Reply):
+                    return event
+        finally:
+            await stream.aclose()
+        raise ModelException("The engine ended without an answer.", {"model": request.model})
+
+    async def count_tokens(self, request: ChatRequest, context: CallContext) -> int | None:
+        """Input tokens of the request; None where the engine cannot tell, or its model is not loaded yet."""
+        member = self._member(request.model, context)
+        loaded = member if member.state == "ready" else next((m for m in self._members if m.state == "ready"), None)
+        return None if loaded is None else await self._backend.count_tokens(replace(request, model=loaded.name))
+
+    async def embed(self, model: str, texts: Sequence[str], context: CallContext) -> list[list[float]]:
+        """One vector a text."""
+        wanted = self._member(model, context)
+        tracked = await self._tracker.begin(
+            context, model=wanted.name, provider=self._backend.provider, budget_tokens=None
+        )
+        try:
+            member, reason, load_s = await self._chosen(wanted, context)
+            began = time.perf_counter()
+            async with member.slots.held(context.priority):
+                queue_s = time.perf_counter() - began
+                tracked.dispatched(member.name, load_s=load_s, queue_s=queue_s, route_reason=reason)
+                vectors = await self._backend.embed(member.name, texts)
+            await tracked.completed(Reply("", member.name, "stop", Usage()))
+        except BaseException as error:
+            if not tracked.is_closed:
+                await asyncio.shield(tracked.failed(error))
+            raise
+        return vectors
+
+    async def status(self) -> PoolStatus:
+        """How the models stand now."""
+        now = time.monotonic()
+        if now - self._info_read_at > INFO_AGE_S:
+            self._info_read_at = now
+            try:
+                await self._nursery.refresh()
+            except TaleBaseException as error:
+                logger.debug("The engine does not list its models: %s", error)
+        return PoolStatus(
+            self._backend.provider, self._reason, self._url, tuple(member.shown() for member in self._members)
+        )
+
+    def _member(self, model: str, context: CallContext) -> Member:
+        if not model:
+            return self._by_role[context.role]
+        member = next((member for member in self._members if member.name == model), None)
+        if member is None:
+            names = ", ".join(member.name for member in self._members)
+            raise ModelException(f"The pool does not hold {model!r}; it holds {names}.", {"model": model})
+        return member
+
+    async def _served(
+        self, wanted: Member, request: ChatRequest, context: CallContext, tracked: TrackedCall
+    ) -> AsyncGenerator[ChatEvent]:
+        """Serve a call, a second time when its engine turns out to be dead before any text came."""
+        for last_try in (False, True):
+            member, reason, load_s = await self._chosen(wanted, context)
+            fitted = await self._fitted(replace(request, model=member.name), member)
+            queued_at = time.perf_counter()
+            async with member.slots.held(context.priority):
+                queue_s = time.perf_counter() - queued_at
+                tracked.dispatched(member.name, load_s=load_s, queue_s=queue_s, route_reason=reason)
+                yield Dispatched(member.name, member.role, reason)
+                text_came = False
+                stream = self._backend.chat(fitted)
+                try:
+                    async for event in stream:
+                        if isinstance(event, Delta) and not text_came:
+                            text_came = True
+                            tracked.first_token()
+                        yield event
+                    return
+                except (NetworkException, ModelException) as error:
+                    if await self._backend.is_responsive(member.name):
+                        raise
+                    logger.warning("The engine of %s was lost: %s", member.name, error)
+                    self._nursery.set_state(member, "unloaded")
+                    if text_came or last_try:
+                        raise
+                finally:
+                    await stream.aclose()
+
+    async def _chosen(self, wanted: Member, context: CallContext) -> tuple[Member, str | None, float]:
+        """The model that serves a call, why it is not the wanted one, and the seconds waited for it to be loaded."""
+        began = time.perf_counter()
+        other = next((member for member in self._members if member is not wanted), None)
+        waited = False
+        while True:
+            if wanted.state == "ready":
+                return wanted, context.route_reason, time.perf_counter() - began if waited else 0.0
+            waited = True
+            self._nursery.bring_up(wanted, after=other if wanted.role == "task" else None)
+            if other is not None and other.state == "ready" and (reason := self._stand_in_reason(wanted)):
+                return other, reason, time.perf_counter() - began
+            if wanted.state == "failed" and (other is None or other.state == "failed"):
+                raise ModelException(wanted.error or f"{wanted.name} cannot be used.", {"model": wanted.name})
+            if wanted.state == "failed" and other is not None:
+                self._nursery.bring_up(other)
+            await self._nursery.change()
+
+    def _stand_in_reason(self, wanted: Member) -> str | None:
+        if wanted.state == "failed":
+            return f"{wanted.name} cannot be used now: {wanted.error}"
+        if wanted.role == "task" and wanted.state in ("missing", "downloading") and self._routing == "auto":
+            return f"{wanted.name} is still being fetched"
+        return None
+
+    async def _fitted(self, request: ChatRequest, member: Member) -> ChatRequest:
+        """The request with its answer capped to what the context holds beside the prompt. A token is a byte or more."""
+        context_tokens = member.info.context_tokens if member.info else None
+        if context_tokens is None:
+            return request
+        most = sum(len(message.content.encode()) + MESSAGE_TOKENS for message in request.messages)
+        if most + (request.max_tokens or 0) <= context_tokens:
+            return request
+        tokens = await self._backend.count_tokens(request)
+        if tokens is None:
+            return request
+        room = context_tokens - tokens
+        if room < MIN_ANSWER_TOKENS:
+            raise ValidationException(
+                f"The prompt has {tokens:,} tokens; the context of {member.name} holds {context_tokens:,} with the "
+                "answer. Shorten it.",
+                {"input_tokens": tokens, "context_tokens": context_tokens},
+            )
+        return replace(request, max_tokens=min(request.max_tokens or room, room))
+
+    async def _watch(self) -> None:
+        """Look after the models now and then: an idle one that does not answer is loaded anew, a failed one retried."""
+        while True:
+            await asyncio.sleep(self._monitor_interval_s)
+            for member in self._members:
+                try:
+                    await self._check(member)
+                except TaleBaseException as error:
+                    logger.warning("%s could not be checked: %s", member.name, error)
+
+    async def _check(self, member: Member) -> None:
+        idle = not member.slots.running and not member.slots.waiting
+        if member.state == "ready" and idle and not await self._backend.is_responsive(member.name):
+            logger.warning("%s does not answer; it is loaded again.", member.name)
+            self._nursery.set_state(member, "unloaded")
+            await self._backend.unload(member.name)
+        if member.state == "failed" or (member.state == "unloaded" and member.load_s is not None):
+            self._nursery.bring_up(member)

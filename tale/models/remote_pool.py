@@ -1,0 +1,89 @@
+"""The host's pool as a role in another process sees it: reached through the model server."""
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any, Final, cast
+
+from tale.exceptions import ModelException, NetworkException
+from tale.models.backend import ChatStream
+from tale.models.openai_backend import Gathered, OpenAIBackend, chunks_of, events_of, json_of
+from tale.models.pool import ModelState, PoolStatus
+from tale.records import CallContext, ChatRequest, Dispatched, Reply
+
+CONTEXT_KEY: Final = "tale"  # of request bodies and of chunks: what OpenAI's API has no word for
+SILENCE_LIMIT_S: Final = 3_600.0  # while models are fetched and others go first, nothing is heard
+
+
+class RemoteModelPool:
+    """Calls of this process, made, measured and recorded in the process that holds the models."""
+
+    def __init__(self, url: str, api_key: str) -> None:
+        self._url = url.rstrip("/")
+        self._engine = _ModelServer(f"{self._url}/v1", api_key=api_key, timeout_s=SILENCE_LIMIT_S, provider="remote")
+
+    async def start(self) -> None:
+        """Nothing to start: connections are made as they are needed."""
+
+    async def close(self) -> None:
+        """Close the connections."""
+        await self._engine.close()
+
+    async def chat(self, request: ChatRequest, context: CallContext) -> ChatStream:
+        """Stream a generation; closing the generator stops the engine."""
+        body = {**self._engine.body_of(request, context), "stream": True}
+        gathered = Gathered(request.model)
+        async with self._engine.exchange(request.model, "/chat/completions", body) as response:
+            async for chunk in chunks_of(response):
+                extra = cast("dict[str, Any]", chunk.get(CONTEXT_KEY) or {})
+                if told := extra.get("dispatched"):
+                    dispatched = Dispatched(**told)
+                    gathered.model = dispatched.model
+                    yield dispatched
+                for event in events_of(chunk, gathered):
+                    yield event
+        if gathered.finish_reason is None:
+            raise NetworkException("The model server broke off before the end of its answer.", {"url": self._url})
+        yield gathered.reply()
+
+    async def complete(self, request: ChatRequest, context: CallContext) -> Reply:
+        """Generate without streaming."""
+        stream = self.chat(request, context)
+        try:
+            async for event in stream:
+                if isinstance(event, Reply):
+                    return event
+        finally:
+            await stream.aclose()
+        raise ModelException("The model server ended without an answer.", {"url": self._url})
+
+    async def count_tokens(self, request: ChatRequest, context: CallContext) -> int | None:
+        """Input tokens of the request; None where the engine cannot tell."""
+        body = self._engine.body_of(request, context)
+        async with self._engine.exchange("", "/tale/count_tokens", body, at_root=True) as response:
+            return (await json_of(response)).get("input_tokens")
+
+    async def embed(self, model: str, texts: Sequence[str], context: CallContext) -> list[list[float]]:
+        """One vector a text."""
+        body = {"model": model, "input": list(texts), CONTEXT_KEY: asdict(context)}
+        async with self._engine.exchange(model, "/embeddings", body) as response:
+            rows = cast("list[dict[str, Any]]", (await json_of(response))["data"])
+        return [row["embedding"] for row in rows]
+
+    async def status(self) -> PoolStatus:
+        """How the models stand; unknown while the model server does not answer."""
+        try:
+            async with self._engine.exchange("", "/tale/status", None, at_root=True, total_s=2.0) as response:
+                told = await json_of(response)
+        except NetworkException as error:
+            return PoolStatus("remote", f"The model server does not answer: {error.message}", self._url, ())
+        models = tuple(ModelState(**model) for model in cast("list[dict[str, Any]]", told.pop("models")))
+        return PoolStatus(**told, models=models)
+
+
+class _ModelServer(OpenAIBackend):
+    """The HTTP half of an OpenAI-compatible engine, with the context of each call in the body."""
+
+    exchange = OpenAIBackend._exchange
+
+    def body_of(self, request: ChatRequest, context: CallContext) -> dict[str, Any]:
+        return {**self._body(request), CONTEXT_KEY: asdict(context)}
