@@ -51,12 +51,14 @@ class RegisteredTool:
 
     @classmethod
     def from_function(cls, function: ToolFunction, title: str | None, annotations: ToolAnnotations) -> "RegisteredTool":
-        """Read a typed async function; raises TypeError for one that is not async."""
+        """Read a typed async function; raises TypeError for one that is not async or whose answer has no schema."""
         if not inspect.iscoroutinefunction(function):
             raise TypeError(f"the tool {function.__name__} must be an async function")
         hints = get_type_hints(function)
         context_parameter = next((name for name, hint in hints.items() if hint is ToolContext), None)
         metadata = func_metadata(function, skip_names=[context_parameter] if context_parameter else [])
+        if metadata.output_schema is None:
+            raise TypeError(f"the tool {function.__name__} must return what has a JSON schema (a dataclass without slots)")
         described = docstring_parser.parse(inspect.getdoc(function) or "")
         schema = metadata.arg_model.model_json_schema(by_alias=True)
         for parameter in described.params:

@@ -1,11 +1,14 @@
-"""A task as programs and people see it: its row, with ages and the sums over its model calls."""
+"""A task as programs and people see it: its row, with ages and the sums over its model calls.
+
+The classes have no slots: the MCP SDK reads the schema of a tool's answer off the class, and takes slots for defaults.
+"""
 
 from dataclasses import dataclass
 
 from tale.records import Task, TokenTotals
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class UsageView:
     """Tokens over all model calls of the task; null where no engine reported them."""
 
@@ -15,7 +18,7 @@ class UsageView:
     cached_tokens: int | None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class TimingsView:
     """Seconds over all model calls of the task; the time to first token is the first call's."""
 
@@ -26,7 +29,7 @@ class TimingsView:
     time_to_first_token_s: float | None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class TaskView:
     """One task. Times are Unix seconds, durations seconds, unknown values null."""
 
@@ -54,7 +57,7 @@ class TaskView:
     timings: TimingsView
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class TaskList:
     """A page of tasks, newest first; `next` is the cursor of the following page, null on the last one."""
 

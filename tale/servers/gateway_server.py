@@ -29,7 +29,7 @@ Rating = Literal["good", "bad"]
 Status = Literal["queued", "running", "completed", "failed", "cancelled"]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class TaskPrediction:
     """What is known of a task before it runs; null where nothing has been learned yet."""
 

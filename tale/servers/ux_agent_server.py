@@ -19,7 +19,7 @@ ANSWER_TOKENS: Final = 512
 MAX_TURNS: Final = 200
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Answer:
     """One answer of a conversation; tokens and seconds are null where the engine does not report them."""
 
@@ -32,7 +32,7 @@ class Answer:
     cached_tokens: int | None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Turn:
     """One message of a conversation; `created_at` in Unix seconds."""
 
@@ -41,7 +41,7 @@ class Turn:
     created_at: float
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class History:
     """The messages of a conversation, oldest first."""
 
