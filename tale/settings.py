@@ -119,7 +119,7 @@ class Settings(BaseModel):
         """Where running processes leave their state files, locks and logs."""
         return self.home / "run"
 
-    def url_of(self, role: Literal["gateway", "execution", "ux_agent", "model"]) -> str:
+    def url_of(self, role: str) -> str:
         """The base URL under which a role is reached, without a trailing slash."""
         configured: str | None = getattr(self, f"{role}_url")
         if configured:

@@ -5,7 +5,15 @@ from typing import Annotated
 import typer
 
 from tale.cli import tasks
+from tale.cli.autostart import autostart
+from tale.cli.chat import chat
+from tale.cli.clean import clean
+from tale.cli.config import config, init
+from tale.cli.connect import connect
+from tale.cli.database import database
+from tale.cli.doctor import doctor
 from tale.cli.invocation import Invocation
+from tale.cli.models import models
 from tale.cli.servers import serve, servers
 from tale.cli.submit import submit
 
@@ -49,8 +57,19 @@ def show_version() -> None:
     print(f"tale {__version__} (Python {platform.python_version()})")
 
 
+application.command("init")(init)
+application.command("submit")(submit)
+application.command("status")(tasks.status)
+application.command("list")(tasks.list_tasks)
+application.command("result")(tasks.result)
+application.command("cancel")(tasks.cancel)
+application.command("chat")(chat)
 application.command("serve")(serve)
 application.add_typer(servers, name="servers")
-application.command("submit")(submit)
-for command in (tasks.status, tasks.list_tasks, tasks.result, tasks.cancel):
-    application.command("list" if command is tasks.list_tasks else command.__name__)(command)
+application.add_typer(models, name="models")
+application.add_typer(config, name="config")
+application.add_typer(database, name="db")
+application.command("doctor")(doctor)
+application.command("connect")(connect)
+application.command("autostart")(autostart)
+application.command("clean")(clean)

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from tale.cli.edge import UNAVAILABLE
+from tale.cli.groups import group
 from tale.cli.invocation import settings_of
 from tale.cli.tasks import Json
 from tale.exceptions import ValidationException
@@ -14,7 +15,7 @@ if TYPE_CHECKING:
     from tale.cli.rendering import Screen
     from tale.orchestration.server_manager import ServerManager, ServerStatus
 
-servers = typer.Typer(help="Start, stop, restart and look at the background servers.", rich_markup_mode=None)
+servers = group("Start, stop, restart and look at the background servers.")
 
 Roles = Annotated[
     str | None,
@@ -36,7 +37,7 @@ def serve(
 
     settings = settings_of(context, host=host, gateway_port=port)
     wanted = _parsed(roles) or DEFAULT_ROLES
-    where = ", ".join(f"{role} {settings.url_of(role)}" for role in wanted)  # pyright: ignore[reportArgumentType]
+    where = ", ".join(f"{role} {settings.url_of(role)}" for role in wanted)
     Screen().say(f"Starting {where}; Ctrl-C stops.")
     set_up_logging(settings, background=False)
     raise typer.Exit(run_service(settings, wanted))

@@ -30,7 +30,10 @@ def status(
     watch: Annotated[bool, typer.Option("--watch", help="Keep showing it; of a task until it is finished.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Show how a task stands, or the servers, the models, the queue and the latest tasks."""
+    """Show how a task stands, or how everything does.
+
+    Without an id: the servers, the models, the queue and the latest tasks.
+    """
     wanted = None if task_id is None else validate_task_id(task_id)
     settings = settings_of(context)
     if wanted is None:
@@ -71,7 +74,10 @@ def list_tasks(
 
 
 def result(context: typer.Context, task_id: TaskId, as_json: Json = False) -> None:
-    """Print the answer of a finished task; of a failed or cancelled one the text it had got to."""
+    """Print the answer of a finished task.
+
+    Of a failed or cancelled task, the text it had got to is printed, and the exit code is 1.
+    """
     from tale.cli.rendering import Screen
 
     screen = Screen()

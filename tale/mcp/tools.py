@@ -58,7 +58,9 @@ class RegisteredTool:
         context_parameter = next((name for name, hint in hints.items() if hint is ToolContext), None)
         metadata = func_metadata(function, skip_names=[context_parameter] if context_parameter else [])
         if metadata.output_schema is None:
-            raise TypeError(f"the tool {function.__name__} must return what has a JSON schema (a dataclass without slots)")
+            raise TypeError(
+                f"the tool {function.__name__} needs an answer with a JSON schema, as of a dataclass without slots"
+            )
         described = docstring_parser.parse(inspect.getdoc(function) or "")
         schema = metadata.arg_model.model_json_schema(by_alias=True)
         for parameter in described.params:

@@ -3,12 +3,15 @@
 from dataclasses import dataclass
 from typing import Final
 
+import aiohttp
+
 from tale.exceptions import ModelException, NetworkException
 from tale.models.backend import Backend
 from tale.settings import Settings
 
 OLLAMA_MODELS: Final = ("qwen2.5:7b", "qwen2.5:14b")
 EMBEDDED_MODELS: Final = ("qwen2.5-coder:0.5b", "qwen2.5-coder:1.5b")
+OLLAMA_LOOK_S: Final = 1.0
 UX_SLOTS: Final = 2
 TASK_SLOTS: Final = 1
 ENGINE_LOG: Final = "engines.log"
@@ -32,12 +35,22 @@ async def choose_backend(settings: Settings) -> Choice:
     if settings.backend == "ollama":
         return _ollama(settings, f"Ollama at {settings.ollama_url} is configured.")
     if settings.backend == "auto":
-        choice = _ollama(settings, f"Ollama answers at {settings.ollama_url}.")
-        if await choice.backend.health():
-            return choice
-        await choice.backend.close()
+        if await _ollama_answers(settings.ollama_url):
+            return _ollama(settings, f"Ollama answers at {settings.ollama_url}.")
         return _embedded(settings, f"No Ollama answers at {settings.ollama_url}; using the embedded models.")
     return _embedded(settings, "The embedded models are configured.")
+
+
+async def _ollama_answers(url: str) -> bool:
+    """A look without Ollama's client, whose import takes longer than the look."""
+    try:
+        async with (
+            aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=OLLAMA_LOOK_S)) as session,
+            session.get(f"{url.rstrip('/')}/api/version") as response,
+        ):
+            return response.ok and "version" in await response.json(content_type=None)
+    except (aiohttp.ClientError, TimeoutError, OSError, ValueError):
+        return False
 
 
 def _ollama(settings: Settings, reason: str) -> Choice:

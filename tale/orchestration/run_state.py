@@ -33,7 +33,17 @@ def write_state(folder: Path, state: ServiceState) -> Path:
 def read_states(folder: Path) -> list[ServiceState]:
     """All state files, also those of processes that are gone."""
     found = (_read(path) for path in sorted(folder.glob(f"{STATE_PREFIX}*.json")))
-    return [ServiceState(**{**values, "roles": tuple(values["roles"])}) for values in found if values]
+    return [
+        ServiceState(
+            pid=values["pid"],
+            process_started_at=values["process_started_at"],
+            roles=tuple(values["roles"]),
+            version=values["version"],
+            background=values["background"],
+        )
+        for values in found
+        if values is not None
+    ]
 
 
 def remove_state(folder: Path, pid: int) -> None:

@@ -53,7 +53,7 @@ class ServerManager:
 
     def __init__(self, settings: Settings, *, on_wait: Callable[[str], None] | None = None) -> None:
         self._settings = settings
-        self._on_wait = on_wait or (lambda _: None)
+        self._on_wait = on_wait or _say_nothing
 
     async def ensure_running(self) -> None:
         """Return when a gateway of this home and version answers; start the servers if none does.
@@ -108,7 +108,7 @@ class ServerManager:
         return [status for status in found if status.role != "model" or status.state != "stopped"]
 
     async def _look(self, role: str) -> ServerStatus:
-        url = self._settings.url_of(role)  # pyright: ignore[reportArgumentType] - roles are checked in `start`
+        url = self._settings.url_of(role)
         key = self._settings.api_key
         async with HTTPMCPClient(
             url, api_key=key.get_secret_value() if key else None, timeout_s=HEALTH_LIMIT_S
@@ -155,7 +155,7 @@ class ServerManager:
         self._on_wait("Starting the servers")
         plan = WatchPlan(
             command=(*SERVICE_COMMAND, "--background", "--roles", ",".join(roles)),
-            live_url=f"{settings.url_of(roles[0])}/health/live",  # pyright: ignore[reportArgumentType]
+            live_url=f"{settings.url_of(roles[0])}/health/live",
             interval_s=settings.monitor_interval_s,
             restart_delay_s=settings.restart_delay_s,
         )
@@ -217,6 +217,10 @@ class _locked:
 
     async def __aexit__(self, *_: object) -> None:
         self._lock.release()
+
+
+def _say_nothing(_: str) -> None:
+    """For callers who need not know what is being waited for."""
 
 
 async def _listens(url: str) -> bool:

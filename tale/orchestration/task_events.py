@@ -1,7 +1,7 @@
 """What happens to tasks, told to whoever listens in this process."""
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Generator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 
@@ -47,7 +47,7 @@ class TaskEvents:
         return bool(self._listeners.get(task_id))
 
     @contextmanager
-    def listen(self, task_id: str) -> Iterator[AsyncIterator[TaskEvent]]:
+    def listen(self, task_id: str) -> Generator[AsyncIterator[TaskEvent]]:
         """Register a listener; it yields the latest known event, then new ones, ending after a final state."""
         queue: asyncio.Queue[TaskEvent] = asyncio.Queue(LISTENER_BACKLOG)
         if latest := self._latest.get(task_id):

@@ -3,6 +3,7 @@
 import hmac
 import json
 import logging
+import os
 from dataclasses import asdict
 from typing import Any, Final, cast
 
@@ -48,7 +49,7 @@ class _ChatBody(BaseModel):
 
     def request(self) -> ChatRequest:
         stop = [self.stop] if isinstance(self.stop, str) else self.stop or []
-        schema = (self.response_format or {}).get("json_schema") or {}
+        schema = cast("dict[str, Any]", (self.response_format or {}).get("json_schema") or {})
         return ChatRequest(
             model=self.model,
             messages=tuple(Message(cast("Any", message.role), message.content) for message in self.messages),
@@ -105,8 +106,6 @@ class ModelServer:
             return web.json_response(_error(error), status=503 if isinstance(error, NetworkException) else 400)
 
     async def _health(self, request: web.Request) -> web.Response:
-        import os
-
         body = {"name": "tale-model", "role": "model", "version": __version__, "status": "ok", "pid": os.getpid()}
         return web.json_response({**body, "home": self._home})
 
@@ -172,8 +171,8 @@ def _chunk(event: ChatEvent) -> dict[str, Any]:
         case Delta(text=text):
             return {**chunk, "choices": [{"index": 0, "delta": {"content": text}, "finish_reason": None}]}
         case Reply():
-            choice = {"index": 0, "delta": {}, "finish_reason": event.finish_reason or "stop"}
-            return {**chunk, "model": event.model, "choices": [choice], **_figures(event)}
+            ending: dict[str, Any] = {"index": 0, "delta": {}, "finish_reason": event.finish_reason or "stop"}
+            return {**chunk, "model": event.model, "choices": [ending], **_figures(event)}
 
 
 def _answer(reply: Reply) -> dict[str, Any]:

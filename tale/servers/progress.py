@@ -1,7 +1,7 @@
 """Carries progress from where it happens to the client of an MCP call, at a pace a client can take."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from typing import Final
 
@@ -38,7 +38,7 @@ class ProgressRelay:
 
 
 @asynccontextmanager
-async def relay_progress(context: ToolContext) -> AsyncIterator[ProgressRelay]:
+async def relay_progress(context: ToolContext) -> AsyncGenerator[ProgressRelay]:
     """A relay that sends while the block runs."""
     relay = ProgressRelay(context)
     sender = asyncio.create_task(relay.send_all())

@@ -55,6 +55,23 @@ def upgrade(
         engine.dispose()
 
 
+def current_revision(url: str) -> str | None:
+    """The schema revision the database is at; None where there is no file or no table yet. Changes nothing.
+
+    Raises DatabaseException where it cannot be read, or belongs to another program.
+    """
+    parsed = parse_url(url)
+    path = file_of(parsed)
+    if is_in_memory(parsed) or (path is not None and not path.is_file()):
+        return None
+    engine = make_engine(parsed, "read", busy_timeout_s=BUSY_TIMEOUT_S)
+    try:
+        with faults_named(parsed), engine.begin() as connection:
+            return _revision(connection, parsed)
+    finally:
+        engine.dispose()
+
+
 def upgrade_engine(
     engine: Engine, url: URL, backup_folder: Path | None, *, busy_timeout_s: float, migrations: Path = MIGRATIONS
 ) -> UpgradeReport:

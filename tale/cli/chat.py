@@ -1,0 +1,93 @@
+"""The command that says one thing to the small model and streams its answer."""
+
+import asyncio
+import sys
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from tale.cli.edge import INTERRUPTED, complain
+from tale.cli.formatting import printable
+from tale.cli.invocation import settings_of
+from tale.cli.tasks import Json
+from tale.exceptions import ValidationException
+from tale.validation import validate_task_id, validate_task_text
+
+if TYPE_CHECKING:
+    from tale.cli.rendering import Screen
+    from tale.mcp.http_client import HTTPMCPClient
+    from tale.settings import Settings
+
+
+def chat(
+    context: typer.Context,
+    message: Annotated[str | None, typer.Option("--message", "-m", help="What you say.", metavar="TEXT")] = None,
+    go_on: Annotated[bool, typer.Option("--continue", "-c", help="Take up the last conversation.")] = False,
+    conversation: Annotated[str | None, typer.Option(help="Take up this conversation.", metavar="ID")] = None,
+    as_json: Json = False,
+) -> None:
+    """Say something and read the answer as it is written. The servers are started if none run."""
+    if message is None:
+        raise ValidationException('There is no message; give it with -m: tale chat -m "Hello".')
+    if go_on and conversation:
+        raise ValidationException("--continue and --conversation exclude each other; give one of them.")
+    text = validate_task_text(message)
+    wanted = None if conversation is None else validate_task_id(conversation)
+    from tale.cli.rendering import Screen
+
+    screen = Screen()
+    streamed = Streamed(quiet=as_json, on_terminal=screen.out.is_terminal)
+    try:
+        answer = asyncio.run(_said(settings_of(context), text, wanted, go_on=go_on, streamed=streamed, screen=screen))
+    except KeyboardInterrupt:
+        streamed.end("")
+        complain("Interrupted; `tale chat --continue` takes the conversation up again.")
+        raise typer.Exit(INTERRUPTED) from None
+    if as_json:
+        screen.json(answer)
+        return
+    streamed.end(answer["reply"])
+    screen.aside(f'tale chat --conversation {answer["conversation_id"]} -m "…" goes on.')
+
+
+class Streamed:
+    """Writes an answer to stdout as it comes, and at the end what of it did not come by then."""
+
+    def __init__(self, *, quiet: bool, on_terminal: bool) -> None:
+        self._quiet = quiet
+        self._on_terminal = on_terminal
+        self._text = ""
+
+    def add(self, text: str) -> None:
+        """Another piece."""
+        if self._quiet:
+            return
+        self._text += text
+        sys.stdout.write(printable(text) if self._on_terminal else text)
+        sys.stdout.flush()
+
+    def end(self, whole: str) -> None:
+        """The answer is complete, or broke off with `whole` empty."""
+        if whole.startswith(self._text):
+            self.add(whole[len(self._text) :])
+        if self._text and not self._text.endswith("\n"):
+            self.add("\n")
+
+
+async def _said(
+    settings: "Settings", text: str, wanted: str | None, *, go_on: bool, streamed: Streamed, screen: "Screen"
+) -> dict[str, Any]:
+    from tale.cli.gateway import running
+
+    async with running(settings, screen.aside, "ux_agent") as client:
+        conversation = await _latest(client) if go_on else wanted
+        return await client.call_tool(
+            "conversation",
+            {"message": text, "conversation_id": conversation},
+            on_progress=lambda _figure, _total, piece: streamed.add(piece or ""),
+        )
+
+
+async def _latest(client: "HTTPMCPClient") -> str:
+    history = await client.call_tool("get_history", {"limit": 1}, idempotent=True)
+    return history["conversation_id"]

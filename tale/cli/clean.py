@@ -1,0 +1,69 @@
+"""The command that throws away what can be had again: logs, partial downloads, caches, leftovers of dead processes."""
+
+import asyncio
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from tale.cli.confirmation import Yes, confirmed
+from tale.cli.formatting import size
+from tale.cli.invocation import settings_of
+
+if TYPE_CHECKING:
+    from tale.settings import Settings
+
+
+def clean(
+    context: typer.Context,
+    yes: Yes = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only show what would be deleted.")] = False,
+) -> None:
+    """Delete logs, caches and partial downloads. Tasks, settings, models and backups stay."""
+    from tale.cli.rendering import Screen, table
+
+    screen = Screen()
+    settings = settings_of(context)
+    in_use = asyncio.run(_servers_run(settings))
+    victims = leftovers(settings, in_use=in_use)
+    if in_use:
+        screen.aside("The servers run: their logs and downloads in progress stay; `tale servers stop` first for those.")
+    if not victims:
+        screen.show("There is nothing to clean.")
+        return
+    made = table(("size", "file"), right=("size",))
+    for path in victims:
+        made.add_row(size(_bytes(path)), str(path))
+    screen.show(made)
+    total = size(sum(_bytes(path) for path in victims))
+    if dry_run:
+        screen.show(f"{total} would be freed.")
+    elif confirmed(f"Delete these {len(victims)} ({total})?", yes=yes):
+        for path in victims:
+            shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+        screen.show(f"{total} freed.")
+    else:
+        screen.show("Nothing was deleted.")
+
+
+def leftovers(settings: "Settings", *, in_use: bool) -> list[Path]:
+    """What can go; with `in_use` nothing that a running server may hold open."""
+    run, downloads = settings.run_folder, settings.models_folder
+    patterns = [(run, "*.log.*"), (run, "cli.log"), (settings.home, "cache")]
+    if not in_use:
+        patterns += [(run, "*.log"), (run, "*.tmp"), (run, "service-*.json"), (run, "start-failure.json")]
+        patterns += [(downloads, "*.part"), (downloads, "*.lock")]
+    return sorted({path for folder, pattern in patterns for path in folder.glob(pattern)})
+
+
+def _bytes(path: Path) -> int:
+    if path.is_dir():
+        return sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
+    return path.stat().st_size
+
+
+async def _servers_run(settings: "Settings") -> bool:
+    from tale.orchestration.server_manager import ServerManager
+
+    return any(server.state in ("running", "starting") for server in await ServerManager(settings).status())

@@ -1,0 +1,82 @@
+"""Commands about settings: config show, and init, which makes a project folder."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from tale.cli.groups import group
+from tale.cli.invocation import resolved
+from tale.cli.tasks import Json
+from tale.exceptions import ValidationException
+
+config = group("See the settings.")
+
+
+@config.command("show")
+def show(context: typer.Context, as_json: Json = False) -> None:
+    """Show every setting with its value and where it came from; keys and passwords are masked."""
+    from tale.cli.rendering import Screen, table
+
+    screen = Screen()
+    origins = resolved(context)[1]
+    if as_json:
+        screen.json({origin.name: {"value": origin.value, "source": origin.source} for origin in origins})
+        return
+    if screen.narrow:
+        for origin in origins:
+            screen.show(f"{origin.name} = {origin.value or '(none)'}", f"  {origin.source}")
+        return
+    made = table(("setting", "value", "from"))
+    for origin in origins:
+        made.add_row(origin.name, origin.value or "(none)", origin.source)
+    screen.show(made)
+
+
+def init(
+    name: Annotated[str, typer.Argument(help="Name of the folder.", metavar="NAME")],
+) -> None:
+    """Make a project folder with a commented tale.toml."""
+    from tale.cli.rendering import Screen
+    from tale.settings import CONFIG_FILE
+
+    folder = Path(name).expanduser()
+    path = folder / CONFIG_FILE
+    if path.exists():
+        raise ValidationException(f"{path} exists already; edit it, or name another folder.")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with path.open("x", encoding="utf-8") as file:
+            file.write(commented_settings())
+    except OSError as error:
+        raise ValidationException(f"{path} cannot be made: {error.strerror or error}; name another folder.") from error
+    Screen().show(
+        f"Made {path}, in which every setting is explained.",
+        f'Next: cd {folder} && tale submit "Write a haiku"',
+    )
+
+
+def commented_settings() -> str:
+    """A tale.toml with every setting, its meaning and its default, each of them commented out."""
+    from tale.settings import Settings
+
+    lines = [
+        "# Settings of tale, found from the working folder upwards; without one, TALE_HOME/tale.toml counts.",
+        "# Environment variables (TALE_GATEWAY_PORT for gateway_port) and the command line go before this file.",
+        "# `tale config show` tells what is in force and where it came from.",
+    ]
+    for name, field in Settings.model_fields.items():
+        lines += ["", f"# {field.description or name}", f"#{name} = {_toml(field.default)}"]
+    return "\n".join(lines) + "\n"
+
+
+def _toml(value: object) -> str:
+    match value:
+        case None:
+            return '""'
+        case bool():
+            return "true" if value else "false"
+        case int() | float():
+            return str(value)
+        case _:
+            return f'"{value}"'

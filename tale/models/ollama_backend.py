@@ -1,0 +1,211 @@
+"""Models on Ollama, through its official client."""
+
+import logging
+import time
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from typing import Any, Final
+
+import httpx
+import ollama
+
+from tale.exceptions import ModelException, NetworkException, TaleBaseException
+from tale.models.backend import ChatStream, PullListener
+from tale.records import ChatRequest, Delta, EngineTimings, ModelInfo, PullProgress, Reply, Usage
+
+KEEP_FOREVER: Final = -1
+DROP_NOW: Final = 0
+DEFAULT_CONTEXT_TOKENS: Final = 4_096
+CONNECT_LIMIT_S: Final = 5.0
+HEALTH_LIMIT_S: Final = 5.0
+LOAD_SILENCE_S: Final = 600.0  # Ollama says nothing while it loads a model from a slow disk
+NANOSECONDS: Final = 1e9
+NOT_FOUND, BUSY = 404, 503
+
+logger = logging.getLogger(__name__)
+
+
+class OllamaBackend:
+    """Talks to one Ollama. `context_tokens` is given by model name, `timeout_s` limits silence within an answer.
+
+    Each model is always asked for with the same context and keep_alive: Ollama loads it anew when they differ.
+    """
+
+    provider = "ollama"
+
+    def __init__(self, url: str, *, timeout_s: float, context_tokens: Mapping[str, int]) -> None:
+        self.url = url.rstrip("/")
+        self._context_tokens = context_tokens
+        silence = max(timeout_s, LOAD_SILENCE_S)
+        self._client = ollama.AsyncClient(self.url, timeout=httpx.Timeout(silence, connect=CONNECT_LIMIT_S))
+
+    async def chat(self, request: ChatRequest) -> ChatStream:
+        """Stream a generation; closing the generator closes the connection, which stops Ollama."""
+        text: list[str] = []
+        async with self._told(request.model):
+            stream: AsyncIterator[ollama.ChatResponse] = await self._client.chat(
+                **self._arguments(request), stream=True
+            )
+            try:
+                async for part in stream:
+                    if part.message.content:
+                        text.append(part.message.content)
+                        yield Delta(part.message.content)
+                    if part.done:
+                        yield _reply(part, "".join(text), request.model)
+                        return
+            finally:
+                await stream.aclose()  # pyright: ignore[reportAttributeAccessIssue] - it is an async generator
+        raise NetworkException("Ollama broke off before the end of its answer.", {"url": self.url})
+
+    async def complete(self, request: ChatRequest) -> Reply:
+        """Generate without streaming."""
+        async with self._told(request.model):
+            part: ollama.ChatResponse = await self._client.chat(**self._arguments(request), stream=False)
+        return _reply(part, part.message.content or "", request.model)
+
+    async def embed(self, model: str, texts: Sequence[str]) -> list[list[float]]:
+        """One vector a text."""
+        async with self._told(model):
+            answer = await self._client.embed(model, list(texts), keep_alive=KEEP_FOREVER)
+        return [list(row) for row in answer.embeddings]
+
+    async def count_tokens(self, request: ChatRequest) -> int | None:
+        """None: Ollama has no way to count tokens."""
+        return None
+
+    async def health(self) -> bool:
+        """Whether Ollama answers."""
+        quick = ollama.AsyncClient(self.url, timeout=HEALTH_LIMIT_S)
+        try:
+            async with self._told(""):
+                await quick.list()
+        except TaleBaseException as error:
+            logger.debug("Ollama is not well: %s", error)
+            return False
+        finally:
+            await quick.close()
+        return True
+
+    async def list_models(self) -> list[ModelInfo]:
+        """Ollama's models, and those of `context_tokens` that it could fetch."""
+        async with self._told(""):
+            listed, running = await self._client.list(), await self._client.ps()
+        loaded = {entry.model or entry.name: entry for entry in running.models}
+        sizes = {entry.model: entry.size for entry in listed.models if entry.model}
+        found: list[ModelInfo] = []
+        for name in sorted({*sizes, *self._context_tokens}):
+            entry, size = loaded.get(name), sizes.get(name)
+            found.append(
+                ModelInfo(
+                    name,
+                    size_bytes=None if size is None else int(size),
+                    memory_bytes=int(entry.size) if entry and entry.size is not None else None,
+                    context_tokens=self._context_of(name),
+                    loaded=entry is not None,
+                    available=name in sizes,
+                    source="Ollama's library",
+                )
+            )
+        return found
+
+    async def pull(self, model: str, listener: PullListener | None = None) -> None:
+        """Have Ollama fetch a model; progress is summed over its layers."""
+        totals: dict[str, int] = {}
+        done: dict[str, int] = {}
+        async with self._told(model):
+            async for part in await self._client.pull(model, stream=True):
+                if part.digest and part.total:
+                    totals[part.digest], done[part.digest] = part.total, part.completed or 0
+                    if listener:
+                        listener(PullProgress(model, sum(done.values()), sum(totals.values()), "Ollama's library"))
+
+    async def remove(self, model: str) -> None:
+        """Have Ollama delete a model."""
+        async with self._told(model):
+            await self._client.delete(model)
+
+    async def load(self, model: str) -> float:
+        """Bring a model into memory and keep it there."""
+        began = time.perf_counter()
+        async with self._told(model):
+            await self._client.chat(model, [], options=self._options(model), keep_alive=KEEP_FOREVER)
+        return time.perf_counter() - began
+
+    async def unload(self, model: str) -> None:
+        """Free a model's memory."""
+        async with self._told(model):
+            await self._client.chat(model, [], options=self._options(model), keep_alive=DROP_NOW)
+
+    async def is_responsive(self, model: str) -> bool:
+        """Whether Ollama answers; it loads a model that it dropped by itself."""
+        return await self.health()
+
+    async def close(self) -> None:
+        """Close the connections; Ollama keeps its models."""
+        await self._client.close()
+
+    def _context_of(self, model: str) -> int:
+        return self._context_tokens.get(model, DEFAULT_CONTEXT_TOKENS)
+
+    def _options(self, model: str) -> dict[str, Any]:
+        return {"num_ctx": self._context_of(model)}
+
+    def _arguments(self, request: ChatRequest) -> dict[str, Any]:
+        wanted = {
+            "num_predict": request.max_tokens,
+            "temperature": request.temperature,
+            "top_p": request.top_p,
+            "seed": request.seed,
+            "stop": list(request.stop) or None,
+        }
+        options = self._options(request.model) | {key: value for key, value in wanted.items() if value is not None}
+        return {
+            "model": request.model,
+            "messages": [{"role": message.role, "content": message.content} for message in request.messages],
+            "options": options,
+            "keep_alive": KEEP_FOREVER,
+            "format": dict(request.json_schema) if request.json_schema is not None else None,
+        }
+
+    @asynccontextmanager
+    async def _told(self, model: str) -> AsyncGenerator[None]:
+        """Tell the client's failures as tale's own."""
+        context = {"url": self.url, "model": model} if model else {"url": self.url}
+        try:
+            yield
+        except ollama.ResponseError as error:
+            raise _refusal(error, model, context) from error
+        except (httpx.ConnectError, ConnectionError) as error:
+            raise NetworkException(
+                f"Ollama does not answer at {self.url}; start it with `ollama serve`.", {**context, "cause": error}
+            ) from error
+        except (httpx.HTTPError, ValueError) as error:
+            cause = str(error) or type(error).__name__
+            raise NetworkException("Ollama broke off its answer.", {**context, "cause": cause}) from error
+
+
+def _refusal(error: ollama.ResponseError, model: str, context: dict[str, Any]) -> ModelException:
+    if error.status_code == NOT_FOUND:
+        return ModelException(f"Ollama does not have {model}; run `tale models pull {model}`.", context)
+    if error.status_code == BUSY:
+        return ModelException("Ollama has too many requests waiting; try again in a moment.", context)
+    return ModelException(f"Ollama refused: {error.error}.", {**context, "status": error.status_code})
+
+
+def _reply(part: ollama.ChatResponse, text: str, model: str) -> Reply:
+    return Reply(
+        text,
+        model,
+        part.done_reason,
+        Usage(input_tokens=part.prompt_eval_count, output_tokens=part.eval_count),
+        EngineTimings(
+            load_s=_seconds(part.load_duration),
+            prefill_s=_seconds(part.prompt_eval_duration),
+            decode_s=_seconds(part.eval_duration),
+        ),
+    )
+
+
+def _seconds(nanoseconds: int | None) -> float | None:
+    return None if nanoseconds is None else nanoseconds / NANOSECONDS
