@@ -1,0 +1,26 @@
+"""What a played engine does: its words, its figures, and where it goes wrong."""
+
+import asyncio
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass
+class EngineScript:
+    """Shared by the servers that play Ollama and an OpenAI-compatible engine; tests change it as they go."""
+
+    models: list[str] = field(default_factory=lambda: ["small", "large"])
+    words: list[str] = field(default_factory=lambda: ["Hello", " world", "!"])
+    input_tokens: int = 11
+    gate: asyncio.Event | None = None  # waited for after the first word
+    break_after: int | None = None  # the connection is cut after so many words
+    refuse: tuple[int, Any] | None = None  # status and body of every generation
+    requests: list[dict[str, Any]] = field(default_factory=list)
+    left: asyncio.Event = field(default_factory=asyncio.Event)  # the client of a generation went away
+    started: asyncio.Event = field(default_factory=asyncio.Event)
+
+    async def between_words(self, number: int) -> None:
+        """Called before each word but the first."""
+        self.started.set()
+        if self.gate is not None and number == 1:
+            await self.gate.wait()

@@ -1,0 +1,133 @@
+"""The Ollama backend uses the official client, keeps one set of options a model, and tells what went wrong."""
+
+import asyncio
+from collections.abc import AsyncIterator
+
+import pytest
+from fakes.ollama_server import OllamaServer, served
+
+from tale.exceptions import ModelException, NetworkException
+from tale.models.ollama_backend import OllamaBackend
+from tale.records import ChatRequest, Delta, EngineTimings, Message, PullProgress, Reply, Usage
+
+REQUEST = ChatRequest("small", (Message("user", "Hi"),), max_tokens=9, temperature=0.5, stop=("END",))
+
+
+@pytest.fixture
+async def engine() -> AsyncIterator[OllamaServer]:
+    async with served(OllamaServer()) as server:
+        yield server
+
+
+@pytest.fixture
+async def backend(engine: OllamaServer) -> AsyncIterator[OllamaBackend]:
+    made = OllamaBackend(engine.url, timeout_s=5, context_tokens={"small": 2_048, "absent": 1_024})
+    yield made
+    await made.close()
+
+
+async def events(backend: OllamaBackend, request: ChatRequest = REQUEST) -> list[object]:
+    return [event async for event in backend.chat(request)]
+
+
+async def test_a_generation_streams_and_ends_with_ollama_s_figures(
+    engine: OllamaServer, backend: OllamaBackend
+) -> None:
+    seen = await events(backend)
+    timings = EngineTimings(load_s=0.1, prefill_s=0.2, decode_s=0.3)
+    reply = Reply("Hello world!", "small", "stop", Usage(11, 3), timings)
+    assert seen == [Delta("Hello"), Delta(" world"), Delta("!"), reply]
+    assert await backend.complete(REQUEST) == reply
+    sent = engine.script.requests[0]
+    assert sent["options"] == {"num_ctx": 2_048, "num_predict": 9, "temperature": 0.5, "stop": ["END"]}
+
+
+async def test_every_request_of_a_model_has_the_same_context_and_keeps_it_loaded(
+    engine: OllamaServer, backend: OllamaBackend
+) -> None:
+    assert await backend.load("small") >= 0
+    await events(backend)
+    await backend.complete(ChatRequest("small", (Message("user", "Hi"),)))
+    assert {(sent["options"]["num_ctx"], sent["keep_alive"]) for sent in engine.script.requests} == {(2_048, -1)}
+
+
+async def test_a_model_is_loaded_and_unloaded(engine: OllamaServer, backend: OllamaBackend) -> None:
+    await backend.load("small")
+    assert engine.running == {"small": 2_048}
+    await backend.unload("small")
+    assert engine.running == {}
+
+
+async def test_models_are_listed_with_what_could_be_fetched(engine: OllamaServer, backend: OllamaBackend) -> None:
+    await backend.load("small")
+    found = {model.name: model for model in await backend.list_models()}
+    assert set(found) == {"small", "large", "absent"}
+    assert (found["small"].loaded, found["small"].memory_bytes, found["small"].size_bytes) == (True, 2_000, 1_000)
+    assert (found["absent"].available, found["absent"].size_bytes) == (False, None)
+
+
+async def test_a_model_is_pulled_with_progress_and_removed(engine: OllamaServer, backend: OllamaBackend) -> None:
+    seen: list[PullProgress] = []
+    await backend.pull("absent", seen.append)
+    assert (seen[-1].done_bytes, seen[-1].total_bytes) == (2_000, 2_000)
+    assert "absent" in engine.script.models
+    await backend.remove("absent")
+    assert "absent" not in engine.script.models
+    with pytest.raises(ModelException, match="file does not exist"):
+        await backend.pull("nowhere")
+
+
+async def test_an_unknown_model_is_told_with_the_command_that_fetches_it(backend: OllamaBackend) -> None:
+    with pytest.raises(ModelException, match="tale models pull absent"):
+        await backend.complete(ChatRequest("absent", (Message("user", "x"),)))
+    with pytest.raises(ModelException, match="tale models pull absent"):
+        await events(backend, ChatRequest("absent", (Message("user", "x"),)))
+
+
+@pytest.mark.parametrize(
+    ("status", "words"), [(503, "too many requests"), (500, "option .* must be of type"), (400, "refused")]
+)
+async def test_ollama_s_refusals_are_told(
+    engine: OllamaServer, backend: OllamaBackend, status: int, words: str
+) -> None:
+    engine.script.refuse = (status, {"error": 'option "seed" must be of type integer'})
+    with pytest.raises(ModelException, match=words):
+        await backend.complete(REQUEST)
+
+
+async def test_closing_a_generation_stops_ollama(engine: OllamaServer, backend: OllamaBackend) -> None:
+    engine.script.gate = asyncio.Event()
+    stream = backend.chat(REQUEST)
+    assert await anext(stream) == Delta("Hello")
+    await stream.aclose()
+    await engine.script.left.wait()
+
+
+async def test_an_ollama_that_breaks_off_is_a_network_error(engine: OllamaServer, backend: OllamaBackend) -> None:
+    engine.script.break_after = 1
+    with pytest.raises(NetworkException, match="broke off"):
+        await events(backend)
+
+
+async def test_no_ollama_is_told_with_the_command_that_starts_it() -> None:
+    backend = OllamaBackend("http://127.0.0.1:9", timeout_s=1, context_tokens={})
+    with pytest.raises(NetworkException, match="ollama serve") as caught:
+        await backend.complete(REQUEST)
+    assert caught.value.context["url"] == "http://127.0.0.1:9"
+    assert not await backend.health()
+    await backend.close()
+
+
+async def test_it_is_healthy_when_it_answers_and_counts_no_tokens(backend: OllamaBackend) -> None:
+    assert await backend.health()
+    assert await backend.is_responsive("small")
+    assert await backend.count_tokens(REQUEST) is None
+
+
+async def test_texts_are_embedded(backend: OllamaBackend) -> None:
+    assert await backend.embed("small", ["a", "bb"]) == [[1.0, 1.0], [2.0, 1.0]]
+
+
+async def test_a_json_schema_is_passed_on(engine: OllamaServer, backend: OllamaBackend) -> None:
+    await backend.complete(ChatRequest("small", (Message("user", "x"),), json_schema={"type": "object"}))
+    assert engine.script.requests[0]["format"] == {"type": "object"}
