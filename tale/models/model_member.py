@@ -13,7 +13,6 @@ from tale.models.pool import ModelState, State
 from tale.models.priority_slots import PrioritySlots
 from tale.records import ModelInfo, PullProgress, Role
 
-FIRST_RETRY_S: Final = 5.0
 LONGEST_RETRY_S: Final = 300.0
 
 logger = logging.getLogger(__name__)
@@ -59,10 +58,13 @@ class Member:
 class Nursery:
     """Brings models up, one task a model, and says when anything changed."""
 
-    def __init__(self, backend: Backend, *, memory_limit_bytes: int, members: list[Member]) -> None:
+    def __init__(
+        self, backend: Backend, *, memory_limit_bytes: int, members: list[Member], first_retry_s: float
+    ) -> None:
         self._backend = backend
         self._memory_limit_bytes = memory_limit_bytes
         self._members = members
+        self._first_retry_s = first_retry_s
         self._changed = asyncio.Event()
 
     async def change(self) -> None:
@@ -155,6 +157,6 @@ class Nursery:
             )
 
     def _failed(self, member: Member, error: str) -> None:
-        member.retry_at = time.monotonic() + min(FIRST_RETRY_S * 2**member.failures, LONGEST_RETRY_S)
+        member.retry_at = time.monotonic() + min(self._first_retry_s * 2**member.failures, LONGEST_RETRY_S)
         member.failures += 1
         self.set_state(member, "failed", error)

@@ -14,6 +14,7 @@ from tale.models.pool import PoolStatus
 from tale.models.priority_slots import PrioritySlots
 from tale.records import CallContext, ChatRequest, Delta, Dispatched, Reply, Role, Usage
 
+FIRST_RETRY_S: Final = 5.0  # wait before a model that failed is tried again; it doubles with each failure
 UX_SLOTS: Final = 2  # one of them for chat alone
 TASK_SLOTS: Final = 1
 MESSAGE_TOKENS: Final = 16  # what a chat template adds to a message, at most
@@ -69,6 +70,7 @@ class ModelPool:
         provider_reason: str,
         url: str | None = None,
         slots: Mapping[Role, int] | None = None,
+        first_retry_s: float = FIRST_RETRY_S,
     ) -> None:
         sizes = {"ux": UX_SLOTS, "task": TASK_SLOTS, **(slots or {})}
         reserved = 1 if sizes["ux"] > 1 else 0
@@ -82,7 +84,9 @@ class ModelPool:
         self._monitor_interval_s = monitor_interval_s
         self._reason = provider_reason
         self._url = url
-        self._nursery = Nursery(backend, memory_limit_bytes=memory_limit_bytes, members=self._members)
+        self._nursery = Nursery(
+            backend, memory_limit_bytes=memory_limit_bytes, members=self._members, first_retry_s=first_retry_s
+        )
         self._monitor: asyncio.Task[None] | None = None
         self._info_read_at = 0.0
 
