@@ -2,6 +2,7 @@
 
 import asyncio
 import sys
+from contextlib import ExitStack
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -25,9 +26,12 @@ def chat(
     go_on: Annotated[bool, typer.Option("--continue", "-c", help="Take up the last conversation.")] = False,
     conversation: Annotated[str | None, typer.Option(help="Take up this conversation.", metavar="ID")] = None,
     as_json: Json = False,
+    extra: Annotated[list[str] | None, typer.Argument(hidden=True, metavar="WORDS")] = None,
 ) -> None:
     """Say something and read the answer as it is written. The servers are started if none run."""
-    if message is None:
+    if extra:
+        raise ValidationException('The message came as several words; quote it: tale chat -m "Hello there".')
+    if message is None or not message.strip():
         raise ValidationException('There is no message; give it with -m: tale chat -m "Hello".')
     if go_on and conversation:
         raise ValidationException("--continue and --conversation exclude each other; give one of them.")
@@ -54,13 +58,13 @@ class Streamed:
     """Writes an answer to stdout as it comes, and at the end what of it did not come by then."""
 
     def __init__(self, *, quiet: bool, on_terminal: bool) -> None:
-        self._quiet = quiet
+        self.quiet = quiet
         self._on_terminal = on_terminal
         self._text = ""
 
     def add(self, text: str) -> None:
         """Another piece."""
-        if self._quiet:
+        if self.quiet:
             return
         self._text += text
         sys.stdout.write(printable(text) if self._on_terminal else text)
@@ -77,15 +81,25 @@ class Streamed:
 async def _said(
     settings: "Settings", text: str, wanted: str | None, *, go_on: bool, streamed: Streamed, screen: "Screen"
 ) -> dict[str, Any]:
+    from tale.cli.following import watching_models
     from tale.cli.gateway import running
+    from tale.cli.progress import progress_on
 
-    async with running(settings, screen.aside, "ux_agent") as client:
-        conversation = await _latest(client) if go_on else wanted
-        return await client.call_tool(
-            "conversation",
-            {"message": text, "conversation_id": conversation},
-            on_progress=lambda _figure, _total, piece: streamed.add(piece or ""),
-        )
+    with ExitStack() as until_words:
+        progress = until_words.enter_context(progress_on(screen.err, quiet=streamed.quiet))
+        async with running(settings, progress.step, "ux_agent") as client:
+            conversation = await _latest(client) if go_on else wanted
+            progress.step("Waiting for the first words")
+            async with watching_models(client, progress) as end_watch:
+
+                def on_piece(_figure: float, _total: float | None, piece: str | None) -> None:
+                    end_watch()
+                    until_words.close()  # the live line gives way to the answer
+                    streamed.add(piece or "")
+
+                return await client.call_tool(
+                    "conversation", {"message": text, "conversation_id": conversation}, on_progress=on_piece
+                )
 
 
 async def _latest(client: "HTTPMCPClient") -> str:

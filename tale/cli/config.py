@@ -1,5 +1,6 @@
 """Commands about settings: config show, and init, which makes a project folder."""
 
+import json
 from pathlib import Path
 from typing import Annotated
 
@@ -61,22 +62,18 @@ def commented_settings() -> str:
     from tale.settings import Settings
 
     lines = [
-        "# Settings of tale, found from the working folder upwards; without one, TALE_HOME/tale.toml counts.",
-        "# Environment variables (TALE_GATEWAY_PORT for gateway_port) and the command line go before this file.",
-        "# `tale config show` tells what is in force and where it came from.",
+        "# Settings of tale. This file counts for commands that are run in this folder or below it.",
+        "# TALE_* variables (TALE_GATEWAY_PORT for gateway_port) and the command line go before it.",
+        "# `tale config show` tells what is in force and where each value came from.",
+        "#",
+        "# As long as home stays commented out, this project shares servers, models and history with all others of",
+        "# this user. With a home of its own it starts apart: give it other ports too. Its models are fetched again.",
     ]
     for name, field in Settings.model_fields.items():
-        lines += ["", f"# {field.description or name}", f"#{name} = {_toml(field.default)}"]
+        default = "" if field.default is None else f" {json.dumps(_plain(field.default))}"
+        lines += ["", f"# {field.description or name}", f"#{name} ={default}"]
     return "\n".join(lines) + "\n"
 
 
-def _toml(value: object) -> str:
-    match value:
-        case None:
-            return '""'
-        case bool():
-            return "true" if value else "false"
-        case int() | float():
-            return str(value)
-        case _:
-            return f'"{value}"'
+def _plain(value: object) -> object:
+    return str(value) if isinstance(value, Path) else value  # numbers, booleans, strings are alike in JSON and TOML

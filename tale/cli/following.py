@@ -2,7 +2,8 @@
 
 import asyncio
 import time
-from contextlib import suppress
+from collections.abc import AsyncGenerator, Callable
+from contextlib import asynccontextmanager, suppress
 from typing import Any, Final
 
 from tale.cli.gateway import client_of
@@ -26,13 +27,19 @@ async def follow(settings: Settings, task_id: str, progress: WaitProgress) -> di
 
     Cancelling it leaves the task alone: it runs on in the servers.
     """
-    async with client_of(settings) as client:
-        looks = asyncio.create_task(_watch_models(client, progress), name="model-watch")
-        try:
-            return await _wait(settings, client, task_id, progress)
-        finally:
-            looks.cancel()
-            await asyncio.gather(looks, return_exceptions=True)
+    async with client_of(settings) as client, watching_models(client, progress):
+        return await _wait(settings, client, task_id, progress)
+
+
+@asynccontextmanager
+async def watching_models(client: HTTPMCPClient, progress: WaitProgress) -> AsyncGenerator[Callable[[], object]]:
+    """Tell meanwhile of models that are being fetched; yields what ends that early."""
+    looks = asyncio.create_task(_watch_models(client, progress), name="model-watch")
+    try:
+        yield looks.cancel
+    finally:
+        looks.cancel()
+        await asyncio.gather(looks, return_exceptions=True)
 
 
 async def _wait(settings: Settings, client: HTTPMCPClient, task_id: str, progress: WaitProgress) -> dict[str, Any]:
@@ -83,7 +90,8 @@ async def _watch_models(client: HTTPMCPClient, progress: WaitProgress) -> None:
         with suppress(NetworkException):
             health = await client.health()
             models: list[dict[str, Any]] = health.get("models") or []
-            if any(model["state"] == "downloading" for model in models):
+            # While bytes are not yet known, a file that was put there by hand may be on its way to being accepted.
+            if any(model["state"] == "downloading" and model["done_bytes"] is not None for model in models):
                 fetched |= {model["name"] for model in models if model["state"] in ("downloading", "missing")}
             if fetched:
                 backend: dict[str, Any] = health.get("backend") or {}

@@ -135,6 +135,7 @@ async def _pulled(settings: "Settings", names: list[str], screen: "Screen") -> N
 def _fetched(report: "PullProgress", info: "ModelInfo | None") -> dict[str, Any]:
     return {
         "name": report.model,
+        "state": "downloading",
         "done_bytes": report.done_bytes,
         "total_bytes": report.total_bytes,
         "size_bytes": info.size_bytes if info else None,

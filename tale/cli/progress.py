@@ -17,6 +17,7 @@ from tale.cli.formatting import elapsed, one_line, printable, size
 REFRESHES_PER_S: Final = 8
 PLAIN_STEP: Final = 0.1  # share of a download after which a pipe gets the next line
 WIDE_ENOUGH_FOR_SPEED: Final = 80
+MARGIN: Final = 4
 
 
 class WaitProgress(Protocol):
@@ -73,7 +74,7 @@ class PlainLines:
             self._announced = True
             announce(self._console, reason, models)
         for model in models:
-            total, done = model["total_bytes"] or model["size_bytes"], model["done_bytes"]
+            done, total = fetched(model)
             if total and done is not None:
                 tenth = int(done / total / PLAIN_STEP) * 10
                 self.step(f"{model['name']}: {tenth} % of {size(total)}")
@@ -94,7 +95,9 @@ class LiveDisplay:
 
     def __rich__(self) -> Group:
         figures = [] if self._tokens is None else [f"{self._tokens:,} tokens"]
-        line = Table.grid(padding=(0, 1), expand=True)
+        # The terminal shows Ctrl-C as "^C" behind this line: without room for it the line would wrap, and stay.
+        line = Table.grid(padding=(0, 1))
+        line.width = max(MARGIN, self._console.width - MARGIN)
         line.add_column(width=1)
         line.add_column(ratio=1, no_wrap=True, overflow="ellipsis")
         line.add_column(no_wrap=True, justify="right", style="dim")
@@ -118,10 +121,21 @@ class LiveDisplay:
             self._announced = True
             announce(self._console, reason, models)
         for model in models:
-            name, total = model["name"], model["total_bytes"] or model["size_bytes"]
+            name, (done, total) = model["name"], fetched(model)
             if name not in self._bar_of:
                 self._bar_of[name] = self._bars.add_task(one_line(name, 28), total=total)
-            self._bars.update(self._bar_of[name], completed=model["done_bytes"] or 0, total=total)
+            self._bars.update(self._bar_of[name], completed=done or 0, total=total)
+
+
+def fetched(model: dict[str, Any]) -> tuple[int | None, int | None]:
+    """Bytes of a model that have arrived, and bytes in all; None where that is not known.
+
+    >>> fetched({"state": "loading", "done_bytes": None, "total_bytes": None, "size_bytes": 98})
+    (98, 98)
+    """
+    total = model["total_bytes"] or model["size_bytes"]
+    arrived = model["state"] not in ("missing", "downloading", "failed")
+    return (total if arrived else model["done_bytes"]), total
 
 
 def announce(console: Console, reason: str, models: Sequence[dict[str, Any]]) -> None:

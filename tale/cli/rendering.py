@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from typing import Any, Final, TextIO
 
 from rich.console import Console
-from rich.markdown import Markdown
 from rich.table import Table
 from rich.text import Text
 
@@ -94,6 +93,8 @@ class Screen:
     def answer(self, text: str) -> None:
         """A model's answer: Markdown with highlighted code on a terminal, the bare text in a pipe."""
         if self.out.is_terminal:
+            from rich.markdown import Markdown  # 35 ms that only this needs
+
             self.out.print(Markdown(printable(text), code_theme="ansi_dark"))
         else:
             sys.stdout.write(text if text.endswith("\n") else f"{text}\n")
