@@ -1,12 +1,10 @@
 """One inbound message and its HTTP response: the SDK's DispatchContext, written straight to an aiohttp response."""
 
 import asyncio
-import json
 import logging
 import re
 import secrets
-from collections.abc import Awaitable, Callable, Mapping
-from contextlib import suppress
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Final
 
 import anyio
@@ -17,87 +15,72 @@ from mcp.shared.inbound import ERROR_CODE_HTTP_STATUS
 from mcp.shared.jsonrpc_dispatcher import progress_token_from_params
 from mcp.shared.message import ServerMessageMetadata
 from mcp.shared.transport_context import TransportContext
-from mcp.types import ErrorData
+from mcp.types import INTERNAL_ERROR, JSONRPCNotification, JSONRPCRequest
+
+from tale.mcp.inbound import JSON_TYPE, accepts_stream
+from tale.mcp.wire import EVENT_STREAM, SESSION_HEADER, Message, encode, error_message, event, notification
 
 if TYPE_CHECKING:
     from tale.mcp.sessions import Session
 
-SESSION_HEADER: Final = "Mcp-Session-Id"
-PING_INTERVAL_S: Final = 15.0  # proxies cut streams that are silent for 60 s
+PING_INTERVAL_S: Final = 15.0  # proxies cut what is silent for 60 s, our own client what is silent for 30 s
 PING: Final = b": ping\n\n"
 STREAM_HEADERS: Final = {
-    "Content-Type": "text/event-stream",
+    "Content-Type": EVENT_STREAM,
     "Cache-Control": "no-cache, no-transform",
     "X-Accel-Buffering": "no",
 }
 TRACEPARENT: Final = re.compile(r"^[0-9a-f]{2}-([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}")
 NO_TRACE: Final = "0" * 32
-OK_STATUS: Final = 200
-
-Message = dict[str, Any]
-_encode = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False).encode
+OK, ACCEPTED = 200, 202
 
 logger = logging.getLogger(__name__)
 
 
-def frame(message: Message) -> bytes:
-    """A message as one server-sent event."""
-    return f"event: message\ndata: {_encode(message)}\n\n".encode("utf-8", "replace")
-
-
-def json_response(
-    message: Message, *, status: int | None = None, headers: Mapping[str, str] | None = None
-) -> web.Response:
-    """A message as a JSON body; the status of an error follows from its code unless given."""
-    if status is None:
-        status = ERROR_CODE_HTTP_STATUS.get(message["error"]["code"], OK_STATUS) if "error" in message else OK_STATUS
-    body = _encode(message).encode("utf-8", "replace")
-    return web.Response(body=body, status=status, content_type="application/json", headers=headers)
-
-
-def error_message(request_id: str | int | None, error: ErrorData) -> Message:
-    """A JSON-RPC error answer."""
-    return {
-        "jsonrpc": "2.0",
-        "id": request_id,
-        "error": error.model_dump(mode="json", by_alias=True, exclude_none=True),
-    }
-
-
-def notification(method: str, params: Mapping[str, Any] | None) -> Message:
-    """A JSON-RPC notification."""
-    return {"jsonrpc": "2.0", "method": method, **({"params": dict(params)} if params else {})}
-
-
 class Exchange:
-    """Serves one message. The response becomes an event stream only when something is sent before the result."""
+    """Serves one message. The response becomes an event stream only when something is sent before the result.
+
+    A request that stays silent for `ping_interval_s` becomes a stream too, of comments that keep the connection alive.
+    To a client that takes no streams nothing but the result is sent.
+    """
 
     def __init__(
         self,
         request: web.Request,
-        request_id: str | int | None,
-        params: Mapping[str, Any] | None,
+        message: JSONRPCRequest | JSONRPCNotification,
         *,
         session: "Session | None" = None,
+        ping_interval_s: float = PING_INTERVAL_S,
     ) -> None:
         self._request = request
         self._session = session
-        self._progress_token = progress_token_from_params(params)
+        self._progress_token = progress_token_from_params(message.params)
+        self._streams = isinstance(message, JSONRPCRequest) and accepts_stream(request)
         self._stream: web.StreamResponse | None = None
+        self._opening = asyncio.Lock()
+        self._ping_interval_s = ping_interval_s
         self._pinger: asyncio.Task[None] | None = None
-        self.request_id = request_id
+        self._silence = (
+            asyncio.get_running_loop().call_later(ping_interval_s, self._begin_pinging) if self._streams else None
+        )
+        self.request_id = message.id if isinstance(message, JSONRPCRequest) else None
+        self.task_id: str | None = None
         self.headers: Mapping[str, str] = request.headers
         self.trace_id = _trace_of(request.headers.get("traceparent"))
-        self.can_send_request = session is not None and request_id is not None
+        self.can_send_request = session is not None and self._streams
         self.transport = TransportContext(
             kind="streamable-http", can_send_request=self.can_send_request, headers=request.headers
         )
         self.message_metadata = ServerMessageMetadata(request_context=self)
         self.cancel_requested = anyio.Event()
 
+    def concerns(self, task_id: str) -> None:
+        """Note which task the call turned out to be about."""
+        self.task_id = task_id
+
     async def notify(self, method: str, params: Mapping[str, Any] | None, opts: CallOptions | None = None) -> None:
-        """Send a notification on this response; a notification's own exchange has none and drops it."""
-        if self.request_id is not None:
+        """Send a notification on this response, if it can be a stream."""
+        if self._streams:
             await self._send(notification(method, params))
 
     async def progress(self, progress: float, total: float | None = None, message: str | None = None) -> None:
@@ -115,44 +98,74 @@ class Exchange:
             raise NoBackChannelError(method)
         return await self._session.ask(self._send, method, params, opts)
 
-    async def answer(self, message: Message, *, headers: Mapping[str, str] | None = None) -> web.StreamResponse:
+    async def answer(self, message: Message) -> web.StreamResponse:
         """End the exchange with its result or error."""
-        if self._stream is None:
-            return json_response(message, headers=headers, status=None if self._session is None else OK_STATUS)
-        await self._send(message)
-        return await self.close(self._stream)
+        self.release()
+        if self._stream is not None:
+            await self._send(message)
+            return await self._end(self._stream)
+        body = self._encoded(message)
+        return web.Response(body=body, status=self._status(message), content_type=JSON_TYPE, headers=self._headers())
 
-    async def close(self, stream: web.StreamResponse) -> web.StreamResponse:
-        """End the event stream."""
+    async def withdraw(self) -> web.StreamResponse:
+        """End the exchange of a request that the client cancelled, which gets no answer."""
+        self.release()
+        return web.Response(status=ACCEPTED) if self._stream is None else await self._end(self._stream)
+
+    def release(self) -> None:
+        """Stop keeping the connection alive; called at the end, whatever it is."""
+        if self._silence:
+            self._silence.cancel()
         if self._pinger:
             self._pinger.cancel()
-            self._pinger = None
-        with suppress(ConnectionError):  # the client has gone: nobody is left to tell
-            await stream.write_eof()
-        return stream
 
-    def abandon(self) -> None:
-        """Stop what the exchange has running when it ends without an answer."""
-        if self._pinger:
-            self._pinger.cancel()
-            self._pinger = None
+    def _headers(self) -> dict[str, str]:
+        return {} if self._session is None else {SESSION_HEADER: self._session.id}
+
+    def _status(self, message: Message) -> int:
+        if self._session is not None or "error" not in message:
+            return OK
+        return ERROR_CODE_HTTP_STATUS.get(message["error"]["code"], OK)
+
+    def _encoded(self, message: Message) -> bytes:
+        try:
+            return encode(message)
+        except (ValueError, RecursionError):
+            logger.exception("A result cannot be written as JSON.")
+            return encode(error_message(self.request_id, INTERNAL_ERROR, "The result cannot be written as JSON"))
 
     async def _send(self, message: Message) -> None:
-        if self._stream is None:
-            headers = {**STREAM_HEADERS, SESSION_HEADER: self._session.id} if self._session else STREAM_HEADERS
-            self._stream = web.StreamResponse(headers=headers)
-            await self._stream.prepare(self._request)
-            self._pinger = asyncio.create_task(ping(self._stream.write), name="mcp-ping")
-        with suppress(ConnectionError):  # the client has gone; its disconnect is dealt with where requests are run
-            await self._stream.write(frame(message))
+        try:
+            data = event(message)
+        except (ValueError, RecursionError):
+            logger.exception("A message cannot be written as JSON.")
+            data = event(error_message(self.request_id, INTERNAL_ERROR, "The result cannot be written as JSON"))
+        await self._write(data)
 
+    async def _write(self, data: bytes) -> None:
+        try:
+            async with self._opening:  # several tasks of one tool may send at the same time
+                if self._stream is None:
+                    self._stream = web.StreamResponse(headers={**STREAM_HEADERS, **self._headers()})
+                    await self._stream.prepare(self._request)
+            await self._stream.write(data)
+        except ConnectionError:  # what a lost connection means to the request is decided where it is run
+            logger.debug("The client of request %s has gone.", self.request_id)
 
-async def ping(write: Callable[[bytes], Awaitable[None]]) -> None:
-    """Keep a stream from looking dead to proxies, until cancelled or the client has gone."""
-    with suppress(ConnectionError):
+    async def _end(self, stream: web.StreamResponse) -> web.StreamResponse:
+        try:
+            await stream.write_eof()
+        except ConnectionError:
+            logger.debug("The client of request %s has gone.", self.request_id)
+        return stream
+
+    def _begin_pinging(self) -> None:
+        self._pinger = asyncio.create_task(self._ping(), name="mcp-ping")
+
+    async def _ping(self) -> None:
         while True:
-            await asyncio.sleep(PING_INTERVAL_S)
-            await write(PING)
+            await self._write(PING)
+            await asyncio.sleep(self._ping_interval_s)
 
 
 def _trace_of(traceparent: str | None) -> str:

@@ -2,8 +2,8 @@
 
 import asyncio
 import errno
-from contextlib import suppress
-from typing import Final
+import logging
+from typing import Any, Final
 
 from aiohttp import web
 from aiohttp.typedefs import Handler
@@ -11,6 +11,10 @@ from aiohttp.typedefs import Handler
 from tale.exceptions import ServerException
 
 LOOPBACK_NAMES: Final = frozenset({"127.0.0.1", "localhost", "::1"})
+CANCEL_LIMIT_S: Final = 2.0  # time a cancelled request gets to tidy up
+CLOSE_LIMIT_S: Final = 0.1  # for connections, whose requests have ended by then; aiohttp takes 0 for "no limit"
+
+logger = logging.getLogger(__name__)
 
 
 class Listener:
@@ -22,14 +26,15 @@ class Listener:
         self._name = name
         self._application = application
         self._runner: web.AppRunner | None = None
-        self._in_flight = 0
-        self._drained = asyncio.Event()
-        self._drained.set()
-        application.middlewares.insert(0, self._count)
+        self._in_flight: set[asyncio.Task[Any]] = set()
+        self._is_stopping = False
+        application.middlewares.insert(0, self._track)
 
     async def start(self) -> None:
         """Bind the port and serve. Raises ServerException when that cannot be."""
-        runner = web.AppRunner(self._application, handler_cancellation=True, access_log=None, shutdown_timeout=0)
+        runner = web.AppRunner(
+            self._application, handler_cancellation=True, access_log=None, shutdown_timeout=CLOSE_LIMIT_S
+        )
         await runner.setup()
         try:
             await web.TCPSite(runner, self.host, self.port).start()
@@ -44,23 +49,32 @@ class Listener:
         runner, self._runner = self._runner, None
         if runner is None:
             return
+        self._is_stopping = True
         for site in list(runner.sites):
             await site.stop()
-        with suppress(TimeoutError):
-            async with asyncio.timeout(grace_s):
-                await self._drained.wait()
+        if self._in_flight:
+            await asyncio.wait(self._in_flight, timeout=grace_s)
+        await self._cancel_rest()
         await runner.cleanup()
 
+    async def _cancel_rest(self) -> None:
+        for task in self._in_flight:
+            task.cancel()
+        if self._in_flight:
+            _, deaf = await asyncio.wait(self._in_flight, timeout=CANCEL_LIMIT_S)
+            if deaf:
+                logger.warning("%s: %d requests did not end when they were cancelled.", self._name, len(deaf))
+
     @web.middleware
-    async def _count(self, request: web.Request, handler: Handler) -> web.StreamResponse:
-        self._in_flight += 1
-        self._drained.clear()
-        try:
-            return await handler(request)
-        finally:
-            self._in_flight -= 1
-            if not self._in_flight:
-                self._drained.set()
+    async def _track(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+        task = asyncio.current_task()
+        assert task is not None  # noqa: S101 - a coroutine that runs has its task; this tells the type checker
+        self._in_flight.add(task)
+        task.add_done_callback(self._in_flight.discard)
+        response = await handler(request)
+        if self._is_stopping and not response.prepared:
+            response.force_close()  # a connection that stays open would bring more requests
+        return response
 
 
 def _bind_failure(name: str, host: str, port: int, error: OSError) -> ServerException:

@@ -5,8 +5,9 @@ import logging
 import secrets
 import time
 import uuid
-from collections.abc import Awaitable, Callable, Mapping
-from contextlib import suppress
+from collections import deque
+from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Mapping
+from contextlib import contextmanager, suppress
 from typing import Any, Final
 
 from mcp import MCPError
@@ -15,10 +16,10 @@ from mcp.server.lowlevel import Server
 from mcp.server.runner import ServerRunner, aclose_shielded
 from mcp.shared.dispatcher import CallOptions
 from mcp.shared.exceptions import NoBackChannelError
-from mcp.types import ErrorData
+from mcp.types import INTERNAL_ERROR, ErrorData
 from pydantic import ValidationError
 
-from tale.mcp.exchange import Message, notification
+from tale.mcp.wire import Message, notification
 
 QUEUE_LIMIT: Final = 256  # messages that may wait for a client that has no stream open
 REAP_INTERVAL_S: Final = 30.0
@@ -27,32 +28,44 @@ logger = logging.getLogger(__name__)
 
 
 class Session:
-    """One client; also the Outbound of its standing GET stream."""
+    """One client; also the Outbound of its standing stream."""
 
-    def __init__(self, kernel: Server[Any], lifespan_state: Any) -> None:
+    def __init__(
+        self, kernel: Server[Any], lifespan_state: Any, *, clock: Callable[[], float] = time.monotonic
+    ) -> None:
         self.id = uuid.uuid4().hex
         self.connection = Connection.for_loop(self, session_id=self.id)
         self.runner: ServerRunner[Any] = ServerRunner(kernel, self.connection, lifespan_state)
-        self.outbox: asyncio.Queue[Message] = asyncio.Queue(QUEUE_LIMIT)
+        self.in_flight: dict[str | int, asyncio.Task[Any]] = {}
         self.listening = False
-        self.in_flight: dict[Any, asyncio.Task[Any]] = {}
-        self._asked: dict[Any, asyncio.Future[Message]] = {}
-        self._last_use = time.monotonic()
+        self._clock = clock
+        self._outbox: deque[Message] = deque()
+        self._changed = asyncio.Event()  # the outbox or `_ended`
+        self._ended = False
+        self._asked: dict[str, asyncio.Future[Message]] = {}
+        self._last_use = clock()
 
     def touch(self) -> None:
         """The client was heard of."""
-        self._last_use = time.monotonic()
+        self._last_use = self._clock()
 
     def idle_s(self) -> float:
         """Seconds since the last request ended; 0 while one is in flight or the stream is open."""
-        return 0.0 if self.in_flight or self.listening else time.monotonic() - self._last_use
+        return 0.0 if self.in_flight or self.listening else self._clock() - self._last_use
+
+    @contextmanager
+    def listen(self) -> Generator[AsyncGenerator[Message, None], None, None]:
+        """What the standing stream carries until the session ends; the stream counts as open within the block."""
+        self.listening = True
+        try:
+            yield self._messages()
+        finally:
+            self.listening = False
+            self.touch()
 
     async def notify(self, method: str, params: Mapping[str, Any] | None, opts: CallOptions | None = None) -> None:
-        """Queue a notification for the standing stream; one that nobody reads for long is dropped."""
-        try:
-            self.outbox.put_nowait(notification(method, params))
-        except asyncio.QueueFull:
-            logger.warning("Session %s does not read its stream; a %s was dropped.", self.id[:8], method)
+        """Queue a notification for the standing stream; the oldest is dropped when nobody reads for long."""
+        self._queue(notification(method, params))
 
     async def send_raw_request(
         self, method: str, params: Mapping[str, Any] | None, opts: CallOptions | None = None
@@ -60,7 +73,11 @@ class Session:
         """Ask the client something on its standing stream."""
         if not self.listening:
             raise NoBackChannelError(method)
-        return await self.ask(self.outbox.put, method, params, opts)
+
+        async def send(message: Message) -> None:
+            self._queue(message)
+
+        return await self.ask(send, method, params, opts)
 
     async def ask(
         self,
@@ -81,24 +98,44 @@ class Session:
 
     def receive_answer(self, message: Message) -> None:
         """Give the client's answer to whoever asked; one that nobody waits for is dropped."""
-        waiting = self._asked.get(message.get("id")) if isinstance(message.get("id"), str) else None
+        waiting = self._asked.get(str(message.get("id")))
         if waiting is None or waiting.done():
             return
-        if "error" not in message:
-            waiting.set_result(message.get("result") or {})
+        if isinstance(message.get("result"), dict):
+            waiting.set_result(message["result"])
             return
         try:
-            waiting.set_exception(MCPError.from_error_data(ErrorData.model_validate(message["error"])))
+            waiting.set_exception(MCPError.from_error_data(ErrorData.model_validate(message.get("error"))))
         except ValidationError:
-            waiting.set_exception(MCPError(-32603, "The client answered with a malformed error."))
+            waiting.set_exception(MCPError(INTERNAL_ERROR, "The client answered with what is neither result nor error"))
+
+    def hang_up(self) -> None:
+        """End the standing stream."""
+        self._ended = True
+        self._changed.set()
 
     async def close(self) -> None:
         """End what the client has in flight."""
+        self.hang_up()
         tasks = list(self.in_flight.values())
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         await aclose_shielded(self.connection)
+
+    async def _messages(self) -> AsyncGenerator[Message, None]:
+        while not self._ended:
+            while self._outbox:
+                yield self._outbox.popleft()
+            self._changed.clear()
+            await self._changed.wait()
+
+    def _queue(self, message: Message) -> None:
+        if len(self._outbox) >= QUEUE_LIMIT:
+            logger.warning("Session %s does not read its stream; its oldest message was dropped.", self.id[:8])
+            self._outbox.popleft()
+        self._outbox.append(message)
+        self._changed.set()
 
 
 class Sessions:
@@ -117,12 +154,19 @@ class Sessions:
         """The session of that id, if it is open."""
         return self._open.get(session_id)
 
-    async def add(self, session: Session) -> None:
-        """Register a session; when there are too many, the one idle for longest has to go."""
-        if len(self._open) >= self._limit:
-            oldest = max(self._open.values(), key=Session.idle_s)
-            logger.warning("There are %d sessions; the one idle for longest is closed.", len(self._open))
-            await self.remove(oldest.id)
+    async def make_room(self) -> bool:
+        """Whether one more session fits; when there are too many, the one idle for longest has to go."""
+        if len(self._open) < self._limit:
+            return True
+        oldest = max(self._open.values(), key=Session.idle_s)
+        if not oldest.idle_s():
+            logger.warning("All %d sessions are busy; another was refused.", len(self._open))
+            return False
+        logger.warning("There are %d sessions; the one idle for longest is closed.", len(self._open))
+        return await self.remove(oldest.id)
+
+    def add(self, session: Session) -> None:
+        """Register a session."""
         self._open[session.id] = session
         if self._reaper is None:
             self._reaper = asyncio.create_task(self._reap(), name="mcp-sessions")
@@ -133,6 +177,16 @@ class Sessions:
         if session is not None:
             await session.close()
         return session is not None
+
+    async def expire(self) -> None:
+        """Forget the sessions that were idle for too long."""
+        for session in [held for held in self._open.values() if held.idle_s() >= self._idle_s]:
+            await self.remove(session.id)
+
+    def hang_up(self) -> None:
+        """End all standing streams, which would otherwise last as long as their clients."""
+        for session in self._open.values():
+            session.hang_up()
 
     async def close(self) -> None:
         """Close all."""
@@ -147,5 +201,4 @@ class Sessions:
     async def _reap(self) -> None:
         while True:
             await asyncio.sleep(min(self._idle_s, REAP_INTERVAL_S))
-            for session in [held for held in self._open.values() if held.idle_s() >= self._idle_s]:
-                await self.remove(session.id)
+            await self.expire()

@@ -13,8 +13,8 @@ from mcp.types import CallToolResult, TextContent, Tool, ToolAnnotations
 from pydantic import ValidationError
 
 from tale.exceptions import TaleBaseException
+from tale.mcp.wire import ERROR_META_KEY
 
-ERROR_META_KEY: Final = "tale/error"
 INTERNAL_ERROR_TEXT: Final = "Internal error: the server's log has the details; try again or report it."
 
 ToolFunction = Callable[..., Awaitable[Any]]
@@ -33,6 +33,10 @@ class ToolContext(Protocol):
     @property
     def trace_id(self) -> str:
         """Trace the call belongs to, 32 hexadecimal digits: the caller's (W3C traceparent) or a new one."""
+        ...
+
+    def concerns(self, task_id: str) -> None:
+        """Note which task the call turned out to be about, for the record; an argument `task_id` is noted anyway."""
         ...
 
     async def progress(self, progress: float, total: float | None = None, message: str | None = None) -> None:
