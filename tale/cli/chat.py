@@ -51,7 +51,8 @@ def chat(
         screen.json(answer)
         return
     streamed.end(answer["reply"])
-    screen.aside(f'tale chat --conversation {answer["conversation_id"]} -m "…" goes on.')
+    if screen.err.is_terminal:
+        screen.aside(f'tale chat --conversation {answer["conversation_id"]} -m "…" goes on.')
 
 
 class Streamed:
@@ -89,7 +90,8 @@ async def _said(
         progress = until_words.enter_context(progress_on(screen.err, quiet=streamed.quiet))
         async with running(settings, progress.step, "ux_agent") as client:
             conversation = await _latest(client) if go_on else wanted
-            progress.step("Waiting for the first words")
+            if screen.err.is_terminal:
+                progress.step("Waiting for the first words")
             async with watching_models(client, progress) as end_watch:
 
                 def on_piece(_figure: float, _total: float | None, piece: str | None) -> None:
