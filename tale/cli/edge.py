@@ -26,6 +26,8 @@ from tale.exceptions import (
     ValidationException,
 )
 
+PROGRAM: Final = "tale"
+COMPLETION: Final = "_TALE_COMPLETE"  # the variable that Typer's completion scripts set
 OK: Final = 0
 FAILED: Final = 1  # the task failed, or something nobody foresaw
 USAGE: Final = 2
@@ -43,15 +45,11 @@ def run(arguments: Sequence[str] | None = None) -> int:
             stream.reconfigure(errors="replace")  # a terminal that lacks a character shows a question mark
     invocation = Invocation()
     try:
-        from tale.cli.application import application
-
-        command = get_command(application)
-        given = None if arguments is None else list(arguments)
-        code = command.main(args=given, prog_name="tale", standalone_mode=False, obj=invocation)
+        code = _command(list(sys.argv[1:] if arguments is None else arguments), invocation)
         sys.stdout.flush()
     except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001 - the edge of the process: all is told or logged
         return _ending(error, invocation)
-    return code if isinstance(code, int) else OK
+    return code
 
 
 def exit_code_of(error: BaseException) -> int:
@@ -88,6 +86,21 @@ def sentence(error: TaleBaseException) -> str:
         if error.context.get(key) and str(error.context[key]) not in error.message
     ]
     return f"{error.message} ({', '.join(details)})" if details else error.message
+
+
+def _command(arguments: list[str], invocation: Invocation) -> int:
+    from tale.cli.application import application
+
+    command = get_command(application)
+    if COMPLETION in os.environ:  # a shell asks what could be typed next
+        command.main(arguments, prog_name=PROGRAM)
+    # Not by `main`, which would take interrupts and closed pipes for itself.
+    try:
+        with command.make_context(PROGRAM, arguments, obj=invocation) as context:
+            command.invoke(context)
+    except typer.Exit as ending:
+        return ending.exit_code
+    return OK
 
 
 def _ending(error: BaseException, invocation: Invocation) -> int:

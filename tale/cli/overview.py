@@ -78,10 +78,11 @@ def show_servers(screen: Screen, found: Sequence[ServerStatus]) -> None:
 async def _gathered(
     settings: Settings,
 ) -> tuple[list[ServerStatus], dict[str, Any] | None, list[dict[str, Any]]]:
+    found = await ServerManager(settings).status()
+    if next(server for server in found if server.role == "gateway").state not in UP:
+        return found, None, []
     async with client_of(settings) as client:
-        found, answers = await asyncio.gather(ServerManager(settings).status(), _answers(client))
-    gateway = next(server for server in found if server.role == "gateway")
-    info, tasks = answers if gateway.state in UP else (None, [])
+        info, tasks = await _answers(client)
     return found, info, tasks
 
 

@@ -22,27 +22,35 @@ if TYPE_CHECKING:
 STDIN: Final = "-"
 PRIORITY_RANGE: Final = (-100, 100)
 
+Words = Annotated[list[str] | None, typer.Argument(help='The task in quotes; "-" reads it from stdin.', metavar="TASK")]
+Wait = Annotated[bool, typer.Option("--wait/--no-wait", help="Wait for the answer, or print the id only.")]
+MaxTokens = Annotated[
+    int | None, typer.Option("--max-tokens", help="Most tokens the answer may have.", min=1, metavar="N")
+]
+Priority = Annotated[
+    int,
+    typer.Option(
+        help="More urgent tasks have larger numbers.", min=PRIORITY_RANGE[0], max=PRIORITY_RANGE[1], metavar="N"
+    ),
+]
+Timeout = Annotated[
+    int | None,
+    typer.Option(help="Seconds one attempt may take.", min=TIMEOUT_RANGE_S[0], max=TIMEOUT_RANGE_S[1], metavar="N"),
+]
+Cancel = Annotated[
+    bool, typer.Option("--cancel-on-interrupt", help="Ctrl-C cancels the task; without it the task runs on.")
+]
+
 
 def submit(
     context: typer.Context,
-    words: Annotated[
-        list[str] | None, typer.Argument(help='The task in quotes; "-" reads it from stdin.', metavar="TASK")
-    ] = None,
-    wait: Annotated[bool, typer.Option("--wait/--no-wait", help="Wait for the answer, or print the id only.")] = True,
+    words: Words = None,
+    wait: Wait = True,
     as_json: Json = False,
-    max_tokens: Annotated[
-        int | None, typer.Option("--max-tokens", help="Most tokens the answer may have.", min=1, metavar="N")
-    ] = None,
-    priority: Annotated[
-        int, typer.Option(help="More urgent tasks have larger numbers.", min=PRIORITY_RANGE[0], max=PRIORITY_RANGE[1])
-    ] = 0,
-    timeout: Annotated[
-        int | None,
-        typer.Option(help="Seconds one attempt may take.", min=TIMEOUT_RANGE_S[0], max=TIMEOUT_RANGE_S[1]),
-    ] = None,
-    cancel_on_interrupt: Annotated[
-        bool, typer.Option("--cancel-on-interrupt", help="Ctrl-C cancels the task; without it the task runs on.")
-    ] = False,
+    max_tokens: MaxTokens = None,
+    priority: Priority = 0,
+    timeout: Timeout = None,
+    cancel_on_interrupt: Cancel = False,
 ) -> None:
     """Hand a task in, wait for its answer and print it. The servers are started if none run.
 
@@ -86,7 +94,6 @@ class Errand:
         from tale.cli.gateway import running
 
         async with running(self.settings, progress.step) as client:
-            progress.step("Handing the task in")
             self.sent = True
             # The key makes it safe to send again what may have arrived: it is stored once.
             arguments = {**self.arguments, "idempotency_key": self.key}

@@ -1,0 +1,110 @@
+"""Runs the command line as a user does: in this process with its output captured, or on a pseudo-terminal."""
+
+import codecs
+import fcntl
+import os
+import re
+import select
+import signal
+import socket
+import struct
+import subprocess
+import sys
+import termios
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+COMMAND = (sys.executable, "-m", "tale.cli.main")
+ESCAPE = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]|\x1b\][^\x07]*\x07|\x1b[()][A-Z0-9]")
+PATIENCE_S = 60.0
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a command ended and what it printed."""
+
+    code: int
+    out: str
+    err: str
+
+
+def free_port() -> int:
+    """A port that nobody listens on now."""
+    with socket.create_server(("127.0.0.1", 0)) as held:
+        return held.getsockname()[1]
+
+
+def in_subprocess(*arguments: str, given: bytes | None = None, env: Mapping[str, str] | None = None) -> Outcome:
+    """Run a command in a process of its own with pipes for its streams."""
+    done = subprocess.run(
+        [*COMMAND, *arguments],
+        input=given,
+        stdin=subprocess.DEVNULL if given is None else None,
+        capture_output=True,
+        env={**os.environ, **(env or {})},
+        timeout=PATIENCE_S,
+    )
+    return Outcome(done.returncode, done.stdout.decode(), done.stderr.decode())
+
+
+class Terminal:
+    """A command on a pseudo-terminal of a given size; `stdout` may be led into a pipe instead."""
+
+    def __init__(self, arguments: Sequence[str], *, columns: int = 100, stdout_in_pipe: bool = False) -> None:
+        self._master, slave = os.openpty()
+        fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 40, columns, 0, 0))
+        environment = {key: value for key, value in os.environ.items() if key not in ("COLUMNS", "LINES", "NO_COLOR")}
+        self.process = subprocess.Popen(
+            [*COMMAND, *arguments],
+            stdin=slave,
+            stdout=subprocess.PIPE if stdout_in_pipe else slave,
+            stderr=slave,
+            env={**environment, "TERM": "xterm-256color"},
+            start_new_session=True,
+        )
+        os.close(slave)
+        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
+        self.raw = ""
+
+    def read_until(self, text: str) -> None:
+        """Read until the text has been shown."""
+        deadline = time.monotonic() + PATIENCE_S
+        while text not in self.plain:
+            assert time.monotonic() < deadline, f"{text!r} never came: {self.plain!r}"
+            assert self._read(1.0), f"the command ended before {text!r} came: {self.plain!r}"
+
+    def type(self, text: str) -> None:
+        """Type on the terminal."""
+        os.write(self._master, text.encode())
+
+    def interrupt(self) -> None:
+        """What Ctrl-C sends to the program in front."""
+        self.process.send_signal(signal.SIGINT)
+
+    def end(self) -> int:
+        """Read what there is to the end; returns the exit code."""
+        while self._read(PATIENCE_S):
+            pass
+        os.close(self._master)
+        code = self.process.wait(PATIENCE_S)
+        self.piped = self.process.stdout.read().decode() if self.process.stdout else ""
+        if self.process.stdout:
+            self.process.stdout.close()
+        return code
+
+    @property
+    def plain(self) -> str:
+        """Everything shown so far, without colours and cursor movements."""
+        return ESCAPE.sub("", self.raw)
+
+    def _read(self, patience_s: float) -> bool:
+        """Take in what comes; False at the end."""
+        if not select.select([self._master], [], [], patience_s)[0]:
+            return True
+        try:
+            data = os.read(self._master, 65_536)
+        except OSError:  # Linux says so when the other end is closed
+            return False
+        self.raw += self._decoder.decode(data)
+        return bool(data)

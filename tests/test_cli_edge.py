@@ -1,0 +1,227 @@
+"""Whatever goes wrong, a command ends with one sentence and an exit code for scripts, never with a traceback."""
+
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import typer
+from fakes.command_line import COMMAND, Outcome, in_subprocess
+from fakes.gateway import FakeGateway, task
+
+from tale import __version__
+from tale.cli.edge import exit_code_of, sentence
+from tale.exceptions import (
+    DatabaseException,
+    ModelException,
+    NetworkException,
+    ServerException,
+    TaskException,
+    ValidationException,
+)
+
+Tale = Callable[..., Outcome]
+
+ALONE = [
+    "autostart",
+    "chat",
+    "clean",
+    "config",
+    "connect",
+    "db",
+    "doctor",
+    "init",
+    "list",
+    "models",
+    "result",
+    "serve",
+    "servers",
+    "status",
+    "submit",
+    "version",
+]
+GROUPED = {
+    "config": ("show",),
+    "db": ("upgrade", "backup"),
+    "models": ("list", "pull", "remove"),
+    "servers": ("start", "stop", "restart", "status"),
+}
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (ValidationException("x"), 2),
+        (TaskException("x", {"task_id": "1"}), 2),
+        (TaskException("x"), 1),
+        (NetworkException("x"), 3),
+        (ServerException("x"), 3),
+        (ModelException("x"), 3),
+        (DatabaseException("x"), 3),
+        (KeyboardInterrupt(), 130),
+        (typer.Abort(), 130),
+        (typer.BadParameter("x"), 2),
+        (BrokenPipeError(), 141),
+        (ZeroDivisionError(), 1),
+    ],
+)
+def test_each_error_has_the_documented_exit_code(error: BaseException, code: int) -> None:
+    assert exit_code_of(error) == code
+
+
+def test_an_address_and_a_cause_are_told_unless_the_message_has_them() -> None:
+    error = NetworkException("http://a:1 does not answer.", {"url": "http://a:1", "cause": "refused"})
+
+    assert sentence(error) == "http://a:1 does not answer. (refused)"
+
+
+def test_help_names_the_commands_and_the_exit_codes(tale: Tale) -> None:
+    done = tale("--help")
+
+    assert done.code == 0
+    for command in ALONE:
+        assert f"  {command} " in done.out
+    assert "130 interrupted" in done.out
+    assert tale().out == done.out
+
+
+@pytest.mark.parametrize(
+    "command", [*ALONE, *(f"{group} {name}" for group, names in GROUPED.items() for name in names)]
+)
+def test_each_command_has_help_that_says_what_it_does(tale: Tale, tale_home: Path, command: str) -> None:
+    done = tale(*command.split(), "--help")
+
+    assert (done.code, done.err) == (0, "")
+    assert done.out.startswith(f"Usage: tale {command} ")
+    assert done.out.splitlines()[2].strip()
+    assert not tale_home.exists()
+
+
+@pytest.mark.parametrize(("group", "names"), GROUPED.items())
+def test_a_group_named_alone_shows_its_help(tale: Tale, group: str, names: tuple[str, ...]) -> None:
+    done = tale(group)
+
+    assert (done.code, done.out) == (0, tale(group, "--help").out)
+    for name in names:
+        assert f"  {name} " in done.out
+
+
+def test_help_loads_neither_http_nor_databases_nor_protocol() -> None:
+    heavy = ("aiohttp", "sqlalchemy", "mcp", "pydantic", "rich.table", "rich.markdown", "psutil")
+    code = (
+        f"import sys; from tale.cli.main import main; main(['--help']); print([m for m in {heavy} if m in sys.modules])"
+    )
+
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+
+    assert done.stdout.splitlines()[-1] == "[]"
+
+
+def test_status_does_without_the_protocol_sdk_and_the_database(gateway: FakeGateway) -> None:
+    heavy = ("sqlalchemy", "mcp", "ollama", "alembic")
+    code = (
+        f"import sys; from tale.cli.main import main; main(['status']); print([m for m in {heavy} if m in sys.modules])"
+    )
+
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+
+    assert done.stdout.splitlines()[-1] == "[]"
+
+
+def test_the_version_is_told(tale: Tale) -> None:
+    assert tale("version").out.startswith(f"tale {__version__} (Python 3.")
+    assert tale("--version").out == tale("version").out
+
+
+def test_an_unknown_command_is_one_sentence(tale: Tale) -> None:
+    done = tale("submitt")
+
+    assert done.code == 2
+    assert done.err.count("\n") == 1
+    assert "No such command 'submitt'" in done.err
+
+
+def test_a_bad_setting_is_one_sentence(tale: Tale, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TALE_GATEWAY_PORT", "80")
+
+    done = tale("status")
+
+    assert done.code == 2
+    assert done.err.startswith("tale: Setting gateway_port (environment)")
+    assert done.err.count("\n") == 1
+
+
+def test_home_on_the_command_line_goes_before_the_environment(tale: Tale, tmp_path: Path) -> None:
+    assert str(tmp_path / "other") in tale("--home", str(tmp_path / "other"), "config", "show").out
+
+
+def test_what_nobody_foresaw_is_one_sentence_and_its_traceback_is_logged(
+    gateway: FakeGateway, tale: Tale, tale_home: Path
+) -> None:
+    broken = task("x")
+    del broken["usage"]
+    gateway.tasks[broken["id"]] = broken
+
+    done = tale("status", broken["id"])
+
+    assert done.code == 1
+    assert done.err.count("\n") == 1
+    assert "nobody foresaw (KeyError)" in done.err
+    assert str(tale_home / "run" / "cli.log") in done.err
+    assert "Traceback" in (tale_home / "run" / "cli.log").read_text()
+
+
+def test_a_home_that_cannot_be_made_is_one_sentence(tale: Tale, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("not a folder")
+
+    done = tale("--home", str(tmp_path / "file"), "submit", "Work")
+
+    assert done.code == 1
+    assert done.err.count("\n") == 1
+    assert "Traceback" not in done.err
+
+
+def test_a_reader_that_goes_away_is_no_error_worth_a_word(gateway: FakeGateway) -> None:
+    for _ in range(5):
+        view = task("x" * 5_000)
+        gateway.tasks[view["id"]] = view
+    process = subprocess.Popen([*COMMAND, "list", "--json"], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    assert process.stdout is not None
+    process.stdout.close()
+    assert process.stderr is not None
+    said = process.stderr.read()
+    process.stderr.close()
+
+    assert (process.wait(30), said) == (141, b"")
+
+
+def test_a_terminal_without_a_character_shows_a_question_mark(gateway: FakeGateway) -> None:
+    view = task("x", result="π")
+    gateway.tasks[view["id"]] = view
+
+    done = in_subprocess("result", view["id"], env={"PYTHONIOENCODING": "ascii"})
+
+    assert (done.code, done.out) == (0, "?\n")
+
+
+IMPATIENT = """
+import os, signal, sys
+
+class Impatient:
+    def find_spec(self, name, path, target=None):
+        if name == sys.argv[1]:
+            os.kill(os.getpid(), signal.SIGINT)
+
+sys.meta_path.insert(0, Impatient())
+from tale.cli.main import main
+sys.exit(main(["status"]))
+"""
+
+
+@pytest.mark.parametrize("module", ["tale.cli.edge", "typer", "tale.cli.application", "aiohttp"])
+def test_an_interrupt_while_a_command_is_loaded_leaves_no_traceback(tale_home: Path, module: str) -> None:
+    done = subprocess.run([sys.executable, "-c", IMPATIENT, module], capture_output=True, text=True)
+
+    assert (done.returncode, done.stdout) == (130, "")
+    assert "Traceback" not in done.stderr
