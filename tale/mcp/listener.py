@@ -11,20 +11,32 @@ from aiohttp.typedefs import Handler
 from tale.exceptions import ServerException
 
 LOOPBACK_NAMES: Final = frozenset({"127.0.0.1", "localhost", "::1"})
-CANCEL_LIMIT_S: Final = 2.0  # time a cancelled request gets to tidy up
+CANCEL_LIMIT_S: Final = 2.0
 CLOSE_LIMIT_S: Final = 0.1  # for connections, whose requests have ended by then; aiohttp takes 0 for "no limit"
 
 logger = logging.getLogger(__name__)
 
 
 class Listener:
-    """Serves an application; `port` 0 takes a free one and then tells which."""
+    """Serves an application; `port` 0 takes a free one and then tells which.
 
-    def __init__(self, name: str, application: web.Application, *, host: str, port: int) -> None:
+    `cancel_limit_s` is how long a request that was cancelled gets to tidy up.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        application: web.Application,
+        *,
+        host: str,
+        port: int,
+        cancel_limit_s: float = CANCEL_LIMIT_S,
+    ) -> None:
         self.host = host
         self.port = port
         self._name = name
         self._application = application
+        self._cancel_limit_s = cancel_limit_s
         self._runner: web.AppRunner | None = None
         self._in_flight: set[asyncio.Task[Any]] = set()
         self._is_stopping = False
@@ -61,7 +73,7 @@ class Listener:
         for task in self._in_flight:
             task.cancel()
         if self._in_flight:
-            _, deaf = await asyncio.wait(self._in_flight, timeout=CANCEL_LIMIT_S)
+            _, deaf = await asyncio.wait(self._in_flight, timeout=self._cancel_limit_s)
             if deaf:
                 logger.warning("%s: %d requests did not end when they were cancelled.", self._name, len(deaf))
 
