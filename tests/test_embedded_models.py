@@ -5,6 +5,7 @@ import os
 import signal
 import sys
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
@@ -96,7 +97,8 @@ async def test_an_engine_that_is_killed_is_noticed_and_can_be_loaded_again(backe
     with pytest.raises(TaleBaseException):
         async for event in stream:
             if isinstance(event, Delta):
-                child.send_signal(signal.SIGKILL)
+                with suppress(psutil.NoSuchProcess):  # words that were on their way still come
+                    child.send_signal(signal.SIGKILL)
     assert not await backend.is_responsive(MODEL)
     assert await backend.load(MODEL) > 0
     assert (await backend.complete(REQUEST)).usage.output_tokens == 8
@@ -149,7 +151,7 @@ async def test_a_model_that_does_not_fit_in_memory_is_refused_with_both_numbers(
     )
     with pytest.raises(ModelException, match="does not fit in memory") as caught:
         await backend.load(MODEL)
-    assert caught.value.context["needed_bytes"] > caught.value.context["available_bytes"]  # pyright: ignore[reportOperatorIssue]
+    assert caught.value.context["needed_bytes"] > caught.value.context["available_bytes"]
     await backend.close()
 
 

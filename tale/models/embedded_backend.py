@@ -73,8 +73,9 @@ class EmbeddedBackend(OpenAIBackend):
     async def load(self, model: str) -> float:
         """Start the model's engine, fetching its file first if need be; returns the seconds the start took."""
         async with self._loading.setdefault(model, asyncio.Lock()):
-            if (engine := self._engines.get(model)) and engine.is_alive:
+            if await self.is_responsive(model):
                 return 0.0
+            await self.unload(model)  # what hangs, or has just died unnoticed, makes room first
             path = await self._files.fetch(model)
             entry = find_model(model, self._files.catalog)
             self._check_memory(entry)

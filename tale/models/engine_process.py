@@ -59,7 +59,7 @@ class EngineProcess:
 
     @property
     def is_alive(self) -> bool:
-        """Whether the process is there."""
+        """Whether the process is there; of its death the event loop hears a moment later than of its broken pipes."""
         return self._process.returncode is None
 
     @property
