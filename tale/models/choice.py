@@ -106,6 +106,7 @@ async def _first_listed(backend: Backend, url: str) -> str:
             {"url": url},
         ) from error
     if not models:
+        await backend.close()
         raise ModelException(f"The engine at {url} serves no model; start it with one.", {"url": url})
     return models[0].name
 
