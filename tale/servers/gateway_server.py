@@ -10,7 +10,7 @@ from tale.models.pool import Pool
 from tale.orchestration.coordinator import HTTPCoordinator, Submission
 from tale.orchestration.task_events import TaskEvent
 from tale.orchestration.task_view import TaskList, TaskView, task_view
-from tale.records import CallContext, ChatRequest, Message, Task, TaskStatus
+from tale.records import CallContext, ChatRequest, Message, Task, TaskStatus, TokenTotals
 from tale.servers.progress import relay_progress
 from tale.settings import Settings
 from tale.storage.call_store import CallStore
@@ -89,7 +89,10 @@ class GatewayTools:
         submission = Submission(
             text, priority, timeout_s, max_output_tokens, idempotency_key, conversation_id, context.trace_id
         )
-        return await self._view(await self._coordinator.submit(submission))
+        task = await self._coordinator.submit(submission)
+        if idempotency_key is None:  # it is new: nothing has been called for it, which need not be read
+            return task_view(task, TokenTotals(calls=0), now=self._clock())
+        return await self._view(task)
 
     async def get_task_status(self, task_id: str) -> TaskView:
         """Tell how a task stands, without its result text.
