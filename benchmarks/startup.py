@@ -41,7 +41,9 @@ def status_ms(home: Path | None) -> list[float]:
     """Milliseconds of `tale status` against running servers."""
     if home:
         return wall_ms([TALE, "status"], {**os.environ, "TALE_HOME": str(home)})
-    with running_service(backend="openai", openai_url="http://127.0.0.1:9/v1") as service:
+    with running_service(
+        backend="openai", openai_url="http://127.0.0.1:9/v1", ux_model="none", task_model="none"
+    ) as service:
         return wall_ms([TALE, "status"], service.environment)
 
 
