@@ -463,6 +463,7 @@ async def test_a_standing_stream_is_kept_alive(impatient: Caller) -> None:
     await impatient.open_session()
     headers = {"Accept": "text/event-stream", **impatient.session_headers()}
     async with impatient.http.get(f"{impatient.url}/mcp", headers=headers) as stream:
+        assert b"retry:" in await stream.content.readuntil(b"\n\n")
         assert await stream.content.readuntil(b"\n\n") == b": ping\n\n"
 
 

@@ -80,20 +80,23 @@ class Dispatch:
         async def run(exchange: Exchange) -> Message:
             return await session.runner.on_request(exchange, message.method, message.params)
 
+        left: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
         def ended(_: asyncio.Task[web.StreamResponse]) -> None:
             del session.in_flight[message.id]
             session.touch()
+            if not left.done():
+                left.set_result(None)
 
         exchange = Exchange(request, message, session=session, ping_interval_s=self._ping_interval_s)
+        exchange.left = left
         task = asyncio.create_task(self._serve(exchange, message, run), name="mcp-request")
         session.in_flight[message.id] = task
         task.add_done_callback(ended)
-        try:
-            return await asyncio.shield(task)
-        except asyncio.CancelledError:
-            if task.cancelled():
-                return await exchange.withdraw()
-            raise
+        await left
+        if not task.done():
+            return exchange.ended_response()
+        return await exchange.withdraw() if task.cancelled() else task.result()
 
     async def notified(self, request: web.Request, message: JSONRPCNotification, session: Session) -> None:
         """Pass a notification of a session's client on."""

@@ -15,7 +15,7 @@ from mcp.server.lowlevel import Server
 from mcp.types import DEFAULT_NEGOTIATED_VERSION, JSONRPCNotification, JSONRPCRequest
 
 from tale.mcp.dispatch import Dispatch
-from tale.mcp.exchange import ACCEPTED, PING, STREAM_HEADERS
+from tale.mcp.exchange import ACCEPTED, PING, STREAM_HEADERS, is_primed
 from tale.mcp.inbound import (
     Refusal,
     accepts_stream,
@@ -26,7 +26,8 @@ from tale.mcp.inbound import (
     require_modern_version,
 )
 from tale.mcp.sessions import Session, Sessions
-from tale.mcp.wire import SESSION_HEADER, VERSION_HEADER, Message, event
+from tale.mcp.streams import Stream
+from tale.mcp.wire import LAST_EVENT_HEADER, SESSION_HEADER, VERSION_HEADER, Message
 
 NOT_FOUND, UNAVAILABLE = 404, 503
 CANCELLED: Final = "notifications/cancelled"
@@ -79,11 +80,17 @@ class Endpoint:
         session = self.sessions.get(request.headers[SESSION_HEADER])
         if session is None:
             raise web.HTTPNotFound(text="There is no such session; initialize again.")
-        if session.listening:
-            raise web.HTTPConflict(text="The session has its stream open already.")
         if not self._is_open:
             raise web.HTTPServiceUnavailable(text="The server is stopping.")
-        return await self._listen(request, session)
+        event_id = request.headers.get(LAST_EVENT_HEADER)
+        if event_id is not None:
+            found = session.streams.find(event_id)
+            if found is None:
+                raise web.HTTPBadRequest(text="The events after this one are not kept any more; ask again.")
+            return await self._listen(request, session, *found)
+        if session.streams.standing.is_carried:
+            raise web.HTTPConflict(text="The session has its stream open already.")
+        return await self._listen(request, session, session.streams.standing, None)
 
     async def delete(self, request: web.Request) -> web.Response:
         """End a session."""
@@ -144,17 +151,22 @@ class Endpoint:
             await self._dispatch.notified(request, parsed, session)
         return web.Response(status=ACCEPTED)
 
-    async def _listen(self, request: web.Request, session: Session) -> web.StreamResponse:
+    async def _listen(
+        self, request: web.Request, session: Session, stream: Stream, after: int | None
+    ) -> web.StreamResponse:
         response = web.StreamResponse(headers={**STREAM_HEADERS, SESSION_HEADER: session.id})
         pinger = asyncio.create_task(self._ping(response), name="mcp-ping")
-        with session.listen() as messages, suppress(ConnectionError):  # the client may go and open another stream
+        events = stream.follow(after)
+        with session.reading(), suppress(ConnectionError):  # the client may go and open another stream
             try:
                 await response.prepare(request)
-                async for message in messages:
-                    await response.write(event(message))
+                if is_primed(session):
+                    await response.write(stream.prime(after))
+                async for data in events:
+                    await response.write(data)
             finally:
                 pinger.cancel()
-                await messages.aclose()
+                await events.aclose()
         return response
 
     async def _ping(self, response: web.StreamResponse) -> None:

@@ -22,6 +22,7 @@ from tale.mcp.wire import EVENT_STREAM, SESSION_HEADER, Message, encode, error_m
 
 if TYPE_CHECKING:
     from tale.mcp.sessions import Session
+    from tale.mcp.streams import Stream
 
 PING_INTERVAL_S: Final = 15.0  # proxies cut what is silent for 60 s, our own client what is silent for 30 s
 PING: Final = b": ping\n\n"
@@ -32,6 +33,7 @@ STREAM_HEADERS: Final = {
 }
 TRACEPARENT: Final = re.compile(r"^[0-9a-f]{2}-([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}")
 NO_TRACE: Final = "0" * 32
+PRIMED_SINCE: Final = "2025-11-25"  # clients of older versions may stumble over an event without data
 OK, ACCEPTED = 200, 202
 
 logger = logging.getLogger(__name__)
@@ -41,7 +43,8 @@ class Exchange:
     """Serves one message. The response becomes an event stream only when something is sent before the result.
 
     A request that stays silent for `ping_interval_s` becomes a stream too, of comments that keep the connection alive.
-    To a client that takes no streams nothing but the result is sent.
+    To a client that takes no streams nothing but the result is sent. In a session the stream outlives its connection:
+    the client may come back for it with a GET.
     """
 
     def __init__(
@@ -58,6 +61,8 @@ class Exchange:
         self._streams = isinstance(message, JSONRPCRequest) and accepts_stream(request)
         self._stream: web.StreamResponse | None = None
         self._opening = asyncio.Lock()
+        self._events: Stream | None = None  # in a session, once the response is a stream
+        self._gone = False  # the connection is lost, or was left to the stream that the client comes back for
         self._ping_interval_s = ping_interval_s
         self._pinger: asyncio.Task[None] | None = None
         self._silence = (
@@ -73,6 +78,7 @@ class Exchange:
         )
         self.message_metadata = ServerMessageMetadata(request_context=self)
         self.cancel_requested = anyio.Event()
+        self.left: asyncio.Future[None] | None = None  # resolved when the response has ended before the request has
 
     def concerns(self, task_id: str) -> None:
         """Note which task the call turned out to be about."""
@@ -98,19 +104,34 @@ class Exchange:
             raise NoBackChannelError(method)
         return await self._session.ask(self._send, method, params, opts)
 
+    async def close_stream(self) -> None:
+        """Send the client away; it comes back for the rest by itself, where its version of the protocol provides it."""
+        if self._session is None or not self._streams or not is_primed(self._session) or self._gone:
+            return
+        await self._open()
+        self._leave()
+        if self._stream is not None:
+            await self._end(self._stream)
+        if self.left is not None and not self.left.done():
+            self.left.set_result(None)
+
     async def answer(self, message: Message) -> web.StreamResponse:
         """End the exchange with its result or error."""
         self.release()
         if self._stream is not None:
             await self._send(message)
-            return await self._end(self._stream)
+            return await self._finish(self._stream)
         body = self._encoded(message)
         return web.Response(body=body, status=self._status(message), content_type=JSON_TYPE, headers=self._headers())
 
     async def withdraw(self) -> web.StreamResponse:
         """End the exchange of a request that the client cancelled, which gets no answer."""
         self.release()
-        return web.Response(status=ACCEPTED) if self._stream is None else await self._end(self._stream)
+        return web.Response(status=ACCEPTED) if self._stream is None else await self._finish(self._stream)
+
+    def ended_response(self) -> web.StreamResponse:
+        """What the handler returns when the response has ended before the request has."""
+        return self._stream or web.Response(status=ACCEPTED)
 
     def release(self) -> None:
         """Stop keeping the connection alive; called at the end, whatever it is."""
@@ -140,17 +161,61 @@ class Exchange:
         except (ValueError, RecursionError):
             logger.exception("A message cannot be written as JSON.")
             data = event(error_message(self.request_id, INTERNAL_ERROR, "The result cannot be written as JSON"))
-        await self._write(data)
+        await self._open()
+        await self._write(data if self._events is None else self._events.add(data))
+
+    async def _open(self) -> None:
+        if self._stream is not None or self._gone:
+            return
+        async with self._opening:  # several tasks of one tool may send at the same time
+            if self._stream is not None or self._gone:
+                return
+            stream = web.StreamResponse(headers={**STREAM_HEADERS, **self._headers()})
+            try:
+                await stream.prepare(self._request)
+            except ConnectionError:
+                self._lose()
+                return
+            self._stream = stream
+            if self._session is not None:
+                self._events = self._session.streams.open()
+                self._events.carry(self._abandon)
+                if is_primed(self._session):
+                    await self._write(self._events.prime())
 
     async def _write(self, data: bytes) -> None:
+        if self._stream is None or self._gone:
+            return
         try:
-            async with self._opening:  # several tasks of one tool may send at the same time
-                if self._stream is None:
-                    self._stream = web.StreamResponse(headers={**STREAM_HEADERS, **self._headers()})
-                    await self._stream.prepare(self._request)
             await self._stream.write(data)
         except ConnectionError:  # what a lost connection means to the request is decided where it is run
-            logger.debug("The client of request %s has gone.", self.request_id)
+            self._lose()
+
+    def _lose(self) -> None:
+        logger.debug("The client of request %s has gone.", self.request_id)
+        self._leave()
+
+    def _leave(self) -> None:
+        if self._gone:
+            return
+        self._gone = True
+        self.release()
+        if self._events is not None:
+            self._events.release()
+
+    def _abandon(self) -> None:
+        """Another connection carries the stream now; this one is dead, or might as well be."""
+        self._gone = True
+        self.release()
+        if self._request.transport is not None:
+            self._request.transport.abort()
+
+    async def _finish(self, stream: web.StreamResponse) -> web.StreamResponse:
+        if self._events is not None:
+            if not self._gone:
+                self._events.release()
+            self._events.end()
+        return stream if self._gone else await self._end(stream)
 
     async def _end(self, stream: web.StreamResponse) -> web.StreamResponse:
         try:
@@ -164,6 +229,7 @@ class Exchange:
 
     async def _ping(self) -> None:
         while True:
+            await self._open()
             await self._write(PING)
             await asyncio.sleep(self._ping_interval_s)
 
@@ -171,3 +237,8 @@ class Exchange:
 def _trace_of(traceparent: str | None) -> str:
     found = TRACEPARENT.match(traceparent or "")
     return found[1] if found and found[1] != NO_TRACE else secrets.token_hex(16)
+
+
+def is_primed(session: "Session") -> bool:
+    """Whether the session's client wants to be told at once where it can take a stream up again."""
+    return session.connection.protocol_version >= PRIMED_SINCE

@@ -5,8 +5,7 @@ import logging
 import secrets
 import time
 import uuid
-from collections import deque
-from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Mapping
+from collections.abc import Awaitable, Callable, Generator, Mapping
 from contextlib import contextmanager, suppress
 from typing import Any, Final
 
@@ -19,9 +18,9 @@ from mcp.shared.exceptions import NoBackChannelError
 from mcp.types import INTERNAL_ERROR, ErrorData
 from pydantic import ValidationError
 
-from tale.mcp.wire import Message, notification
+from tale.mcp.streams import Streams
+from tale.mcp.wire import Message, event, notification
 
-QUEUE_LIMIT: Final = 256  # messages that may wait for a client that has no stream open
 REAP_INTERVAL_S: Final = 30.0
 
 logger = logging.getLogger(__name__)
@@ -37,11 +36,9 @@ class Session:
         self.connection = Connection.for_loop(self, session_id=self.id)
         self.runner: ServerRunner[Any] = ServerRunner(kernel, self.connection, lifespan_state)
         self.in_flight: dict[str | int, asyncio.Task[Any]] = {}
-        self.listening = False
+        self.streams = Streams()
         self._clock = clock
-        self._outbox: deque[Message] = deque()
-        self._changed = asyncio.Event()  # the outbox or `_ended`
-        self._ended = False
+        self._readers = 0  # connections that carry one of the streams, but for those of requests
         self._asked: dict[str, asyncio.Future[Message]] = {}
         self._last_use = clock()
 
@@ -50,32 +47,36 @@ class Session:
         self._last_use = self._clock()
 
     def idle_s(self) -> float:
-        """Seconds since the last request ended; 0 while one is in flight or the stream is open."""
-        return 0.0 if self.in_flight or self.listening else self._clock() - self._last_use
+        """Seconds since the last request ended; 0 while one is in flight or a stream is read."""
+        return 0.0 if self.in_flight or self._readers else self._clock() - self._last_use
 
     @contextmanager
-    def listen(self) -> Generator[AsyncGenerator[Message, None], None, None]:
-        """What the standing stream carries until the session ends; the stream counts as open within the block."""
-        self.listening = True
+    def reading(self) -> Generator[None, None, None]:
+        """The client counts as present within the block."""
+        self._readers += 1
         try:
-            yield self._messages()
+            yield
         finally:
-            self.listening = False
+            self._readers -= 1
             self.touch()
 
     async def notify(self, method: str, params: Mapping[str, Any] | None, opts: CallOptions | None = None) -> None:
-        """Queue a notification for the standing stream; the oldest is dropped when nobody reads for long."""
-        self._queue(notification(method, params))
+        """Send a notification on the standing stream, now or when the client opens it."""
+        self.tell(notification(method, params))
+
+    def tell(self, message: Message) -> None:
+        """Send a message on the standing stream, now or when the client opens it."""
+        self.streams.standing.add(event(message))
 
     async def send_raw_request(
         self, method: str, params: Mapping[str, Any] | None, opts: CallOptions | None = None
     ) -> Message:
         """Ask the client something on its standing stream."""
-        if not self.listening:
+        if not self.streams.standing.is_carried:
             raise NoBackChannelError(method)
 
         async def send(message: Message) -> None:
-            self._queue(message)
+            self.tell(message)
 
         return await self.ask(send, method, params, opts)
 
@@ -111,31 +112,16 @@ class Session:
 
     def hang_up(self) -> None:
         """End the standing stream."""
-        self._ended = True
-        self._changed.set()
+        self.streams.standing.end()
 
     async def close(self) -> None:
         """End what the client has in flight."""
-        self.hang_up()
+        self.streams.close()
         tasks = list(self.in_flight.values())
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         await aclose_shielded(self.connection)
-
-    async def _messages(self) -> AsyncGenerator[Message, None]:
-        while not self._ended:
-            while self._outbox:
-                yield self._outbox.popleft()
-            self._changed.clear()
-            await self._changed.wait()
-
-    def _queue(self, message: Message) -> None:
-        if len(self._outbox) >= QUEUE_LIMIT:
-            logger.warning("Session %s does not read its stream; its oldest message was dropped.", self.id[:8])
-            self._outbox.popleft()
-        self._outbox.append(message)
-        self._changed.set()
 
 
 class Sessions:

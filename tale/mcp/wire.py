@@ -6,6 +6,7 @@ from typing import Any, Final, NoReturn
 
 SESSION_HEADER: Final = "Mcp-Session-Id"
 VERSION_HEADER: Final = "Mcp-Protocol-Version"
+LAST_EVENT_HEADER: Final = "Last-Event-ID"
 METHOD_HEADER: Final = "Mcp-Method"
 NAME_HEADER: Final = "Mcp-Name"
 EVENT_STREAM: Final = "text/event-stream"
