@@ -224,6 +224,8 @@ def events_of(text: str) -> list[dict[str, Any]]:
 async def calling(server: HTTPMCPServer) -> AsyncIterator[Caller]:
     """Serve, and have a caller for it."""
     await server.start()
-    async with aiohttp.ClientSession() as http:
-        yield Caller(http, f"http://127.0.0.1:{server.port}")
-    await server.stop()
+    try:
+        async with aiohttp.ClientSession() as http:
+            yield Caller(http, f"http://127.0.0.1:{server.port}")
+    finally:
+        await server.stop()
