@@ -11,7 +11,7 @@ CALLS = 50
 
 async def measure(service: ServiceUnderTest) -> list[float]:
     async with service.client() as client:
-        await until_models_ready(client, "ux", "task")
+        await until_models_ready(client, "ux")  # one model plays both roles
         overheads: list[float] = []
         for number in range(CALLS):
             start = time.perf_counter()
