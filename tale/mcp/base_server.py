@@ -1,37 +1,56 @@
-"""The transport-free half of a server: its name, its tools, and the SDK's protocol kernel that dispatches to them."""
+"""The transport-free half of a server: its tools, resources and prompts, and the SDK's kernel that serves them."""
 
 import logging
 from abc import ABC, abstractmethod
-from typing import Any, cast
+from collections.abc import Mapping
+from typing import Any, Final
 
 from mcp import MCPError
 from mcp.server.context import ServerRequestContext
-from mcp.server.lowlevel import Server
 from mcp.types import (
     INVALID_PARAMS,
     CallToolRequestParams,
     CallToolResult,
+    EmptyResult,
+    InputRequiredResult,
     ListToolsResult,
     PaginatedRequestParams,
+    SetLevelRequestParams,
     ToolAnnotations,
 )
 
-from tale.mcp.tools import RegisteredTool, ToolContext, ToolFunction, internal_failure
+from tale.mcp.changes import Changes, PromptsListChanged, ResourcesListChanged, ResourceUpdated, ToolsListChanged
+from tale.mcp.completions import CompletionFunction, Completions
+from tale.mcp.kernel import Kernel
+from tale.mcp.prompts import PromptFunction, Prompts
+from tale.mcp.resources import JSON_TYPE, ResourceFunction, Resources
+from tale.mcp.tool_context import InputNeeded, ToolContext, exchange_of
+from tale.mcp.tools import RegisteredTool, ToolFunction, internal_failure
 
 __all__ = ["BaseMCPServer", "ToolContext"]
+
+Request = ServerRequestContext[Any]
 
 logger = logging.getLogger(__name__)
 
 
 class BaseMCPServer(ABC):
-    """A named set of tools. Subclasses give it a transport."""
+    """A named set of tools, resources and prompts. Subclasses give it a transport.
+
+    What is added or removed while the server runs is told to the clients that asked to be told.
+    """
 
     def __init__(self, name: str, *, version: str, instructions: str | None = None) -> None:
         self.name = name
         self.version = version
+        self.changes: Final = Changes()
         self._tools: dict[str, RegisteredTool] = {}
-        self._kernel: Server[Any] = Server(
+        self._prompts = Prompts()
+        self._resources = Resources()
+        self._completions = Completions()
+        self._kernel = Kernel(
             name,
+            self.changes,
             version=version,
             instructions=instructions,
             get_tool_input_schema=self._input_schema,
@@ -47,11 +66,12 @@ class BaseMCPServer(ABC):
         read_only: bool = False,
         destructive: bool = False,
         idempotent: bool = False,
+        input_schema: Mapping[str, Any] | None = None,
     ) -> None:
         """Offer a typed async function as a tool of its own name.
 
-        Its docstring's first part describes the tool, its Args section (Google style) the parameters. Raises ValueError
-        for a name that is taken.
+        Its docstring's first part describes the tool, its Args section (Google style) the parameters. `input_schema`
+        is listed in place of what the signature gives. Raises ValueError for a name that is taken.
         """
         if function.__name__ in self._tools:
             raise ValueError(f"there is a tool {function.__name__} already")
@@ -62,7 +82,57 @@ class BaseMCPServer(ABC):
             idempotent_hint=idempotent or read_only,
             open_world_hint=False,
         )
-        self._tools[function.__name__] = RegisteredTool.from_function(function, title, annotations)
+        self._tools[function.__name__] = RegisteredTool.from_function(function, title, annotations, input_schema)
+        self.changes.tell(ToolsListChanged())
+
+    def remove_tool(self, name: str) -> None:
+        """Take a tool back; raises KeyError if there is none of that name."""
+        del self._tools[name]
+        self.changes.tell(ToolsListChanged())
+
+    def add_resource(
+        self, uri: str, function: ResourceFunction, *, title: str | None = None, mime_type: str = JSON_TYPE
+    ) -> None:
+        """Offer what an async function returns under a URI; text and bytes are sent as they are, the rest as JSON.
+
+        `uri` may be a template as in RFC 6570 ("tale://tasks/{task_id}"), whose variables are the function's
+        parameters. The function's name and docstring describe the resource. Raises ValueError for a URI that is taken.
+        """
+        self._resources.add(uri, function, title=title, mime_type=mime_type)
+        self._resources.serve(self._kernel)
+        self.changes.tell(ResourcesListChanged())
+
+    def remove_resource(self, uri: str) -> None:
+        """Take a resource or a template back; raises KeyError if there is none."""
+        self._resources.remove(uri)
+        self.changes.tell(ResourcesListChanged())
+
+    def resource_updated(self, uri: str) -> None:
+        """Tell the clients that subscribed to a resource that it changed."""
+        self.changes.tell(ResourceUpdated(uri))
+
+    def add_prompt(self, function: PromptFunction, *, title: str | None = None) -> None:
+        """Offer an async function of strings, which returns a string or messages, as a prompt of its own name.
+
+        Raises ValueError for a name that is taken.
+        """
+        self._prompts.add(function, title)
+        self._prompts.serve(self._kernel)
+        self.changes.tell(PromptsListChanged())
+
+    def remove_prompt(self, name: str) -> None:
+        """Take a prompt back; raises KeyError if there is none of that name."""
+        self._prompts.remove(name)
+        self.changes.tell(PromptsListChanged())
+
+    def add_completion(self, reference: str, argument: str, function: CompletionFunction) -> None:
+        """Suggest values for an argument of a prompt (by name) or of a resource template (by URI)."""
+        self._completions.add(reference, argument, function)
+        self._completions.serve(self._kernel)
+
+    def add_logging(self) -> None:
+        """Let clients of the handshake era say which log messages they want; ToolContext.log sends them."""
+        self._kernel.add_request_handler("logging/setLevel", SetLevelRequestParams, self._set_log_level)
 
     @abstractmethod
     async def start(self) -> None:
@@ -76,19 +146,23 @@ class BaseMCPServer(ABC):
         tool = self._tools.get(name)
         return tool.listing.input_schema if tool else None
 
-    async def _list_tools(
-        self, context: ServerRequestContext[Any], params: PaginatedRequestParams | None
-    ) -> ListToolsResult:
+    async def _list_tools(self, request: Request, params: PaginatedRequestParams | None) -> ListToolsResult:
         return ListToolsResult(tools=[tool.listing for tool in self._tools.values()])
 
-    async def _call_tool(self, context: ServerRequestContext[Any], params: CallToolRequestParams) -> CallToolResult:
+    async def _call_tool(self, request: Request, params: CallToolRequestParams) -> CallToolResult | InputRequiredResult:
         tool = self._tools.get(params.name)
         if tool is None:
             raise MCPError(INVALID_PARAMS, f"Unknown tool: {params.name}; tools/list names those there are")
         try:
-            return await tool.call(params.arguments or {}, cast("ToolContext", context.request))
+            return await tool.call(params.arguments or {}, ToolContext.of(request))
         except MCPError:
             raise
+        except InputNeeded as needed:
+            return needed.result
         except Exception:  # the edge of a request: whatever a tool did wrong must not reach the client as it is
             logger.exception("The tool %s broke off.", params.name)
             return internal_failure()
+
+    async def _set_log_level(self, request: Request, params: SetLevelRequestParams) -> EmptyResult:
+        exchange_of(request).set_log_level(params.level)
+        return EmptyResult()

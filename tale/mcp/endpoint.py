@@ -7,11 +7,11 @@ POST stands alone. A request with neither version nor session, as curl sends it,
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import suppress
-from typing import Any, Final
+from typing import Final
 
 from aiohttp import web
 from mcp.server.connection import Connection
-from mcp.server.lowlevel import Server
+from mcp.shared.subscriptions import ServerEvent
 from mcp.types import DEFAULT_NEGOTIATED_VERSION, JSONRPCNotification, JSONRPCRequest
 
 from tale.mcp.dispatch import Dispatch
@@ -25,6 +25,7 @@ from tale.mcp.inbound import (
     read_message,
     require_modern_version,
 )
+from tale.mcp.kernel import Kernel
 from tale.mcp.sessions import Session, Sessions
 from tale.mcp.streams import Stream
 from tale.mcp.wire import LAST_EVENT_HEADER, SESSION_HEADER, VERSION_HEADER, Message
@@ -36,7 +37,7 @@ CANCELLED: Final = "notifications/cancelled"
 class Endpoint:
     """The handlers of one MCP path."""
 
-    def __init__(self, kernel: Server[Any], dispatch: Dispatch, *, sessions: Sessions, ping_interval_s: float) -> None:
+    def __init__(self, kernel: Kernel, dispatch: Dispatch, *, sessions: Sessions, ping_interval_s: float) -> None:
         self._kernel = kernel
         self._dispatch = dispatch
         self._ping_interval_s = ping_interval_s
@@ -50,9 +51,15 @@ class Endpoint:
             yield
             await self.sessions.close()
 
+    def note_change(self, change: ServerEvent) -> None:
+        """Tell the sessions of a change; clients of the modern era subscribe by a request."""
+        for session in self.sessions:
+            session.note_change(change)
+
     def hang_up(self) -> None:
         """End the standing streams and open no more."""
         self._is_open = False
+        self._kernel.listeners.close()
         self.sessions.hang_up()
 
     async def post(self, request: web.Request) -> web.StreamResponse:

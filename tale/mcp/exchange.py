@@ -5,17 +5,18 @@ import logging
 import re
 import secrets
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, get_args
 
 import anyio
 from aiohttp import web
+from mcp import MCPError
 from mcp.shared.dispatcher import CallOptions
 from mcp.shared.exceptions import NoBackChannelError
 from mcp.shared.inbound import ERROR_CODE_HTTP_STATUS
 from mcp.shared.jsonrpc_dispatcher import progress_token_from_params
 from mcp.shared.message import ServerMessageMetadata
 from mcp.shared.transport_context import TransportContext
-from mcp.types import INTERNAL_ERROR, JSONRPCNotification, JSONRPCRequest
+from mcp.types import INTERNAL_ERROR, INVALID_REQUEST, JSONRPCNotification, JSONRPCRequest, LoggingLevel
 
 from tale.mcp.inbound import JSON_TYPE, accepts_stream
 from tale.mcp.wire import EVENT_STREAM, SESSION_HEADER, Message, encode, error_message, event, notification
@@ -33,6 +34,7 @@ STREAM_HEADERS: Final = {
 }
 TRACEPARENT: Final = re.compile(r"^[0-9a-f]{2}-([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}")
 NO_TRACE: Final = "0" * 32
+LOG_LEVELS: Final[tuple[LoggingLevel, ...]] = get_args(LoggingLevel)  # by severity
 PRIMED_SINCE: Final = "2025-11-25"  # clients of older versions may stumble over an event without data
 OK, ACCEPTED = 200, 202
 
@@ -58,7 +60,7 @@ class Exchange:
         self._request = request
         self._session = session
         self._progress_token = progress_token_from_params(message.params)
-        self._streams = isinstance(message, JSONRPCRequest) and accepts_stream(request)
+        self.can_stream = isinstance(message, JSONRPCRequest) and accepts_stream(request)
         self._stream: web.StreamResponse | None = None
         self._opening = asyncio.Lock()
         self._events: Stream | None = None  # in a session, once the response is a stream
@@ -66,13 +68,13 @@ class Exchange:
         self._ping_interval_s = ping_interval_s
         self._pinger: asyncio.Task[None] | None = None
         self._silence = (
-            asyncio.get_running_loop().call_later(ping_interval_s, self._begin_pinging) if self._streams else None
+            asyncio.get_running_loop().call_later(ping_interval_s, self._begin_pinging) if self.can_stream else None
         )
         self.request_id = message.id if isinstance(message, JSONRPCRequest) else None
         self.task_id: str | None = None
         self.headers: Mapping[str, str] = request.headers
         self.trace_id = _trace_of(request.headers.get("traceparent"))
-        self.can_send_request = session is not None and self._streams
+        self.can_send_request = session is not None and self.can_stream
         self.transport = TransportContext(
             kind="streamable-http", can_send_request=self.can_send_request, headers=request.headers
         )
@@ -86,7 +88,7 @@ class Exchange:
 
     async def notify(self, method: str, params: Mapping[str, Any] | None, opts: CallOptions | None = None) -> None:
         """Send a notification on this response, if it can be a stream."""
-        if self._streams:
+        if self.can_stream:
             await self._send(notification(method, params))
 
     async def progress(self, progress: float, total: float | None = None, message: str | None = None) -> None:
@@ -95,6 +97,26 @@ class Exchange:
             return
         params = {"progressToken": self._progress_token, "progress": progress, "total": total, "message": message}
         await self.notify("notifications/progress", {key: value for key, value in params.items() if value is not None})
+
+    def subscribe(self, uri: str) -> None:
+        """Have the client told when a resource changes; raises MCPError where it cannot be."""
+        if self._session is None:
+            raise MCPError(INVALID_REQUEST, "Only a session can subscribe; initialize first")
+        self._session.subscribe(uri)
+
+    def unsubscribe(self, uri: str) -> None:
+        """Have the client told no more."""
+        if self._session is not None:
+            self._session.subscriptions.discard(uri)
+
+    def set_log_level(self, level: LoggingLevel) -> None:
+        """Send the session's client log messages of this level and above."""
+        if self._session is not None:
+            self._session.log_level = level
+
+    def wants_log(self, level: LoggingLevel) -> bool:
+        """Whether the session's client wants log messages of this level; without a session it wants all."""
+        return self._session is None or LOG_LEVELS.index(level) >= LOG_LEVELS.index(self._session.log_level)
 
     async def send_raw_request(
         self, method: str, params: Mapping[str, Any] | None, opts: CallOptions | None = None
@@ -106,7 +128,7 @@ class Exchange:
 
     async def close_stream(self) -> None:
         """Send the client away; it comes back for the rest by itself, where its version of the protocol provides it."""
-        if self._session is None or not self._streams or not is_primed(self._session) or self._gone:
+        if self._session is None or not self.can_stream or not is_primed(self._session) or self._gone:
             return
         await self._open()
         self._leave()

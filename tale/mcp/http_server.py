@@ -61,6 +61,7 @@ class HTTPMCPServer(BaseMCPServer):
             sessions=Sessions(limit=limits.sessions, idle_s=limits.session_idle_s),
             ping_interval_s=limits.ping_interval_s,
         )
+        self.changes.subscribe(self.endpoint.note_change)
 
     def add_routes(self, routes: Iterable[web.AbstractRouteDef]) -> None:
         """Serve further paths beside /mcp and /health, under the same rules of admission."""

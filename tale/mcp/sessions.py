@@ -5,7 +5,7 @@ import logging
 import secrets
 import time
 import uuid
-from collections.abc import Awaitable, Callable, Generator, Mapping
+from collections.abc import Awaitable, Callable, Generator, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from typing import Any, Final
 
@@ -15,12 +15,15 @@ from mcp.server.lowlevel import Server
 from mcp.server.runner import ServerRunner, aclose_shielded
 from mcp.shared.dispatcher import CallOptions
 from mcp.shared.exceptions import NoBackChannelError
-from mcp.types import INTERNAL_ERROR, ErrorData
+from mcp.shared.subscriptions import ServerEvent
+from mcp.types import INTERNAL_ERROR, INVALID_REQUEST, ErrorData, LoggingLevel
 from pydantic import ValidationError
 
+from tale.mcp.changes import ResourceUpdated, change_message
 from tale.mcp.streams import Streams
 from tale.mcp.wire import Message, event, notification
 
+MOST_SUBSCRIPTIONS: Final = 256
 REAP_INTERVAL_S: Final = 30.0
 
 logger = logging.getLogger(__name__)
@@ -37,6 +40,8 @@ class Session:
         self.runner: ServerRunner[Any] = ServerRunner(kernel, self.connection, lifespan_state)
         self.in_flight: dict[str | int, asyncio.Task[Any]] = {}
         self.streams = Streams()
+        self.subscriptions: set[str] = set()  # URIs of resources
+        self.log_level: LoggingLevel = "info"
         self._clock = clock
         self._readers = 0  # connections that carry one of the streams, but for those of requests
         self._asked: dict[str, asyncio.Future[Message]] = {}
@@ -67,6 +72,17 @@ class Session:
     def tell(self, message: Message) -> None:
         """Send a message on the standing stream, now or when the client opens it."""
         self.streams.standing.add(event(message))
+
+    def subscribe(self, uri: str) -> None:
+        """Have the client told when a resource changes; raises MCPError where it subscribed to too many."""
+        if len(self.subscriptions) >= MOST_SUBSCRIPTIONS and uri not in self.subscriptions:
+            raise MCPError(INVALID_REQUEST, f"{MOST_SUBSCRIPTIONS} subscriptions are the most; end one first")
+        self.subscriptions.add(uri)
+
+    def note_change(self, change: ServerEvent) -> None:
+        """Tell the client of a change, if it is one that it is told of."""
+        if not isinstance(change, ResourceUpdated) or change.uri in self.subscriptions:
+            self.tell(change_message(change))
 
     async def send_raw_request(
         self, method: str, params: Mapping[str, Any] | None, opts: CallOptions | None = None
@@ -135,6 +151,9 @@ class Sessions:
 
     def __len__(self) -> int:
         return len(self._open)
+
+    def __iter__(self) -> Iterator[Session]:
+        return iter(list(self._open.values()))
 
     def get(self, session_id: str) -> Session | None:
         """The session of that id, if it is open."""

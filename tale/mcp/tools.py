@@ -1,18 +1,19 @@
 """Tools from plain typed async functions: schemas from the signature, texts from the docstring, errors for people."""
 
-import inspect
 import json
 import logging
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Final, Protocol, get_type_hints
+from types import UnionType
+from typing import Any, Final, Union, get_args, get_origin, get_type_hints
 
-import docstring_parser
 from mcp.server.mcpserver.utilities.func_metadata import FuncMetadata, func_metadata
-from mcp.types import CallToolResult, TextContent, Tool, ToolAnnotations
+from mcp.types import CallToolResult, ContentBlock, TextContent, Tool, ToolAnnotations
 from pydantic import ValidationError
 
 from tale.exceptions import TaleBaseException
+from tale.mcp.signatures import describe
+from tale.mcp.tool_context import ToolContext
 from tale.mcp.wire import ERROR_META_KEY
 
 INTERNAL_ERROR_TEXT: Final = "Internal error: the server's log has the details; try again or report it."
@@ -20,28 +21,6 @@ INTERNAL_ERROR_TEXT: Final = "Internal error: the server's log has the details; 
 ToolFunction = Callable[..., Awaitable[Any]]
 
 logger = logging.getLogger(__name__)
-
-
-class ToolContext(Protocol):
-    """What a tool may know of the call it serves; handed to a parameter annotated with this class."""
-
-    @property
-    def headers(self) -> Mapping[str, str]:
-        """Headers of the HTTP request."""
-        ...
-
-    @property
-    def trace_id(self) -> str:
-        """Trace the call belongs to, 32 hexadecimal digits: the caller's (W3C traceparent) or a new one."""
-        ...
-
-    def concerns(self, task_id: str) -> None:
-        """Note which task the call turned out to be about, for the record; an argument `task_id` is noted anyway."""
-        ...
-
-    async def progress(self, progress: float, total: float | None = None, message: str | None = None) -> None:
-        """Tell the client how far the call has come; nothing is sent where it did not ask for that."""
-        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,32 +33,38 @@ class RegisteredTool:
     listing: Tool
 
     @classmethod
-    def from_function(cls, function: ToolFunction, title: str | None, annotations: ToolAnnotations) -> "RegisteredTool":
-        """Read a typed async function; raises TypeError for one that is not async or whose answer has no schema."""
-        if not inspect.iscoroutinefunction(function):
-            raise TypeError(f"the tool {function.__name__} must be an async function")
-        hints = get_type_hints(function)
-        context_parameter = next((name for name, hint in hints.items() if hint is ToolContext), None)
-        metadata = func_metadata(function, skip_names=[context_parameter] if context_parameter else [])
-        if metadata.output_schema is None:
+    def from_function(
+        cls,
+        function: ToolFunction,
+        title: str | None,
+        annotations: ToolAnnotations,
+        input_schema: Mapping[str, Any] | None = None,
+    ) -> "RegisteredTool":
+        """Read a typed async function; raises TypeError for one that is not async or whose answer has no schema.
+
+        An answer that is content (text, images, resources) needs none. `input_schema` is listed in place of the one
+        that the signature gives.
+        """
+        described = describe(function)
+        skipped = [described.context_parameter] if described.context_parameter else []
+        metadata = func_metadata(function, skip_names=skipped)
+        if metadata.output_schema is None and not _is_content(get_type_hints(function).get("return")):
             raise TypeError(
-                f"the tool {function.__name__} needs an answer with a JSON schema, as of a dataclass without slots"
+                f"the tool {described.name} needs an answer with a JSON schema, as of a dataclass without slots"
             )
-        described = docstring_parser.parse(inspect.getdoc(function) or "")
         schema = metadata.arg_model.model_json_schema(by_alias=True)
-        for parameter in described.params:
-            if parameter.arg_name in schema.get("properties", {}) and parameter.description:
-                schema["properties"][parameter.arg_name]["description"] = parameter.description
-        description = "\n\n".join(filter(None, (described.short_description, described.long_description)))
+        for name, text in described.parameter_texts.items():
+            if name in schema.get("properties", {}):
+                schema["properties"][name]["description"] = text
         listing = Tool(
-            name=function.__name__,
+            name=described.name,
             title=title,
-            description=description,
-            input_schema={**schema, "additionalProperties": False},
+            description=described.description,
+            input_schema={**schema, "additionalProperties": False} if input_schema is None else dict(input_schema),
             output_schema=metadata.output_schema,
             annotations=annotations,
         )
-        return cls(function, metadata, context_parameter, listing)
+        return cls(function, metadata, described.context_parameter, listing)
 
     async def call(self, arguments: dict[str, Any], context: ToolContext) -> CallToolResult:
         """Validate, run, convert. Every failure but a cancellation becomes a result that says what to do."""
@@ -105,6 +90,13 @@ class RegisteredTool:
         if not isinstance(converted, CallToolResult):
             raise TypeError(f"the tool {self.listing.name} returned {type(result).__name__}")
         return converted
+
+
+def _is_content(annotation: object) -> bool:
+    """Whether a function's answer is made of the protocol's content, which is shown to the model as it is."""
+    if get_origin(annotation) in (list, tuple, Union, UnionType):
+        return all(_is_content(part) for part in get_args(annotation))
+    return isinstance(annotation, type) and issubclass(annotation, (*get_args(ContentBlock), CallToolResult))
 
 
 def internal_failure() -> CallToolResult:

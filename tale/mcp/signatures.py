@@ -1,0 +1,35 @@
+"""Reads what a plain async function says of itself: its texts, and whether it wants the context of the call."""
+
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, get_type_hints
+
+import docstring_parser
+
+from tale.mcp.tool_context import ToolContext
+
+
+@dataclass(frozen=True, slots=True)
+class Described:
+    """A function's texts, from a docstring in Google's style, and the name of its parameter for the context."""
+
+    name: str
+    description: str
+    parameter_texts: Mapping[str, str]
+    context_parameter: str | None
+
+
+def describe(function: Callable[..., Any]) -> Described:
+    """Read a function; raises TypeError for one that is not async."""
+    name = function.__name__
+    if not inspect.iscoroutinefunction(function):
+        raise TypeError(f"{name} must be an async function")
+    parsed = docstring_parser.parse(inspect.getdoc(function) or "")
+    context_parameter = next((name for name, hint in get_type_hints(function).items() if hint is ToolContext), None)
+    return Described(
+        name=name,
+        description="\n\n".join(filter(None, (parsed.short_description, parsed.long_description))),
+        parameter_texts={each.arg_name: each.description for each in parsed.params if each.description},
+        context_parameter=context_parameter,
+    )
