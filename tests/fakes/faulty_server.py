@@ -1,6 +1,7 @@
 """Servers on real sockets that misbehave: bytes as written down, a break in the middle, one era of MCP alone."""
 
 import asyncio
+import json
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
@@ -47,12 +48,27 @@ async def raw_server(*answers: bytes) -> AsyncIterator[RawServer]:
 
 
 def http(
-    body: str, *, status: str = "200 OK", content_type: str = "application/json", length: int | None = None
+    body: str,
+    *,
+    status: str = "200 OK",
+    content_type: str = "application/json",
+    length: int | None = None,
+    headers: str = "",
 ) -> bytes:
     """A whole answer; `length` lies about the body."""
     data = body.encode()
     head = f"HTTP/1.1 {status}\r\nContent-Type: {content_type}\r\nContent-Length: {length or len(data)}\r\n"
-    return f"{head}Connection: close\r\n\r\n".encode() + data
+    return f"{head}{headers}Connection: close\r\n\r\n".encode() + data
+
+
+def result(value: dict[str, Any], request_id: int = 1) -> str:
+    """The JSON-RPC answer to a request."""
+    return json.dumps({"jsonrpc": "2.0", "id": request_id, "result": value})
+
+
+def error(code: int, text: str) -> str:
+    """A JSON-RPC error."""
+    return json.dumps({"jsonrpc": "2.0", "id": 1, "error": {"code": code, "message": text}})
 
 
 @asynccontextmanager
