@@ -159,9 +159,7 @@ async def test_the_standing_stream_is_taken_over_from_the_event_given(client: Ca
                 assert third.status == 409
 
 
-@pytest.mark.parametrize(
-    "event_id", ["", "x", "1", "99-1", "-1-1", "1-1 ", "1" * 40 + "-1", "١-١".encode().decode("latin-1")]
-)
+@pytest.mark.parametrize("event_id", ["", "x", "1", "99-1", "-1-1", "1-1 2", "1" * 40 + "-1", "\u00b9-\u00b9"])
 async def test_events_that_are_not_kept_are_refused_in_words(client: Caller, event_id: str) -> None:
     async with reading(client, event_id) as response:
         assert response.status == 400
