@@ -3,9 +3,10 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 Role = Literal["ux", "task"]
+ACKNOWLEDGE: Final = "acknowledge"  # the operation by which the small model says what a task is about, beside the work
 
 
 class TaskStatus(StrEnum):
@@ -242,7 +243,10 @@ class Attempt:
 
 @dataclass(frozen=True, slots=True)
 class TokenTotals:
-    """Sums over the model calls of one task, conversation or day; None where nothing was reported."""
+    """Sums over the model calls of one task, conversation or day; None where nothing was reported.
+
+    Tokens are those of all calls; times leave out acknowledgements, which run beside the work.
+    """
 
     calls: int
     input_tokens: int | None = None

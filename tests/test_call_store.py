@@ -90,6 +90,13 @@ async def test_sums_are_over_what_was_reported(calls: CallStore) -> None:
     assert (await calls.totals()).calls == 4
 
 
+async def test_an_acknowledgement_counts_with_its_tokens_but_not_with_its_times(calls: CallStore) -> None:
+    times = {"queue_s": 1.0, "load_s": 1.0, "prefill_s": 1.0, "decode_s": 1.0, "time_to_first_token_s": 0.1}
+    await calls.close_call(new_call(1.0, operation="acknowledge", task_id="t", output_tokens=5, **times))
+    await calls.close_call(new_call(2.0, task_id="t", output_tokens=7, decode_s=3.0, time_to_first_token_s=0.5))
+    assert await calls.totals(task_id="t") == TokenTotals(2, output_tokens=12, decode_s=3.0, time_to_first_token_s=0.5)
+
+
 async def test_sums_are_by_conversation_and_by_time(calls: CallStore) -> None:
     for started_at, conversation in ((1.0, "a"), (2.0, "a"), (2.0, "b"), (3.0, "a")):
         await calls.close_call(new_call(started_at, conversation_id=conversation, output_tokens=1))

@@ -75,10 +75,10 @@ def elapsed(duration_s: float) -> str:
 
 
 def token_line(view: dict[str, Any]) -> str:
-    """What a task read and wrote; unknown figures are left out.
+    """What all calls for a task read and wrote; unknown figures are left out.
 
-    >>> token_line({"usage": {"input_tokens": 1200, "cached_tokens": 40, "output_tokens": 7}})
-    'tokens: 1,200 in (40 cached), 7 out'
+    >>> token_line({"usage": {"calls": 2, "input_tokens": 1200, "cached_tokens": 40, "output_tokens": 7}})
+    'tokens: 1,200 in (40 cached), 7 out; 2 calls'
     """
     usage = view["usage"]
     parts: list[str] = []
@@ -87,7 +87,8 @@ def token_line(view: dict[str, Any]) -> str:
         parts.append(f"{usage['input_tokens']:,} in{cached}")
     if usage["output_tokens"] is not None:
         parts.append(f"{usage['output_tokens']:,} out")
-    return f"tokens: {', '.join(parts)}" if parts else "tokens: not reported by the engine"
+    calls = f"; {usage['calls']} calls" if usage["calls"] > 1 else ""
+    return f"tokens: {', '.join(parts)}{calls}" if parts else "tokens: not reported by the engine"
 
 
 def timing_line(view: dict[str, Any]) -> str:

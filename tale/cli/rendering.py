@@ -161,7 +161,7 @@ def task_card(view: dict[str, Any]) -> Table:
             ("attempt", f"{view['attempt']} ({view['failures']} failed)" if view["failures"] else None),
             ("model", view["model"]),
             ("route", view["route_reason"]),
-            ("usage", f"{token_line(view)}; {view['usage']['calls']} model calls" if view["usage"]["calls"] else None),
+            ("usage", token_line(view) if view["usage"]["calls"] else None),
             ("", timing_line(view) if view["usage"]["calls"] else None),
             ("error", view["error"]),
         )

@@ -20,7 +20,7 @@ class UsageView:
 
 @dataclass(frozen=True)
 class TimingsView:
-    """Seconds over all model calls of the task; the time to first token is the first call's."""
+    """Seconds over the calls that did the task's work; the time to first token is the first such call's."""
 
     queue_s: float | None
     load_s: float | None

@@ -4,13 +4,14 @@ from typing import Any, Final
 
 from sqlalchemy import ColumnElement, Connection, func, insert, select, update
 
-from tale.records import McpCall, ModelCall, TokenTotals
+from tale.records import ACKNOWLEDGE, McpCall, ModelCall, TokenTotals
 from tale.storage.database import Database
 from tale.storage.rows import record_of, upsert, values_of
 from tale.storage.tables import mcp_calls, model_calls
 
 PROCESS_DIED: Final = "ProcessDied"
-SUMMED: Final = ("input_tokens", "output_tokens", "cached_tokens", "queue_s", "load_s", "prefill_s", "decode_s")
+TOKENS: Final = ("input_tokens", "output_tokens", "cached_tokens")
+TIMES: Final = ("queue_s", "load_s", "prefill_s", "decode_s")
 
 
 class CallStore:
@@ -52,25 +53,28 @@ class CallStore:
     ) -> TokenTotals:
         """Sums over the calls of a task, a conversation, and those begun in [since, until); all limits together.
 
-        A sum is None where no engine reported the figure. The time to first token is that of the first call that
-        produced one.
+        A sum is None where no engine reported the figure. Acknowledgements count as calls and with their tokens, but
+        not in the times: they run beside the work. The time to first token is that of the first call that produced one.
         """
         wanted = _limits(task_id, conversation_id, since, until)
         call = model_calls.c
-        sums = select(func.count(), *(func.sum(call[name]) for name in SUMMED)).where(*wanted)
+        work = call.operation != ACKNOWLEDGE
+        tokens = [func.sum(call[name]) for name in TOKENS]
+        times = [func.sum(call[name]).filter(work) for name in TIMES]
+        sums = select(func.count(), *tokens, *times).where(*wanted)
         first = (
             select(call.time_to_first_token_s)
-            .where(*wanted, call.time_to_first_token_s.is_not(None))
+            .where(*wanted, work, call.time_to_first_token_s.is_not(None))
             .order_by(call.started_at, call.id)
             .limit(1)
         )
 
-        def work(connection: Connection) -> TokenTotals:
+        def summed(connection: Connection) -> TokenTotals:
             calls, *found = connection.execute(sums).one()
-            named: dict[str, Any] = dict(zip(SUMMED, found, strict=True))
+            named: dict[str, Any] = dict(zip((*TOKENS, *TIMES), found, strict=True))
             return TokenTotals(calls, **named, time_to_first_token_s=connection.scalar(first))
 
-        return await self._database.read(work)
+        return await self._database.read(summed)
 
     async def calls(self, *, task_id: str | None = None, limit: int = 100) -> list[ModelCall]:
         """The latest `limit` model calls, of one task or of all, newest first."""
