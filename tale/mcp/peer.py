@@ -14,6 +14,7 @@ from tale.mcp import envelopes, failures
 from tale.mcp.answers import AnswerReader, NotAMessage
 from tale.mcp.envelopes import MODERN_VERSION, ClientSession, Envelope
 from tale.mcp.questions import OnQuestion, answer_to
+from tale.mcp.standing_stream import StandingStream
 from tale.mcp.wire import EVENT_STREAM, LAST_EVENT_HEADER, SESSION_HEADER, Message, notification
 
 CONNECT_LIMIT_S: Final = 5.0
@@ -54,6 +55,7 @@ class Peer:
         self._http: aiohttp.ClientSession | None = None
         self._ids = itertools.count(1)
         self._session: ClientSession | None = None
+        self._standing: StandingStream | None = None
         self._handshake = asyncio.Lock()
         self._last_words: set[asyncio.Task[None]] = set()
 
@@ -105,6 +107,8 @@ class Peer:
             return
         if self._last_words:
             await asyncio.wait(self._last_words, timeout=CLOSE_LIMIT_S)
+        if self._standing is not None:
+            await self._standing.close()
         session, self._session = self._session, None
         if session is not None and session.session_id is not None:
             limit = aiohttp.ClientTimeout(total=CLOSE_LIMIT_S)
@@ -119,7 +123,22 @@ class Peer:
         async with self._handshake:  # calls that come side by side open one
             if self._session is None:
                 self._session = await self._shake_hands()
+                await self._listen(self._session)
             return self._session
+
+    async def _listen(self, session: ClientSession) -> None:
+        """Whoever answers questions hears those, too, that a server asks outside of its answers."""
+        if self._standing is not None:
+            await self._standing.close()
+            self._standing = None
+        if self._on_question is None or session.session_id is None:
+            return
+
+        async def on_message(message: Message) -> None:
+            await self._receive(message, session, None)
+
+        self._standing = StandingStream(self.http(), f"{self.url}/mcp", session, on_message)
+        await self._standing.open()
 
     async def _shake_hands(self) -> ClientSession:
         request_id = next(self._ids)
