@@ -4,13 +4,14 @@ import asyncio
 import uuid
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from fakes.scripted_pool import ScriptedPool
 
 from tale.exceptions import ModelException, NetworkException, TaskException, ValidationException
 from tale.orchestration.executor import Progress, TaskExecutor
-from tale.records import Task, TaskStatus
+from tale.records import Dispatched, PromptProgress, Reply, Task, TaskStatus
 from tale.storage.database import Database
 from tale.storage.task_store import TaskStore
 
@@ -159,3 +160,145 @@ async def test_an_engine_that_is_out_of_reach_is_a_failed_attempt(store: TaskSto
     task = await queued(store)
     row = await executor(store, ScriptedPool([NetworkException("No answer.")])).execute(task.id)
     assert (row.status, row.error_class) == (TaskStatus.QUEUED, "NetworkException")
+
+
+async def test_a_failed_attempt_tells_which_model_made_it(store: TaskStore) -> None:
+    task = await queued(store)
+    row = await executor(store, ScriptedPool([ModelException("It broke.")])).execute(task.id)
+    assert (row.model, row.route_reason) == ("scripted", "as scripted")
+    assert [past.model for past in await store.attempts(task.id)] == ["scripted"]
+
+
+async def test_an_error_of_our_own_is_a_failed_attempt_too(store: TaskStore) -> None:
+    task = await queued(store)
+    row = await executor(store, ScriptedPool([KeyError("not foreseen")])).execute(task.id)
+    assert (row.status, row.failures, row.error_class) == (TaskStatus.QUEUED, 1, "KeyError")
+    assert "the server's log has the details" in str(row.error)
+
+
+async def test_an_answer_that_breaks_off_without_an_error_is_a_failed_attempt(store: TaskStore) -> None:
+    class Endless(ScriptedPool):
+        async def chat(self, request: Any, context: Any) -> Any:
+            async for event in super().chat(request, context):
+                if not isinstance(event, Reply):
+                    yield event
+
+    task = await queued(store)
+    row = await executor(store, Endless(["half"])).execute(task.id)
+    assert (row.status, row.result) == (TaskStatus.QUEUED, "half")
+    assert "broke off before its end" in str(row.error)
+
+
+async def test_how_far_the_prompt_is_read_is_told(store: TaskStore) -> None:
+    class Reading(ScriptedPool):
+        async def chat(self, request: Any, context: Any) -> Any:
+            yield PromptProgress(64, 128)
+            async for event in super().chat(request, context):
+                yield event
+                if isinstance(event, Dispatched):
+                    yield PromptProgress(128, 128)
+
+    heard: list[Progress] = []
+    task = await queued(store)
+    await executor(store, Reading(["x"])).execute(task.id, listener=heard.append)
+    assert Progress("the model is reading the task (64 of 128 tokens)") in heard
+    assert Progress("scripted is reading the task (128 of 128 tokens)") in heard
+
+
+class SlowStore(TaskStore):
+    """Answers a claim only when it is told to."""
+
+    def __init__(self, database: Database) -> None:
+        super().__init__(database)
+        self.claimed, self.gate = asyncio.Event(), asyncio.Event()
+
+    async def claim(self, task_id: str, **given: Any) -> Task | None:
+        task = await super().claim(task_id, **given)
+        self.claimed.set()
+        await self.gate.wait()
+        return task
+
+
+@pytest.fixture
+async def slow_store(tmp_path: Path) -> AsyncIterator[SlowStore]:
+    database = Database.open(f"sqlite:///{tmp_path / 'slow.db'}")
+    yield SlowStore(database)
+    await database.close()
+
+
+async def test_a_caller_that_leaves_during_the_claim_leaves_no_task_running(slow_store: SlowStore) -> None:
+    task = await queued(slow_store)
+    runner = executor(slow_store, ScriptedPool())
+    caller = asyncio.create_task(runner.execute(task.id))
+    await slow_store.claimed.wait()
+    caller.cancel()
+    slow_store.gate.set()
+    await asyncio.wait([caller])
+    row = await slow_store.get(task.id)
+    assert row is not None
+    assert (row.status, row.failures, runner.running) == (TaskStatus.QUEUED, 0, 0)
+    assert [past.outcome for past in await slow_store.attempts(task.id)] == ["handed_back"]
+
+
+async def test_a_cancel_that_comes_during_the_claim_is_heard(slow_store: SlowStore) -> None:
+    pool = ScriptedPool()
+    task = await queued(slow_store)
+    runner = executor(slow_store, pool)
+    attempt = asyncio.create_task(runner.execute(task.id))
+    await slow_store.claimed.wait()  # the row says running, but the executor does not know it yet
+    await slow_store.request_cancel(task.id, 2.0)
+    stopping = asyncio.create_task(runner.stop_task(task.id))
+    slow_store.gate.set()
+    stopped = await stopping
+    assert stopped is not None
+    assert stopped.status is (await attempt).status is TaskStatus.CANCELLED
+    assert pool.calls == []
+
+
+async def test_an_attempt_stopped_before_its_first_step_claims_nothing(store: TaskStore) -> None:
+    task = await queued(store)
+    runner = executor(store, ScriptedPool())
+    caller = asyncio.create_task(runner.execute(task.id))
+    while not runner.running:
+        await asyncio.sleep(0)
+    await runner.stop()
+    row = await caller
+    assert row.status is TaskStatus.QUEUED
+    assert await runner.execute(task.id) != row  # nothing stands in the way of the next attempt
+
+
+async def test_a_cancel_whose_call_got_lost_is_carried_out_when_the_task_is_asked_for_again(store: TaskStore) -> None:
+    pool = ScriptedPool(["partial", asyncio.Event()])
+    task = await queued(store)
+    runner = executor(store, pool)
+    first = asyncio.create_task(runner.execute(task.id))
+    await pool.started.wait()
+    await store.request_cancel(task.id, 2.0)
+    again = await runner.execute(task.id, attempt=1)
+    assert again.status is TaskStatus.CANCELLED
+    assert (await first).status is TaskStatus.CANCELLED
+
+
+async def test_a_late_completion_is_fenced_off(store: TaskStore) -> None:
+    gate = asyncio.Event()
+    task = await queued(store)
+    slow = executor(store, late := ScriptedPool([gate, "late"]))
+    attempt = asyncio.create_task(slow.execute(task.id))
+    await late.started.wait()
+    done = await executor(store, ScriptedPool(["first"])).execute(task.id, attempt=1)
+    gate.set()
+    assert await attempt == done
+    assert (done.result, done.attempt) == ("first", 2)
+    assert [past.outcome for past in await store.attempts(task.id)] == ["lost", "completed"]
+
+
+async def test_a_late_failure_is_fenced_off(store: TaskStore) -> None:
+    gate = asyncio.Event()
+    task = await queued(store)
+    slow = executor(store, late := ScriptedPool([gate, ModelException("late")]))
+    attempt = asyncio.create_task(slow.execute(task.id))
+    await late.started.wait()
+    done = await executor(store, ScriptedPool(["first"])).execute(task.id, attempt=1)
+    gate.set()
+    assert await attempt == done
+    assert done.failures == 1  # the one that was lost

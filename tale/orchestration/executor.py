@@ -4,7 +4,7 @@ import asyncio
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Final, Literal
 
 from tale.exceptions import ModelException, TaleBaseException, TaskException, ValidationException
 from tale.models.pool import Pool
@@ -26,6 +26,7 @@ TASK_INSTRUCTIONS: Final = (
     "You carry out the user's task completely and at once. Answer with the result itself; "
     "put code in fenced blocks and keep explanations short."
 )
+BROKE_OFF: Final = "The attempt broke off by an error inside tale; the server's log has the details."
 TASK_TEMPERATURE: Final = 0.2  # small models wander off at their engines' defaults
 
 logger = logging.getLogger(__name__)
@@ -44,10 +45,9 @@ Listener = Callable[[Progress], None]
 
 @dataclass(slots=True)
 class _Job:
-    """One attempt that runs in this process, and those who wait for it."""
+    """One attempt in this process, from before its claim until its row is settled, and those who wait for it."""
 
-    task: Task
-    runner: asyncio.Task[Task] | None = None
+    runner: asyncio.Task[Task | None] = field(init=False)
     listeners: list[Listener] = field(default_factory=list[Listener])
     waiters: int = 0
     latest: Progress | None = None
@@ -59,6 +59,16 @@ class _Job:
         self.latest = progress
         for listener in self.listeners:
             listener(progress)
+
+    def known(self) -> dict[str, str | None]:
+        """What there is to keep of the attempt, however it ends."""
+        told = self.dispatched
+        return {
+            "result": "".join(self.text) or None,
+            "model": told.model if told else None,
+            "role": told.role if told else None,
+            "route_reason": told.route_reason if told else None,
+        }
 
 
 class TaskExecutor:
@@ -94,14 +104,12 @@ class TaskExecutor:
         """
         job = self._jobs.get(task_id)
         if job is None:
-            claimed = await self._store.claim(
-                task_id, expected_attempt=attempt, now=self._clock(), max_failures=self._max_failures
-            )
-            if claimed is not None:
-                job = self._jobs[task_id] = _Job(claimed)
-                job.runner = asyncio.create_task(self._run(job), name=f"attempt-{task_id}")
-        job = job or self._jobs.get(task_id)  # somebody else may have claimed it here meanwhile
-        return await self._join(job, listener) if job else await self._read(task_id)
+            job = self._jobs[task_id] = _Job()
+            job.runner = asyncio.create_task(self._run(job, task_id, attempt), name=f"attempt-{task_id}")
+            job.runner.add_done_callback(lambda _: self._jobs.pop(task_id))
+        elif (await self._read(task_id)).cancel_requested_at is not None:
+            await self._end(job)  # the call that was to stop it did not get here
+        return await self._join(job, listener) or await self._read(task_id)
 
     async def stop_task(self, task_id: str) -> Task | None:
         """End the attempt at this task, if one runs here, and return the task as it then stands."""
@@ -119,15 +127,14 @@ class TaskExecutor:
             raise TaskException("No such task; `tale list` shows those there are.", {"task_id": task_id})
         return task
 
-    async def _join(self, job: _Job, listener: Listener | None) -> Task:
-        assert job.runner is not None  # noqa: S101 - set where the job is made, before anyone can join
+    async def _join(self, job: _Job, listener: Listener | None) -> Task | None:
         if listener:
             job.listeners.append(listener)
             if job.latest:
                 listener(job.latest)
         job.waiters += 1
         try:
-            return await asyncio.shield(job.runner)
+            await asyncio.wait([job.runner])
         except asyncio.CancelledError:
             if job.waiters == 1:
                 await self._end(job)
@@ -136,43 +143,49 @@ class TaskExecutor:
             job.waiters -= 1
             if listener:
                 job.listeners.remove(listener)
+        return None if job.runner.cancelled() else job.runner.result()
 
     async def _end(self, job: _Job) -> None:
-        if job.runner is None:
-            return
         if not job.ending:  # a second cancel would interrupt the settling of the row
             job.ending = True
             job.runner.cancel()
         await asyncio.wait([job.runner])
 
-    async def _run(self, job: _Job) -> Task:
-        settled: Task | None = None
+    async def _run(self, job: _Job, task_id: str, attempt: int | None) -> Task | None:
+        """Claim the task, make the attempt, settle its row; returns None when there was nothing to run."""
+        claim = asyncio.create_task(
+            self._store.claim(task_id, expected_attempt=attempt, now=self._clock(), max_failures=self._max_failures)
+        )
+        is_stopped = False
+        try:
+            await asyncio.wait([claim])
+        except asyncio.CancelledError:
+            is_stopped = True  # the claim is carried out all the same: what it took has to be given back
+        task = await claim
+        if task is None:
+            return None
+        await (self._settle_stopped(job, task) if is_stopped else self._attempt(job, task))
+        return await self._store.get(task_id)
+
+    async def _attempt(self, job: _Job, task: Task) -> None:
         try:
             job.tell(Progress("Waiting for a model"))
-            reply = await self._generate(job)
-            await self._finish(job, TaskStatus.COMPLETED, result=reply.text, finish_reason=reply.finish_reason)
-        except asyncio.CancelledError:
-            await self._settle_stopped(job)
-        except (ValidationException, TimeoutError) as error:
-            await self._finish(job, TaskStatus.FAILED, result=job.text, **_described(error, job.task))
-        except TaleBaseException as error:
-            logger.warning("Task %s, attempt %d failed: %s", job.task.id, job.task.attempt, error)
-            settled = await self._store.release(
-                job.task.id,
-                job.task.attempt,
-                outcome="failed",
-                now=self._clock(),
-                max_failures=self._max_failures,
-                result="".join(job.text) or None,
-                **_described(error, job.task),
+            reply = await self._generate(job, task)
+            await self._finish(
+                job, task, TaskStatus.COMPLETED, result=reply.text or None, finish_reason=reply.finish_reason
             )
-        finally:
-            del self._jobs[job.task.id]
-        settled = settled or await self._store.get(job.task.id)
-        return settled or job.task
+        except asyncio.CancelledError:
+            await self._settle_stopped(job, task)
+        except (ValidationException, TimeoutError) as error:
+            await self._finish(job, task, TaskStatus.FAILED, **_described(error, task))
+        except TaleBaseException as error:
+            logger.warning("Task %s, attempt %d failed: %s", task.id, task.attempt, error)
+            await self._release(job, task, "failed", **_described(error, task))
+        except Exception as error:  # the edge of an attempt: an error of ours must not leave the task running for ever
+            logger.exception("Task %s, attempt %d broke off.", task.id, task.attempt)
+            await self._release(job, task, "failed", error_class=type(error).__name__, error=BROKE_OFF)
 
-    async def _generate(self, job: _Job) -> Reply:
-        task = job.task
+    async def _generate(self, job: _Job, task: Task) -> Reply:
         request = ChatRequest(
             model="",
             messages=(Message("system", TASK_INSTRUCTIONS), Message("user", task.text)),
@@ -217,36 +230,31 @@ class TaskExecutor:
     def _model_of(self, job: _Job) -> str:
         return job.dispatched.model if job.dispatched else "the model"
 
-    async def _settle_stopped(self, job: _Job) -> None:
+    async def _settle_stopped(self, job: _Job, task: Task) -> None:
         """A stop is the user's when the row says so, else the process is ending and the task goes back."""
-        current = await self._store.get(job.task.id)
+        current = await self._store.get(task.id)
         if current is not None and current.cancel_requested_at is not None:
-            await self._finish(job, TaskStatus.CANCELLED, result=job.text)
-            return
-        await self._store.release(
-            job.task.id,
-            job.task.attempt,
-            outcome="handed_back",
-            now=self._clock(),
-            max_failures=self._max_failures,
-            result="".join(job.text) or None,
-        )
+            await self._finish(job, task, TaskStatus.CANCELLED)
+        else:
+            await self._release(job, task, "handed_back")
 
-    async def _finish(self, job: _Job, status: TaskStatus, *, result: str | list[str], **ending: Any) -> None:
-        dispatched = job.dispatched
-        fenced_in = await self._store.finish(
-            job.task.id,
-            job.task.attempt,
-            status=status,
-            now=self._clock(),
-            result=(result if isinstance(result, str) else "".join(result)) or None,
-            model=dispatched.model if dispatched else None,
-            role=dispatched.role if dispatched else None,
-            route_reason=dispatched.route_reason if dispatched else None,
-            **ending,
+    async def _finish(self, job: _Job, task: Task, status: TaskStatus, **ending: str | None) -> None:
+        known = {**job.known(), **ending}
+        if not await self._store.finish(task.id, task.attempt, status=status, now=self._clock(), **known):
+            self._fenced_off(task)
+
+    async def _release(
+        self, job: _Job, task: Task, outcome: Literal["failed", "handed_back"], **ending: str | None
+    ) -> None:
+        known = {**job.known(), **ending}
+        released = await self._store.release(
+            task.id, task.attempt, outcome=outcome, now=self._clock(), max_failures=self._max_failures, **known
         )
-        if not fenced_in:
-            logger.warning("Task %s: attempt %d ended late and was fenced off.", job.task.id, job.task.attempt)
+        if released is None:
+            self._fenced_off(task)
+
+    def _fenced_off(self, task: Task) -> None:
+        logger.warning("Task %s: attempt %d ended late and was fenced off.", task.id, task.attempt)
 
 
 def _described(error: TaleBaseException | TimeoutError, task: Task) -> dict[str, str]:

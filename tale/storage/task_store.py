@@ -79,6 +79,9 @@ class TaskStore:
         now: float,
         max_failures: int,
         result: str | None = None,
+        model: str | None = None,
+        role: str | None = None,
+        route_reason: str | None = None,
         error_class: str | None = None,
         error: str | None = None,
     ) -> Task | None:
@@ -86,7 +89,7 @@ class TaskStore:
 
         An attempt that is handed back is no failure. Returns the task as it then stands, None when fenced off.
         """
-        ending = Ending(result=result, error_class=error_class, error=error)
+        ending = Ending(result, model, role, route_reason, error_class=error_class, error=error)
         return await self._database.write(
             lambda connection: task_moves.release(
                 connection, task_id, attempt, outcome=outcome, now=now, max_failures=max_failures, ending=ending
