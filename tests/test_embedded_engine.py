@@ -2,12 +2,12 @@
 
 import asyncio
 import uuid
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 import pytest
 
-from tale.exceptions import NetworkException, TaskException
+from tale.exceptions import DatabaseException, NetworkException, TaskException
 from tale.orchestration.engines.embedded_engine import EmbeddedEngine
 from tale.orchestration.engines.engine import RunAttempt
 from tale.records import Task, TaskStatus
@@ -22,8 +22,23 @@ async def store(tmp_path: Path) -> AsyncIterator[TaskStore]:
     await database.close()
 
 
-def engine(store: TaskStore, run: RunAttempt, *, slots: int = 1, queue_limit: int = 100) -> EmbeddedEngine:
-    return EmbeddedEngine(store, run, slots=slots, queue_limit=queue_limit, retry_delay_s=0.0, draw=lambda: 0.0)
+def engine(
+    store: TaskStore,
+    run: RunAttempt,
+    *,
+    slots: int = 1,
+    queue_limit: int = 100,
+    ended: Callable[[Task], None] | None = None,
+) -> EmbeddedEngine:
+    return EmbeddedEngine(
+        store,
+        run,
+        slots=slots,
+        queue_limit=queue_limit,
+        retry_delay_s=0.0,
+        on_end=ended or (lambda _: None),
+        draw=lambda: 0.0,
+    )
 
 
 def new_task(text: str, *, priority: int = 0, created_at: float = 1.0, key: str | None = None) -> Task:
@@ -163,3 +178,120 @@ async def test_slots_limit_what_runs_at_the_same_time(store: TaskStore) -> None:
     await finished.wait()
     await queue.stop(1.0)
     assert most == 2
+
+
+async def test_a_task_that_is_submitted_during_the_start_is_handed_out_once(store: TaskStore) -> None:
+    pair, gate = asyncio.Event(), asyncio.Event()
+    handed: list[str] = []
+
+    async def run(task_id: str, attempt: int) -> Task | None:
+        handed.append(task_id)
+        if len(handed) == 2:
+            pair.set()
+        await gate.wait()
+        return None
+
+    queue = engine(store, run, slots=3)
+    first, second = await queue.submit(new_task("a")), await queue.submit(new_task("b"))
+    await queue.start()  # the scan meets both again
+    await pair.wait()
+    assert sorted(handed) == sorted([first.id, second.id])
+    assert (queue.waiting(), queue.running()) == (0, 2)
+    gate.set()
+    await queue.stop(1.0)
+
+
+async def test_an_error_of_our_own_does_not_lose_the_task(store: TaskStore) -> None:
+    runner = Runner(store, 1)
+    broken = True
+
+    async def run(task_id: str, attempt: int) -> Task | None:
+        nonlocal broken
+        if broken:
+            broken = False
+            raise KeyError("not foreseen")
+        return await runner(task_id, attempt)
+
+    queue = engine(store, run)
+    await queue.start()
+    await queue.submit(new_task("x"))
+    await runner.done.wait()
+    await queue.stop(1.0)
+    assert runner.order == ["x"]
+
+
+async def test_the_end_of_a_task_is_told_even_when_its_runner_s_answer_was_lost(store: TaskStore) -> None:
+    told: asyncio.Queue[Task] = asyncio.Queue()
+
+    async def run(task_id: str, attempt: int) -> Task | None:
+        await store.claim(task_id, expected_attempt=attempt, now=1.0, max_failures=9)
+        await store.finish(task_id, 1, status=TaskStatus.COMPLETED, now=2.0, result="ok")
+        raise NetworkException("The connection broke just then.")
+
+    queue = engine(store, run, ended=told.put_nowait)
+    await queue.start()
+    await queue.submit(new_task("x"))
+    assert (await told.get()).status is TaskStatus.COMPLETED
+    assert queue.waiting() == 0
+    await queue.stop(1.0)
+
+
+async def test_a_withdrawn_task_makes_room_at_once_and_is_not_handed_out(store: TaskStore) -> None:
+    runner = Runner(store, 1)
+    queue = engine(store, runner, queue_limit=1)
+    withdrawn = await queue.submit(new_task("withdrawn"))
+    queue.withdraw(withdrawn.id)
+    await queue.submit(new_task("kept"))
+    queue.withdraw(str(uuid.uuid4()))
+    await store.request_cancel(withdrawn.id, 1.0)
+    await queue.start()
+    await runner.done.wait()
+    await queue.stop(1.0)
+    assert runner.order == ["kept"]
+
+
+async def test_a_task_withdrawn_before_its_next_attempt_does_not_come_back(store: TaskStore) -> None:
+    failed = asyncio.Event()
+    attempts = 0
+
+    async def run(task_id: str, attempt: int) -> Task | None:
+        nonlocal attempts
+        attempts += 1
+        return await store.get(task_id)
+
+    queue = EmbeddedEngine(
+        store, run, slots=1, queue_limit=9, retry_delay_s=3_600.0, on_end=lambda _: failed.set(), draw=lambda: 0.0
+    )
+    await queue.start()
+    task = await queue.submit(new_task("x"))
+    await failed.wait()
+    assert queue.waiting() == 1
+    queue.withdraw(task.id)
+    assert (queue.waiting(), attempts) == (0, 1)
+    await queue.stop(1.0)
+
+
+class FaultyStore(TaskStore):
+    """Cannot be read so many times."""
+
+    faults = 0
+
+    async def get(self, task_id: str) -> Task | None:
+        if self.faults:
+            self.faults -= 1
+            raise DatabaseException("The disk does not answer.")
+        return await super().get(task_id)
+
+
+async def test_a_database_that_does_not_answer_for_a_while_costs_no_task(tmp_path: Path) -> None:
+    database = Database.open(f"sqlite:///{tmp_path / 'faulty.db'}")
+    store = FaultyStore(database)
+    runner = Runner(store, 1, lost=1)
+    queue = engine(store, runner)
+    await queue.start()
+    store.faults = 2
+    await queue.submit(new_task("x"))
+    await runner.done.wait()
+    await queue.stop(1.0)
+    await database.close()
+    assert runner.order == ["x", "x"]

@@ -27,6 +27,7 @@ class DirectClient:
     def __init__(self, executor: TaskExecutor) -> None:
         self.executor = executor
         self.fails_with: list[TaleBaseException] = []
+        self.loses: list[TaleBaseException] = []  # raised after the work was done
 
     async def call_tool(
         self,
@@ -49,14 +50,36 @@ class DirectClient:
                     on_progress(float(progress.output_tokens or 0), None, progress.message)
 
             task = await self.executor.execute(arguments["task_id"], attempt=arguments["attempt"], listener=listen)
-        assert task is not None
-        return asdict(task)
+        if self.loses:
+            raise self.loses.pop(0)
+        return asdict(task) if task else {}
+
+
+class SlowStore(TaskStore):
+    """Answers a submission or a cancellation only when it is told to."""
+
+    def __init__(self, database: Database) -> None:
+        super().__init__(database)
+        self.written, self.gate = asyncio.Event(), asyncio.Event()
+        self.is_slow = False
+
+    async def insert(self, task: Task) -> Task:
+        return await self._slowed(await super().insert(task))
+
+    async def request_cancel(self, task_id: str, now: float) -> Task | None:
+        return await self._slowed(await super().request_cancel(task_id, now))
+
+    async def _slowed(self, task: Task | None) -> Any:
+        self.written.set()
+        if self.is_slow:
+            await self.gate.wait()
+        return task
 
 
 class Bench:
     """A coordinator on a real database, with a scripted pool behind it."""
 
-    def __init__(self, settings: Settings, store: TaskStore, pool: ScriptedPool) -> None:
+    def __init__(self, settings: Settings, store: SlowStore, pool: ScriptedPool) -> None:
         self.store, self.pool = store, pool
         self.client = DirectClient(
             TaskExecutor(store, pool, max_output_tokens=64, max_failures=3, clock=lambda: 1000.0)
@@ -77,7 +100,7 @@ async def start(tmp_path: Path) -> AsyncIterator[Start]:
 
     async def make(pool: ScriptedPool | None = None, **settings: object) -> Bench:
         chosen = load_settings({"home": str(tmp_path), "retry_delay_s": 0.0, **settings}, environment={})
-        bench = Bench(chosen, TaskStore(database), pool or ScriptedPool())
+        bench = Bench(chosen, SlowStore(database), pool or ScriptedPool())
         benches.append(bench)
         await bench.coordinator.start()
         return bench
@@ -126,6 +149,7 @@ async def test_a_wait_that_runs_out_returns_the_task_as_it_stands(start: Start) 
         (Submission("x", priority=101), "priority"),
         (Submission("x", timeout_s=0), "timeout"),
         (Submission("x", max_output_tokens=0), "output tokens"),
+        (Submission("x", max_output_tokens=10**30), "output tokens"),
     ],
 )
 async def test_what_is_not_acceptable_is_refused_and_not_stored(
@@ -238,3 +262,113 @@ async def test_an_acknowledgement_that_fails_does_not_harm_the_task(start: Start
     await pool.started.wait()
     gate.set()
     assert (await waiting).status is TaskStatus.COMPLETED
+
+
+async def test_a_client_that_hangs_up_while_it_submits_leaves_no_task_behind_that_nobody_runs(start: Start) -> None:
+    bench = await start()
+    bench.store.is_slow = True
+    client = asyncio.create_task(bench.coordinator.submit(Submission("x", idempotency_key="k")))
+    await bench.store.written.wait()  # the row is there, the engine does not know it yet
+    client.cancel()
+    await asyncio.wait([client])
+    bench.store.gate.set()
+    task = await bench.coordinator.submit(Submission("x", idempotency_key="k"))
+    assert (await bench.finished(task)).status is TaskStatus.COMPLETED
+
+
+async def test_a_client_that_hangs_up_while_it_cancels_has_cancelled(start: Start) -> None:
+    bench = await start(ScriptedPool(["partial", asyncio.Event()]))
+    task = await bench.coordinator.submit(Submission("x"))
+    await bench.pool.started.wait()
+    bench.store.written.clear()
+    bench.store.is_slow = True
+    client = asyncio.create_task(bench.coordinator.cancel(task.id))
+    await bench.store.written.wait()  # the wish is kept, the runner does not know it yet
+    client.cancel()
+    await asyncio.wait([client])
+    waiting = asyncio.create_task(bench.finished(task))
+    bench.store.gate.set()
+    assert (await waiting).status is TaskStatus.CANCELLED
+
+
+async def test_those_who_wait_hear_of_an_end_whose_answer_was_lost(start: Start) -> None:
+    gate = asyncio.Event()
+    bench = await start(ScriptedPool([gate, "x"]), retry_delay_s=3_600.0)
+    bench.client.loses = [NetworkException("The connection broke just then.")]
+    task = await bench.coordinator.submit(Submission("x"))
+    await bench.pool.started.wait()
+    waiting = asyncio.create_task(bench.coordinator.wait(task.id, timeout_s=3_600))
+    gate.set()
+    assert (await waiting).status is TaskStatus.COMPLETED
+
+
+async def test_cancelled_tasks_leave_room_in_the_queue_at_once(start: Start) -> None:
+    bench = await start(ScriptedPool([asyncio.Event()]), queue_limit=1)
+    await bench.coordinator.submit(Submission("running"))
+    await bench.pool.started.wait()
+    queued = await bench.coordinator.submit(Submission("queued"))
+    with pytest.raises(TaskException, match="queue is full"):
+        await bench.coordinator.submit(Submission("one too many"))
+    await bench.coordinator.cancel(queued.id)
+    assert (await bench.coordinator.submit(Submission("fits now"))).status is TaskStatus.QUEUED
+
+
+async def test_an_attempt_that_failed_and_one_that_was_cut_short_are_told(start: Start) -> None:
+    gate = asyncio.Event()
+    bench = await start(ScriptedPool([gate, ModelException("It broke.")], ["x"], ["x"]))
+    heard: list[str] = []
+
+    async def on_event(event: TaskEvent) -> None:
+        heard.append(event.message)
+
+    bench.client.fails_with = [NetworkException("no answer")]
+    task = await bench.coordinator.submit(Submission("x"))
+    waiting = asyncio.create_task(bench.coordinator.wait(task.id, timeout_s=20, on_event=on_event))
+    await bench.pool.started.wait()
+    gate.set()
+    assert (await waiting).status is TaskStatus.COMPLETED
+    assert "The attempt was cut short; the task will be taken up again" in heard
+    assert "Attempt 1 failed; it will be tried again: It broke." in heard
+
+
+async def test_the_same_key_gives_the_task_that_was_stored_first(start: Start) -> None:
+    bench = await start()
+    first = await bench.coordinator.submit(Submission("x", idempotency_key="k"))
+    done = await bench.finished(first)
+    assert await bench.coordinator.submit(Submission("another text", idempotency_key="k")) == done
+
+
+async def test_a_prompt_that_cannot_be_counted_now_is_taken(start: Start) -> None:
+    class Uncounted(ScriptedPool):
+        async def count_tokens(self, request: Any, context: Any) -> int | None:
+            raise NetworkException("No engine answers.")
+
+    bench = await start(Uncounted(), task_context_tokens=1_024)
+    assert (await bench.coordinator.submit(Submission("word " * 1_000))).status is TaskStatus.QUEUED
+
+
+async def test_no_acknowledgement_is_asked_for_where_none_is_wanted(start: Start) -> None:
+    gate = asyncio.Event()
+    pool = ScriptedPool([gate, "done"])
+    pool.states = (ModelState("small", "ux", "ready"), ModelState("large", "task", "ready"))
+    bench = await start(pool, acknowledge=False)
+    task = await bench.coordinator.submit(Submission("Write a haiku"))
+    await pool.started.wait()
+    waiting = asyncio.create_task(bench.finished(task))
+    gate.set()
+    assert (await waiting).status is TaskStatus.COMPLETED
+    assert len(pool.calls) == 1
+
+
+async def test_a_stop_ends_an_acknowledgement_that_is_under_way(start: Start) -> None:
+    pool = ScriptedPool(["partial", asyncio.Event()])
+    pool.states = (ModelState("small", "ux", "ready"), ModelState("large", "task", "ready"))
+    bench = await start(pool)
+    task = await bench.coordinator.submit(Submission("Write a haiku"))
+    await pool.started.wait()
+    waiting = asyncio.create_task(bench.finished(task))
+    while len(pool.calls) < 2:
+        await asyncio.sleep(0)
+    await bench.coordinator.stop(0.0)
+    assert pool.stopped == 2
+    waiting.cancel()

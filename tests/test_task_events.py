@@ -47,3 +47,16 @@ async def test_two_listeners_of_one_task_both_hear_it() -> None:
     with events.listen("t") as one, events.listen("t") as other:
         events.publish(event("done", TaskStatus.COMPLETED))
         assert [item.message async for item in one] == [item.message async for item in other] == ["done"]
+
+
+async def test_a_forgotten_task_is_not_told_to_listeners_to_come() -> None:
+    events = TaskEvents()
+    events.publish(event("running"))
+    events.forget("t")
+    events.forget("never heard of")
+    events.publish(event("done", TaskStatus.COMPLETED))
+    with events.listen("t") as listener:
+        waiting = asyncio.ensure_future(anext(aiter(listener)))
+        await asyncio.sleep(0)
+        assert not waiting.done()
+        waiting.cancel()

@@ -3,16 +3,16 @@
 import asyncio
 import logging
 import uuid
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass
-from typing import Any, Final, Protocol
+from typing import Any, Final, Protocol, TypeVar
 
 from tale.exceptions import NetworkException, TaleBaseException, TaskException, ValidationException
 from tale.models.pool import Pool
 from tale.orchestration.engines.embedded_engine import EmbeddedEngine
 from tale.orchestration.engines.engine import TaskEngine
 from tale.orchestration.task_events import TaskEvent, TaskEvents
-from tale.records import CallContext, ChatRequest, Message, Priority, Task, TaskStatus
+from tale.records import ACKNOWLEDGE, CallContext, ChatRequest, Message, Priority, Task, TaskStatus
 from tale.settings import Settings
 from tale.storage.task_store import TaskStore
 from tale.validation import validate_task_text, validate_timeout_seconds
@@ -24,6 +24,9 @@ ACKNOWLEDGEMENT: Final = (
 )
 PRIORITY_RANGE: Final = (-100, 100)
 MIN_ANSWER_TOKENS: Final = 64  # room for an answer without which a task is not worth starting
+MAX_ANSWER_TOKENS: Final = 1_000_000
+
+T = TypeVar("T")
 
 logger = logging.getLogger(__name__)
 
@@ -82,8 +85,10 @@ class HTTPCoordinator:
             slots=settings.task_slots,
             queue_limit=settings.queue_limit,
             retry_delay_s=settings.retry_delay_s,
+            on_end=self._attempt_ended,
         )
         self._acknowledged: dict[str, asyncio.Task[None]] = {}
+        self._steps: set[asyncio.Task[Any]] = set()
 
     async def start(self) -> None:
         """Take up unfinished tasks and begin handing out."""
@@ -92,6 +97,8 @@ class HTTPCoordinator:
     async def stop(self, grace_s: float) -> None:
         """Hand out nothing more and let go of what does not end within `grace_s` seconds."""
         await self.engine.stop(grace_s)
+        if self._steps:
+            await asyncio.wait(self._steps, timeout=grace_s)
         for task in list(self._acknowledged.values()):
             task.cancel()
         await asyncio.gather(*self._acknowledged.values(), return_exceptions=True)
@@ -103,9 +110,14 @@ class HTTPCoordinator:
         except ValidationException as error:
             logger.info("A task was refused: %s", error.message)
             raise
-        stored = await self.engine.submit(task)
-        if stored.id == task.id:
-            self._tell(stored.id, TaskStatus.QUEUED, "Queued")
+        self._tell(task.id, TaskStatus.QUEUED, "Queued")  # before the engine has it, which may tell more at once
+        try:
+            stored = await self._carried_out(self.engine.submit(task))
+        except TaleBaseException:
+            self.events.forget(task.id)
+            raise
+        if stored.id != task.id:
+            self.events.forget(task.id)
         return stored
 
     async def wait(
@@ -124,10 +136,16 @@ class HTTPCoordinator:
                             await on_event(event)
             except TimeoutError:
                 logger.debug("A wait for task %s ended before it did.", task_id)
-        return await self.get(task_id)
+        task = await self.get(task_id)
+        if task.status.is_final:
+            self._forget(task_id)
+        return task
 
     async def cancel(self, task_id: str) -> Task:
         """Stop a task; returns it as it then stands, which is final unless the execution server is out of reach."""
+        return await self._carried_out(self._cancel(task_id))
+
+    async def _cancel(self, task_id: str) -> Task:
         task = await self._store.request_cancel(task_id, self._clock())
         if task is None:
             raise _unknown(task_id)
@@ -138,8 +156,8 @@ class HTTPCoordinator:
                 logger.warning("Task %s will be cancelled when its runner answers again: %s", task_id, error)
             task = await self.get(task_id)
         if task.status.is_final:
-            self._drop_acknowledgement(task_id)
-            self._tell(task_id, task.status, f"Task {task.status.value}")
+            self.engine.withdraw(task_id)
+            self._tell_how_it_ended(task)
         return task
 
     async def get(self, task_id: str) -> Task:
@@ -154,8 +172,9 @@ class HTTPCoordinator:
         low, high = PRIORITY_RANGE
         if not low <= submission.priority <= high:
             raise ValidationException(f"The priority {submission.priority} is out of range; use {low} to {high}.")
-        if submission.max_output_tokens is not None and submission.max_output_tokens < 1:
-            raise ValidationException("The limit of output tokens must be 1 or more.")
+        limit = submission.max_output_tokens
+        if limit is not None and not 1 <= limit <= MAX_ANSWER_TOKENS:
+            raise ValidationException(f"The limit of output tokens must be from 1 to {MAX_ANSWER_TOKENS:,}.")
         text = validate_task_text(submission.text)
         await self._refuse_oversize(text)
         timeout = submission.timeout_s
@@ -194,16 +213,32 @@ class HTTPCoordinator:
             self._tell(task_id, TaskStatus.RUNNING, message or "Running", int(progress) or None)
 
         arguments = {"task_id": task_id, "attempt": attempt}
-        try:
-            await self._execution.call_tool("execute_task", arguments, on_progress=on_progress)
-        finally:
-            self._drop_acknowledgement(task_id)
-        task = await self._store.get(task_id)
-        if task is not None and task.status.is_final:
-            self._tell(task_id, task.status, f"Task {task.status.value}")
-        elif task is not None:
-            self._tell(task_id, task.status, f"Attempt {task.attempt} failed; it will be tried again: {task.error}")
-        return task
+        await self._execution.call_tool("execute_task", arguments, on_progress=on_progress)
+        return await self._store.get(task_id)
+
+    def _attempt_ended(self, task: Task) -> None:
+        if task.status.is_final:
+            self._tell_how_it_ended(task)
+        elif task.error:
+            self._tell(task.id, task.status, f"Attempt {task.attempt} failed; it will be tried again: {task.error}")
+        else:
+            self._tell(task.id, task.status, "The attempt was cut short; the task will be taken up again")
+
+    def _tell_how_it_ended(self, task: Task) -> None:
+        self._forget(task.id)
+        self._tell(task.id, task.status, f"Task {task.status.value}")
+
+    def _forget(self, task_id: str) -> None:
+        self.events.forget(task_id)
+        if acknowledgement := self._acknowledged.pop(task_id, None):
+            acknowledgement.cancel()
+
+    async def _carried_out(self, step: Coroutine[Any, Any, T]) -> T:
+        """Take a step to its end even when the caller goes away meanwhile: a row must not change with nobody told."""
+        task = asyncio.create_task(step)
+        self._steps.add(task)
+        task.add_done_callback(self._steps.discard)
+        return await asyncio.shield(task)
 
     def _tell(self, task_id: str, status: TaskStatus, message: str, output_tokens: int | None = None) -> None:
         self.events.publish(TaskEvent(task_id, status, message, output_tokens))
@@ -214,23 +249,18 @@ class HTTPCoordinator:
             return
         self._acknowledged[task.id] = asyncio.create_task(self._say_what_is_done(task))
 
-    def _drop_acknowledgement(self, task_id: str) -> None:
-        if acknowledgement := self._acknowledged.pop(task_id, None):
-            acknowledgement.cancel()
-
     async def _say_what_is_done(self, task: Task) -> None:
-        status = await self._pool.status()
-        ready = {model.role for model in status.models if model.state == "ready"}
-        if not {"ux", "task"} <= ready:
-            return  # the small model is still loading, or busy with the task itself
         request = ChatRequest(
             model="",
             messages=(Message("system", ACKNOWLEDGEMENT), Message("user", task.text[:500])),
             max_tokens=ACKNOWLEDGEMENT_TOKENS,
             temperature=0.0,
         )
-        context = CallContext("ux", "acknowledge", Priority.BACKGROUND, task_id=task.id, trace_id=task.trace_id)
+        context = CallContext("ux", ACKNOWLEDGE, Priority.BACKGROUND, task_id=task.id, trace_id=task.trace_id)
         try:
+            ready = {model.role for model in (await self._pool.status()).models if model.state == "ready"}
+            if not {"ux", "task"} <= ready:
+                return  # the small model is still loading, or busy with the task itself
             reply = await self._pool.complete(request, context)
         except TaleBaseException as error:
             logger.info("No acknowledgement for task %s: %s", task.id, error)

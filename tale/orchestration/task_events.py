@@ -42,6 +42,10 @@ class TaskEvents:
                     queue.get_nowait()
             queue.put_nowait(event)
 
+    def forget(self, task_id: str) -> None:
+        """Keep nothing of a task for listeners to come."""
+        self._latest.pop(task_id, None)
+
     def has_listeners(self, task_id: str) -> bool:
         """Whether anybody follows this task."""
         return bool(self._listeners.get(task_id))

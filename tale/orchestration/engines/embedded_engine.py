@@ -8,8 +8,8 @@ from collections.abc import Callable
 from typing import Final
 
 from tale.exceptions import DatabaseException, NetworkException, TaleBaseException, TaskException
-from tale.orchestration.engines.engine import RunAttempt
-from tale.records import Task, TaskStatus
+from tale.orchestration.engines.engine import AttemptEnded, RunAttempt
+from tale.records import Task
 from tale.storage.task_store import TaskStore
 
 JITTER: Final = 0.25  # share of the delay that is added at random, so that retries do not march in step
@@ -31,6 +31,7 @@ class EmbeddedEngine:
         slots: int,
         queue_limit: int,
         retry_delay_s: float,
+        on_end: AttemptEnded,
         draw: Callable[[], float] = random.random,
     ) -> None:
         self._store = store
@@ -38,11 +39,13 @@ class EmbeddedEngine:
         self._slots = asyncio.Semaphore(slots)
         self._queue_limit = queue_limit
         self._retry_delay_s = retry_delay_s
+        self._on_end = on_end
         self._draw = draw
         self._heap: list[tuple[int, float, str, int]] = []
+        self._waiting: set[str] = set()  # of the heap, those to be handed out; the others were withdrawn
         self._arrival = asyncio.Event()
         self._inserting = 0
-        self._attempts: set[asyncio.Task[None]] = set()
+        self._attempts: dict[str, asyncio.Task[None]] = {}
         self._retries: dict[str, asyncio.TimerHandle] = {}
         self._dispatcher: asyncio.Task[None] | None = None
 
@@ -69,9 +72,19 @@ class EmbeddedEngine:
             self._push(stored)
         return stored
 
+    def withdraw(self, task_id: str) -> None:
+        """Forget a task that was cancelled while it waited."""
+        self._waiting.discard(task_id)
+        if handle := self._retries.pop(task_id, None):
+            handle.cancel()
+
     def waiting(self) -> int:
         """Tasks that wait for a slot or for their next attempt."""
-        return len(self._heap) + len(self._retries)
+        return len(self._waiting) + len(self._retries)
+
+    def running(self) -> int:
+        """Attempts that were handed out and have not come back."""
+        return len(self._attempts)
 
     async def stop(self, grace_s: float) -> None:
         """Hand out nothing more; give running attempts `grace_s` seconds, then let go of them."""
@@ -83,44 +96,61 @@ class EmbeddedEngine:
             await asyncio.gather(self._dispatcher, return_exceptions=True)
         if not self._attempts:
             return
-        _, late = await asyncio.wait(self._attempts, timeout=grace_s)
+        _, late = await asyncio.wait(self._attempts.values(), timeout=grace_s)
         for attempt in late:
             attempt.cancel()
         await asyncio.gather(*late, return_exceptions=True)
 
     def _push(self, task: Task) -> None:
+        """Have a task wait for a slot, once: the scan at the start may meet one that is being submitted."""
         self._retries.pop(task.id, None)
+        if task.id in self._waiting or task.id in self._attempts:
+            return
+        self._waiting.add(task.id)
         heapq.heappush(self._heap, (-task.priority, task.created_at, task.id, task.attempt))
         self._arrival.set()
 
     async def _dispatch(self) -> None:
         while True:
             await self._slots.acquire()
+            task_id, attempt = await self._next()
+            self._attempts[task_id] = running = asyncio.create_task(
+                self._attempt(task_id, attempt), name=f"task-{task_id}"
+            )
+            running.add_done_callback(lambda _: self._slots.release())
+
+    async def _next(self) -> tuple[str, int]:
+        while True:
             while not self._heap:
                 self._arrival.clear()
                 await self._arrival.wait()
             _, _, task_id, attempt = heapq.heappop(self._heap)
-            running = asyncio.create_task(self._attempt(task_id, attempt), name=f"task-{task_id}")
-            self._attempts.add(running)
-            running.add_done_callback(self._attempt_ended)
-
-    def _attempt_ended(self, attempt: asyncio.Task[None]) -> None:
-        self._attempts.discard(attempt)
-        self._slots.release()
-        if not attempt.cancelled() and (error := attempt.exception()):
-            logger.error("An attempt broke off: %s", error, exc_info=error)
+            if task_id in self._waiting:
+                self._waiting.remove(task_id)
+                return task_id, attempt
 
     async def _attempt(self, task_id: str, attempt: int) -> None:
         try:
-            task = await self._run(task_id, attempt)
+            task = await self._outcome(task_id, attempt)
+        finally:
+            del self._attempts[task_id]
+        if task is None:
+            return
+        if not task.status.is_final:
+            self._push_later(task)
+        self._on_end(task)
+
+    async def _outcome(self, task_id: str, attempt: int) -> Task | None:
+        """The task's row after an attempt. Whatever goes wrong is told by the row, so that no task gets lost."""
+        try:
+            return await self._run(task_id, attempt)
         except NetworkException as error:
             logger.warning("Task %s: its runner was lost; it will be taken up again. %s", task_id, error)
-            task = await self._read(task_id)
         except TaleBaseException as error:
             logger.error("Task %s could not be handed out; it will be tried again. %s", task_id, error)
-            task = await self._read(task_id)
-        if task is not None and task.status in (TaskStatus.QUEUED, TaskStatus.RUNNING):
-            self._push_later(task)
+        except Exception:  # the edge of an attempt: an error of ours must not cost the task
+            logger.exception("An attempt at task %s broke off; it will be tried again.", task_id)
+        return await self._read(task_id)
 
     async def _read(self, task_id: str) -> Task | None:
         """The row as it stands; while the database does not answer, ask again at the pace of retries."""

@@ -11,6 +11,9 @@ RunAttempt = Callable[[str, int], Awaitable[Task | None]]
 Raises NetworkException when the runner died or cannot be reached; the row may then still say `running`.
 """
 
+AttemptEnded = Callable[[Task], None]
+"""Is told of each task that an attempt was made at, as its row then stands, however the attempt went."""
+
 
 class TaskEngine(Protocol):
     """Keeps accepted tasks, hands them to a runner by priority, and tries again what failed."""
@@ -26,8 +29,16 @@ class TaskEngine(Protocol):
         """
         ...
 
+    def withdraw(self, task_id: str) -> None:
+        """Forget a task that was cancelled while it waited."""
+        ...
+
     def waiting(self) -> int:
-        """Tasks that wait for a slot."""
+        """Tasks that wait for a slot or for their next attempt."""
+        ...
+
+    def running(self) -> int:
+        """Attempts that were handed out and have not come back."""
         ...
 
     async def stop(self, grace_s: float) -> None:
