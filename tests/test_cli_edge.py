@@ -162,7 +162,7 @@ def test_a_home_that_cannot_be_made_is_one_sentence(tale: Tale, tmp_path: Path) 
 
     done = tale("--home", str(tmp_path / "file"), "submit", "Work")
 
-    assert done.code == 1
+    assert done.code == 3
     assert done.err.count("\n") == 1
     assert "Traceback" not in done.err
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import sys
+from collections.abc import Callable
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -36,7 +37,7 @@ def chat(
     if go_on and conversation:
         raise ValidationException("--continue and --conversation exclude each other; give one of them.")
     text = validate_task_text(message)
-    wanted = None if conversation is None else validate_task_id(conversation)
+    wanted = None if conversation is None else _conversation_id(conversation)
     from tale.cli.rendering import Screen
 
     screen = Screen()
@@ -89,21 +90,54 @@ async def _said(
     with ExitStack() as until_words:
         progress = until_words.enter_context(progress_on(screen.err, quiet=streamed.quiet))
         async with running(settings, progress.step, "ux_agent") as client:
-            conversation = await _latest(client) if go_on else wanted
+            conversation = await _earlier(client, wanted) if go_on or wanted else None
             if screen.err.is_terminal:
                 progress.step("Waiting for the first words")
             async with watching_models(client, progress) as end_watch:
 
-                def on_piece(_figure: float, _total: float | None, piece: str | None) -> None:
+                def begin() -> None:
                     end_watch()
                     until_words.close()  # the live line gives way to the answer
-                    streamed.add(piece or "")
 
-                return await client.call_tool(
-                    "conversation", {"message": text, "conversation_id": conversation}, on_progress=on_piece
-                )
+                return await _answer(client, {"message": text, "conversation_id": conversation}, streamed, begin)
 
 
-async def _latest(client: "HTTPMCPClient") -> str:
-    history = await client.call_tool("get_history", {"limit": 1}, idempotent=True)
+async def _answer(
+    client: "HTTPMCPClient", arguments: dict[str, Any], streamed: Streamed, begin: Callable[[], object]
+) -> dict[str, Any]:
+    """Have the answer streamed; when its reader goes away, the model stops too. Raises BrokenPipeError then."""
+    gone: BrokenPipeError | None = None
+
+    def on_piece(_figure: float, _total: float | None, piece: str | None) -> None:
+        nonlocal gone
+        begin()
+        try:
+            streamed.add(piece or "")
+        except BrokenPipeError as error:  # to the client an OSError would be a server that does not answer
+            gone = error
+            call.cancel()
+
+    call = asyncio.create_task(client.call_tool("conversation", arguments, on_progress=on_piece))
+    try:
+        return await call
+    except asyncio.CancelledError:
+        if gone:
+            raise gone from None
+        raise
+
+
+async def _earlier(client: "HTTPMCPClient", wanted: str | None) -> str:
+    """The conversation to go on with: the wanted one, else the latest. Raises ValidationException."""
+    history = await client.call_tool("get_history", {"conversation_id": wanted, "limit": 1}, idempotent=True)
+    if not history["turns"]:
+        raise ValidationException(f"There is no conversation {wanted}; `tale chat --continue` takes up the last one.")
     return history["conversation_id"]
+
+
+def _conversation_id(text: str) -> str:
+    try:
+        return validate_task_id(text)
+    except ValidationException as error:
+        raise ValidationException(
+            f"{text!r} is not a conversation id (a UUID of version 4); `tale chat --continue` takes up the last one."
+        ) from error

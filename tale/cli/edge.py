@@ -28,6 +28,7 @@ from tale.exceptions import (
 
 PROGRAM: Final = "tale"
 COMPLETION: Final = "_TALE_COMPLETE"  # the variable that Typer's completion scripts set
+STDERR_NUMBER: Final = 2
 OK: Final = 0
 FAILED: Final = 1  # the task failed, or something nobody foresaw
 USAGE: Final = 2
@@ -40,6 +41,7 @@ def run(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return the exit code; never raises but for an interrupt of its own last words."""
     # A library's warning is no answer to the user: what matters raises, and the rest is in the log files.
     logging.getLogger().addHandler(logging.NullHandler())
+    _fill_closed_streams()
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")  # a terminal that lacks a character shows a question mark
@@ -86,6 +88,16 @@ def sentence(error: TaleBaseException) -> str:
         if error.context.get(key) and str(error.context[key]) not in error.message
     ]
     return f"{error.message} ({', '.join(details)})" if details else error.message
+
+
+def _fill_closed_streams() -> None:
+    """Lead closed standard streams nowhere, so that no file takes their numbers and each print has somewhere to go."""
+    while (number := os.open(os.devnull, os.O_RDWR)) <= STDERR_NUMBER:
+        os.set_inheritable(number, True)
+    os.close(number)
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115 - open as long as the process
 
 
 def _command(arguments: list[str], invocation: Invocation) -> int:

@@ -103,7 +103,7 @@ class LiveDisplay:
         line.add_column(no_wrap=True, justify="right", style="dim")
         clock = elapsed(time.monotonic() - self._started)
         line.add_row(self._spinner, Text(self._message), " · ".join((*figures, clock)))
-        return Group(*([self._bars.get_renderable()] if self._bar_of else []), line)
+        return Group(line) if self._bars.finished else Group(self._bars.get_renderable(), line)
 
     def say(self, text: str) -> None:
         """A line above the live part."""

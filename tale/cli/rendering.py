@@ -15,6 +15,7 @@ from tale.constants import TASK_TEXT_TRUNCATE
 
 PIPE_WIDTH: Final = 500  # wide enough that nothing is cut for a program
 NARROW: Final = 80
+WIDE_ENOUGH_FOR_TASKS: Final = 100  # id, state, age and tokens take 70
 STATUS_STYLES: Final = {
     "completed": "green",
     "failed": "red",
@@ -44,11 +45,14 @@ class SteadyConsole(Console):
 def console_on(stream: TextIO) -> SteadyConsole:
     """A console on a stream; texts are printed as they are, never read as markup."""
     on_terminal = stream.isatty()
-    width = None if on_terminal or os.environ.get("COLUMNS") else PIPE_WIDTH
+    width, height = (None, None) if on_terminal or os.environ.get("COLUMNS") else (PIPE_WIDTH, None)
+    if on_terminal and os.environ.get("TERM") in ("dumb", "unknown"):
+        width, height = os.get_terminal_size(stream.fileno())  # Rich would take these to have 80 columns
     return SteadyConsole(
         file=stream,
         force_terminal=on_terminal,
         width=width,
+        height=height,
         markup=False,
         highlight=False,
         emoji=False,
@@ -95,7 +99,11 @@ class Screen:
         if self.out.is_terminal:
             from rich.markdown import Markdown  # 35 ms that only this needs
 
-            self.out.print(Markdown(printable(text), code_theme="ansi_dark"))
+            markdown = Markdown(printable(text), code_theme="ansi_dark")
+            for part in (part for block in markdown.parsed for part in block.children or ()):
+                if part.type == "softbreak":  # models end a line where they mean it: in poems, lists, addresses
+                    part.type = "hardbreak"
+            self.out.print(markdown)
         else:
             sys.stdout.write(text if text.endswith("\n") else f"{text}\n")
         sys.stdout.flush()
@@ -128,22 +136,26 @@ def facts(pairs: Sequence[tuple[str, str | Text | None]]) -> Table:
 
 
 def show_tasks(screen: Screen, views: Sequence[dict[str, Any]]) -> None:
-    """A list of tasks; on a narrow terminal two lines each."""
-    if screen.narrow:
+    """A list of tasks; without room for a table, two or three lines each."""
+    width = screen.out.width
+    if width < WIDE_ENOUGH_FOR_TASKS:
         for view in views:
-            line = Text.assemble(state(view["status"]), f"  {seconds(view['age_s'])} ago")
-            screen.show(line, view["id"], f"  {one_line(view['text'], max(20, screen.out.width - 2))}")
+            head = Text.assemble(state(view["status"]), f"  {seconds(view['age_s'])} ago")
+            together = head.cell_len + len(view["id"]) + 2 <= width
+            screen.show(*([Text.assemble(head, f"  {view['id']}")] if together else [head, view["id"]]))
+            screen.show(f"  {one_line(view['text'], max(20, width - 2))}")
         return
     made = table(("status", "age", "tokens", "id", "task"), right=("age", "tokens"))
-    width = TASK_TEXT_TRUNCATE if screen.out.is_terminal else PIPE_WIDTH // 2
+    made.columns[-2].no_wrap = True
+    longest = TASK_TEXT_TRUNCATE if screen.out.is_terminal else PIPE_WIDTH // 2
     for view in views:
         tokens = view["usage"]["output_tokens"]
         made.add_row(
             state(view["status"]),
             seconds(view["age_s"]),
             UNKNOWN if tokens is None else f"{tokens:,}",
-            Text(view["id"], no_wrap=True),
-            Text(one_line(view["text"], width), no_wrap=True, overflow="ellipsis"),
+            view["id"],
+            Text(one_line(view["text"], longest), no_wrap=True, overflow="ellipsis"),
         )
     screen.show(made)
 
@@ -179,14 +191,23 @@ def show_models(screen: Screen, models: Sequence[dict[str, Any]]) -> None:
     """The models of the pool with their states."""
     if screen.narrow:
         for model in models:
-            screen.show(Text.assemble(state(model["state"]), f"  {model['name']}"))
-            screen.show(f"  {model['role']}, memory {size(model['memory_bytes'])}")
+            screen.show(Text.assemble(_model_state(model), f"  {model['name']}"))
+            figures = (("memory", size(model["memory_bytes"])), ("size", size(model["size_bytes"])))
+            known = [f"{name} {figure}" for name, figure in figures if figure != UNKNOWN]
+            screen.show(f"  {', '.join((model['role'], *known))}")
     else:
         made = table(("model", "role", "state", "memory", "size"), right=("memory", "size"))
         for model in models:
             memory, on_disk = size(model["memory_bytes"]), size(model["size_bytes"])
-            made.add_row(model["name"], model["role"], state(model["state"]), memory, on_disk)
+            made.add_row(model["name"], model["role"], _model_state(model), memory, on_disk)
         screen.show(made)
     for model in models:
         if model.get("error"):
             screen.show(Text(printable(f"{model['name']}: {model['error']}"), style="red"))
+
+
+def _model_state(model: dict[str, Any]) -> Text:
+    """A model's state, and of one that is being fetched how much is there."""
+    done, total = model["done_bytes"], model["total_bytes"]
+    arrived = f" {done / total:.0%}" if done is not None and total else ""
+    return Text.assemble(state(model["state"]), arrived)
