@@ -1,12 +1,13 @@
 """An MCP server on HTTP: /mcp and /health on one port, with a clean start and stop."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from aiohttp import web
 
 from tale.mcp.admission import Admission
 from tale.mcp.base_server import BaseMCPServer
+from tale.mcp.connection import ConnectionLimits
 from tale.mcp.dispatch import Dispatch, Observer
 from tale.mcp.endpoint import Endpoint
 from tale.mcp.exchange import PING_INTERVAL_S
@@ -24,6 +25,7 @@ class Limits:
     session_idle_s: float = 1_800.0
     ping_interval_s: float = PING_INTERVAL_S
     health_s: float = 2.0
+    connection: ConnectionLimits = field(default_factory=ConnectionLimits)
 
 
 class HTTPMCPServer(BaseMCPServer):
@@ -79,7 +81,8 @@ class HTTPMCPServer(BaseMCPServer):
 
     async def start(self) -> None:
         """Bind the port and serve. Raises ServerException when that cannot be."""
-        listener = Listener(self.name, self.application(), host=self.host, port=self.port)
+        limits = self._limits.connection
+        listener = Listener(self.name, self.application(), host=self.host, port=self.port, limits=limits)
         await listener.start()
         self._listener = listener
         self.port = listener.port

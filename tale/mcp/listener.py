@@ -9,10 +9,13 @@ from aiohttp import web
 from aiohttp.typedefs import Handler
 
 from tale.exceptions import ServerException
+from tale.mcp.connection import Connection, ConnectionLimits
+from tale.mcp.refusal import refusal
 
 LOOPBACK_NAMES: Final = frozenset({"127.0.0.1", "localhost", "::1"})
 CANCEL_LIMIT_S: Final = 2.0
 CLOSE_LIMIT_S: Final = 0.1  # for connections, whose requests have ended by then; aiohttp takes 0 for "no limit"
+BAD_REQUEST, TIMED_OUT, TOO_LARGE = 400, 408, 413
 
 logger = logging.getLogger(__name__)
 
@@ -20,7 +23,8 @@ logger = logging.getLogger(__name__)
 class Listener:
     """Serves an application; `port` 0 takes a free one and then tells which.
 
-    `cancel_limit_s` is how long a request that was cancelled gets to tidy up.
+    Handlers find the body of a request read already: those that come too slowly, are too large or are not what their
+    headers say are refused before. `cancel_limit_s` is how long a request that was cancelled gets to tidy up.
     """
 
     def __init__(
@@ -30,17 +34,21 @@ class Listener:
         *,
         host: str,
         port: int,
+        limits: ConnectionLimits | None = None,
         cancel_limit_s: float = CANCEL_LIMIT_S,
     ) -> None:
         self.host = host
         self.port = port
         self._name = name
         self._application = application
+        self._limits = limits or ConnectionLimits()
         self._cancel_limit_s = cancel_limit_s
         self._runner: web.AppRunner | None = None
+        self._socket: asyncio.Server | None = None
         self._in_flight: set[asyncio.Task[Any]] = set()
         self._is_stopping = False
         application.middlewares.insert(0, self._track)
+        application.middlewares.append(self._read_body)  # after the others, so that strangers are not read
 
     async def start(self) -> None:
         """Bind the port and serve. Raises ServerException when that cannot be."""
@@ -48,22 +56,31 @@ class Listener:
             self._application, handler_cancellation=True, access_log=None, shutdown_timeout=CLOSE_LIMIT_S
         )
         await runner.setup()
+        server = runner.server
+        assert server is not None  # noqa: S101 - there is one after setup; this tells the type checker
+        loop = asyncio.get_running_loop()
+
+        def connect() -> Connection:
+            return Connection(server, loop=loop, limits=self._limits, is_too_many=is_too_many)
+
+        def is_too_many() -> bool:
+            return len(server.connections) > self._limits.connections
+
         try:
-            await web.TCPSite(runner, self.host, self.port).start()
+            self._socket = await loop.create_server(connect, self.host, self.port, backlog=self._limits.connections)
         except OSError as error:
             await runner.cleanup()
             raise _bind_failure(self._name, self.host, self.port, error) from error
         self._runner = runner
-        self.port = runner.addresses[0][1]
+        self.port = self._socket.sockets[0].getsockname()[1]
 
     async def stop(self, grace_s: float = 0.0) -> None:
         """Close the port; requests in flight get `grace_s` seconds to end, then they are cancelled."""
         runner, self._runner = self._runner, None
-        if runner is None:
+        if runner is None or self._socket is None:
             return
         self._is_stopping = True
-        for site in list(runner.sites):
-            await site.stop()
+        self._socket.close()
         if self._in_flight:
             await asyncio.wait(self._in_flight, timeout=grace_s)
         await self._cancel_rest()
@@ -83,10 +100,32 @@ class Listener:
         assert task is not None  # noqa: S101 - a coroutine that runs has its task; this tells the type checker
         self._in_flight.add(task)
         task.add_done_callback(self._in_flight.discard)
-        response = await handler(request)
+        connection = request.protocol
+        if not isinstance(connection, Connection):  # the application is served by other means
+            return await handler(request)
+        connection.begin()
+        try:
+            response = await handler(request)
+        finally:
+            connection.finish()
         if self._is_stopping and not response.prepared:
             response.force_close()  # a connection that stays open would bring more requests
         return response
+
+    @web.middleware
+    async def _read_body(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+        try:
+            async with asyncio.timeout(None if request.content.is_eof() else self._limits.body_s):
+                await request.read()
+        except TimeoutError:
+            response = refusal(TIMED_OUT, f"The body did not come within {self._limits.body_s:g} s")
+            response.force_close()
+            return response
+        except web.HTTPRequestEntityTooLarge:
+            return refusal(TOO_LARGE, f"The body is larger than the {request.client_max_size:,} bytes that are taken")
+        except web.RequestPayloadError:
+            return refusal(BAD_REQUEST, "The body cannot be read as its headers describe it")
+        return await handler(request)
 
 
 def _bind_failure(name: str, host: str, port: int, error: OSError) -> ServerException:
