@@ -22,10 +22,12 @@ from mcp.types import (
 from tale.mcp.changes import Changes, PromptsListChanged, ResourcesListChanged, ResourceUpdated, ToolsListChanged
 from tale.mcp.completions import CompletionFunction, Completions
 from tale.mcp.kernel import Kernel
+from tale.mcp.long_calls import BecameTask, LongCallMethods, LongCalls
 from tale.mcp.prompts import PromptFunction, Prompts
 from tale.mcp.resources import JSON_TYPE, ResourceFunction, Resources
 from tale.mcp.tool_context import InputNeeded, ToolContext, exchange_of
 from tale.mcp.tools import RegisteredTool, ToolFunction, internal_failure
+from tale.mcp.wire import Message
 
 __all__ = ["BaseMCPServer", "ToolContext"]
 
@@ -55,8 +57,8 @@ class BaseMCPServer(ABC):
             instructions=instructions,
             get_tool_input_schema=self._input_schema,
             on_list_tools=self._list_tools,
-            on_call_tool=self._call_tool,
         )
+        self._kernel.add_request_handler("tools/call", CallToolRequestParams, self._call_tool)
 
     def add_tool(
         self,
@@ -134,6 +136,14 @@ class BaseMCPServer(ABC):
         """Let clients of the handshake era say which log messages they want; ToolContext.log sends them."""
         self._kernel.add_request_handler("logging/setLevel", SetLevelRequestParams, self._set_log_level)
 
+    def add_tasks(self, calls: LongCalls) -> None:
+        """Let clients of the protocol's tasks extension ask after the calls that became tasks."""
+        LongCallMethods(calls).serve(self._kernel)
+
+    def tool_result(self, name: str, answer: object) -> CallToolResult:
+        """An answer as the tool of that name would give it; for a call that became a task."""
+        return self._tools[name].result(answer)
+
     @abstractmethod
     async def start(self) -> None:
         """Begin to serve."""
@@ -149,7 +159,9 @@ class BaseMCPServer(ABC):
     async def _list_tools(self, request: Request, params: PaginatedRequestParams | None) -> ListToolsResult:
         return ListToolsResult(tools=[tool.listing for tool in self._tools.values()])
 
-    async def _call_tool(self, request: Request, params: CallToolRequestParams) -> CallToolResult | InputRequiredResult:
+    async def _call_tool(
+        self, request: Request, params: CallToolRequestParams
+    ) -> CallToolResult | InputRequiredResult | Message:
         tool = self._tools.get(params.name)
         if tool is None:
             raise MCPError(INVALID_PARAMS, f"Unknown tool: {params.name}; tools/list names those there are")
@@ -157,8 +169,8 @@ class BaseMCPServer(ABC):
             return await tool.call(params.arguments or {}, ToolContext.of(request))
         except MCPError:
             raise
-        except InputNeeded as needed:
-            return needed.result
+        except (InputNeeded, BecameTask) as end:
+            return end.result
         except Exception:  # the edge of a request: whatever a tool did wrong must not reach the client as it is
             logger.exception("The tool %s broke off.", params.name)
             return internal_failure()

@@ -25,8 +25,9 @@ from mcp.types import (
 from mcp_types.version import HANDSHAKE_PROTOCOL_VERSIONS
 from pydantic import ValidationError
 
-from tale.mcp.wire import EVENT_STREAM, VERSION_HEADER, Message, decode, encode, error_message
+from tale.mcp.wire import EVENT_STREAM, NAME_HEADER, VERSION_HEADER, Message, decode, encode, error_message
 
+TASK_METHODS: Final = frozenset({"tasks/get", "tasks/update", "tasks/cancel"})  # of the tasks extension
 JSON_TYPE: Final = "application/json"
 LOOPBACK_PEERS: Final = frozenset({"127.0.0.1", "::1"})
 BAD_REQUEST, NOT_ACCEPTABLE, TOO_LARGE, WRONG_TYPE = 400, 406, 413, 415
@@ -125,6 +126,8 @@ def modern_route(
         raise _refusal_of(route, parsed.id)
     if rejection := _parameter_headers_rejection(kernel, parsed, request.headers):
         raise _refusal_of(rejection, parsed.id)
+    if parsed.method in TASK_METHODS and request.headers.get(NAME_HEADER) != (parsed.params or {}).get("taskId"):
+        raise Refusal(f"{NAME_HEADER} header does not match params.taskId", code=HEADER_MISMATCH, request_id=parsed.id)
     return route
 
 

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping
-from typing import Any, Final, cast
+from typing import Any, Final, NoReturn, cast
 
 from mcp import MCPError
 from mcp.server.connection import allowed_log_levels
@@ -31,6 +31,7 @@ from pydantic import ValidationError
 
 from tale.exceptions import ServerException
 from tale.mcp.exchange import Exchange
+from tale.mcp.long_calls import BecameTask, LongCall, takes_tasks
 
 Question = InputRequest
 Answer = ElicitResult | CreateMessageResult | ListRootsResult
@@ -140,6 +141,15 @@ class ToolContext:
         if unanswered:
             raise InputNeeded(unanswered, json.dumps(self._used))
         return {key: _answer_to(question, given[key], key) for key, question in questions.items()}
+
+    @property
+    def takes_tasks(self) -> bool:
+        """Whether the client takes a task, after which it asks, in place of a call that takes long."""
+        return takes_tasks(self._request)
+
+    def become_task(self, call: LongCall) -> NoReturn:
+        """End the call here and let the client, which must take tasks, ask after it; see BaseMCPServer.add_tasks."""
+        raise BecameTask(call)
 
     async def close_stream(self) -> None:
         """Let the client go and come back for the rest; nothing happens where its protocol does not provide that."""

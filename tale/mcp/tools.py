@@ -86,9 +86,13 @@ class RegisteredTool:
             result = await self.function(**values)
         except TaleBaseException as error:
             return _failure(type(error).__name__, error.message, error.context)
-        converted = self.metadata.convert_result(result)
+        return self.result(result)
+
+    def result(self, answer: object) -> CallToolResult:
+        """What the function returned, as the protocol's result."""
+        converted = self.metadata.convert_result(answer)
         if not isinstance(converted, CallToolResult):
-            raise TypeError(f"the tool {self.listing.name} returned {type(result).__name__}")
+            raise TypeError(f"the tool {self.listing.name} returned {type(answer).__name__}")
         return converted
 
 
