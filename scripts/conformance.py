@@ -26,7 +26,7 @@ from node_tools import Node, NodeMissing, find_node
 
 SUITE = "@modelcontextprotocol/conformance@0.2.0-alpha.12"
 VERSIONS = ("2025-11-25", "2026-07-28")
-TASKS_VERSION = "2026-07-28"  # of the extension whose scenarios belong to no version
+EXTENSIONS = ("tasks-",)  # that we offer, by how their scenarios' names begin; they belong to no version
 TESTS = Path(__file__).parent.parent / "tests"
 MOST_EXCEPTIONS = 3
 START_LIMIT_S, SUITE_LIMIT_S, SCENARIO_LIMIT_S = 30, 300, 60
@@ -56,6 +56,13 @@ class Outcome:
             if not any(check["status"] == "SUCCESS" for check in checks):
                 self.wrong.append(f"{name}: not one check passed")
 
+    def add_one(self, folder: Path, name: str, done: subprocess.CompletedProcess[str]) -> None:
+        """Count the checks of one scenario, which must have some."""
+        before = self.scenarios
+        self.add(folder)
+        if done.returncode or self.scenarios == before:
+            self.wrong.append(f"{name}: the suite says no (exit {done.returncode})\n{done.stderr[-2000:]}")
+
     def told(self, name: str) -> str:
         """One line."""
         return (
@@ -84,10 +91,11 @@ class Suite:
         listed = self.run("list", f"--{side}", "--spec-version", version, limit_s=SCENARIO_LIMIT_S).stdout
         return re.findall(r"^\s+- (\S+) \[", listed, re.MULTILINE)
 
-    def extension_scenarios(self, prefix: str) -> list[str]:
-        """The names of the server scenarios of an extension that we offer."""
+    def extension_scenarios(self) -> list[str]:
+        """The names of the server scenarios of the extensions that we offer."""
         listed = self.run("list", "--server", limit_s=SCENARIO_LIMIT_S).stdout
-        return re.findall(rf"^\s+- ({prefix}\S*) \[extension", listed, re.MULTILINE)
+        names = re.findall(r"^\s+- (\S+) \[extension", listed, re.MULTILINE)
+        return [name for name in names if name.startswith(EXTENSIONS)]
 
 
 def exceptions() -> dict[str, str]:
@@ -117,7 +125,7 @@ def serving() -> Iterator[str]:
 
 
 def run_server(suite: Suite, version: str) -> Outcome:
-    """All server scenarios of a version, and of the extensions with its last one."""
+    """All server scenarios of a version."""
     folder = suite.results / f"server-{version}"
     with serving() as url:
         given = ("server", "--url", url, "--spec-version", version, "--output-dir", str(folder))
@@ -130,21 +138,37 @@ def run_server(suite: Suite, version: str) -> Outcome:
     return outcome
 
 
+def run_extensions(suite: Suite, left_out: dict[str, str]) -> Outcome:
+    """The server scenarios of the extensions that we offer."""
+    outcome = Outcome()
+    with serving() as url:
+        for name in suite.extension_scenarios():
+            if is_left_out(name, left_out):
+                continue
+            folder = suite.results / "extensions" / name
+            given = ("server", "--url", url, "--scenario", name, "--spec-version", VERSIONS[-1], "--force")
+            done = suite.run(*given, "--output-dir", str(folder), limit_s=SCENARIO_LIMIT_S)
+            outcome.add_one(folder, name, done)
+    return outcome
+
+
 def run_client(suite: Suite, version: str, left_out: dict[str, str]) -> Outcome:
     """The client scenarios of a version, one by one: side by side they time out on two cores."""
     outcome = Outcome()
     for name in suite.scenarios("client", version):
-        if any(fnmatch.fnmatch(name, pattern) for pattern in left_out):
+        if is_left_out(name, left_out):
             continue
         folder = suite.results / f"client-{version}" / name
         command = f"{sys.executable} -m conformance.client"
         given = ("client", "--command", command, "--scenario", name, "--spec-version", version)
         done = suite.run(*given, "--output-dir", str(folder), limit_s=SCENARIO_LIMIT_S)
-        before = outcome.scenarios
-        outcome.add(folder)
-        if done.returncode or outcome.scenarios == before:
-            outcome.wrong.append(f"{name}: the suite says no (exit {done.returncode})\n{done.stderr[-2000:]}")
+        outcome.add_one(folder, name, done)
     return outcome
+
+
+def is_left_out(name: str, left_out: dict[str, str]) -> bool:
+    """Whether a scenario cannot apply."""
+    return any(fnmatch.fnmatch(name, pattern) for pattern in left_out)
 
 
 def main() -> int:
@@ -164,8 +188,9 @@ def main() -> int:
         for version in VERSIONS:
             outcomes[f"server {version}"] = run_server(suite, version)
             outcomes[f"client {version}"] = run_client(suite, version, left_out)
-            for name in (f"server {version}", f"client {version}"):
-                print(outcomes[name].told(name), flush=True)
+        outcomes["server extensions"] = run_extensions(suite, left_out)
+    for name, outcome in outcomes.items():
+        print(outcome.told(name))
     for pattern, reason in left_out.items():
         print(f"not applicable: {pattern}: {reason}")
     wrong = [f"{name}: {line}" for name, outcome in outcomes.items() for line in outcome.wrong]

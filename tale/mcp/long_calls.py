@@ -104,21 +104,22 @@ class LongCallMethods:
         kernel.add_request_handler("tasks/cancel", _TaskParams, self._cancel)
 
     async def _get(self, request: Request, params: _TaskParams) -> Message:
-        _require_extension(request)
+        require_tasks(request)
         return {**COMPLETE, **_detailed(await _known(self._calls.get(params.task_id), params.task_id))}
 
     async def _update(self, request: Request, params: _UpdateParams) -> Message:
-        _require_extension(request)
+        require_tasks(request)
         await _known(self._calls.answer(params.task_id, params.input_responses), params.task_id)
         return dict(COMPLETE)
 
     async def _cancel(self, request: Request, params: _TaskParams) -> Message:
-        _require_extension(request)
+        require_tasks(request)
         await _known(self._calls.cancel(params.task_id), params.task_id)
         return dict(COMPLETE)
 
 
-def _require_extension(request: Request) -> None:
+def require_tasks(request: Request) -> None:
+    """Refuse a request of a client that does not take tasks."""
     if request.protocol_version not in MODERN_PROTOCOL_VERSIONS:
         raise MCPError(METHOD_NOT_FOUND, "Method not found", request.method)
     if not takes_tasks(request):

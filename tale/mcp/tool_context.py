@@ -31,7 +31,7 @@ from pydantic import ValidationError
 
 from tale.exceptions import ServerException
 from tale.mcp.exchange import Exchange
-from tale.mcp.long_calls import BecameTask, LongCall, takes_tasks
+from tale.mcp.long_calls import BecameTask, LongCall, require_tasks, takes_tasks
 
 Question = InputRequest
 Answer = ElicitResult | CreateMessageResult | ListRootsResult
@@ -146,6 +146,10 @@ class ToolContext:
     def takes_tasks(self) -> bool:
         """Whether the client takes a task, after which it asks, in place of a call that takes long."""
         return takes_tasks(self._request)
+
+    def require_tasks(self) -> None:
+        """Refuse a client that takes no tasks; raises MCPError."""
+        require_tasks(self._request)
 
     def become_task(self, call: LongCall) -> NoReturn:
         """End the call here and let the client, which must take tasks, ask after it; see BaseMCPServer.add_tasks."""

@@ -8,6 +8,7 @@ from mcp.types import PromptMessage, TextContent
 
 from conformance.asking_tools import add_asking_tools
 from conformance.content_tools import PNG, add_content_tools, embedded, image
+from conformance.task_tools import add_task_tools
 from tale.mcp.base_server import BaseMCPServer
 from tale.mcp.http_server import HTTPMCPServer
 
@@ -104,6 +105,7 @@ def build(port: int = 0) -> HTTPMCPServer:
     add_content_tools(server)
     add_asking_tools(server)
     add_changing_tools(server)
+    add_task_tools(server)
     server.add_resource("test://static-text", static_text, mime_type="text/plain")
     server.add_resource("test://static-binary", static_binary, mime_type="image/png")
     server.add_resource("test://watched-resource", watched_resource, mime_type="text/plain")
