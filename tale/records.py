@@ -5,6 +5,8 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, Final, Literal
 
+from tale.credentials import Scope
+
 Role = Literal["ux", "task"]
 ACKNOWLEDGE: Final = "acknowledge"  # the operation by which the small model says what a task is about, beside the work
 
@@ -180,6 +182,7 @@ class ModelCall:
     finish_reason: str | None = None
     error_class: str | None = None
     error: str | None = None
+    key_name: str | None = None  # whose key asked for it
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,6 +200,19 @@ class McpCall:
     trace_id: str | None = None
     error_class: str | None = None
     error: str | None = None
+    key_name: str | None = None  # whose key asked; None where nobody has to show one
+
+
+@dataclass(frozen=True, slots=True)
+class AccessKey:
+    """A key that clients may send; of the key itself only the digest is known. Times are Unix seconds."""
+
+    id: str
+    name: str
+    scope: Scope
+    digest: str
+    created_at: float
+    revoked_at: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

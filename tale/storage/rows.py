@@ -9,9 +9,9 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.dialects.postgresql import Insert as PostgresqlInsert
 from sqlalchemy.dialects.sqlite import Insert as SqliteInsert
 
-from tale.records import Attempt, ConversationTurn, McpCall, ModelCall, Task, TaskStatus
+from tale.records import AccessKey, Attempt, ConversationTurn, McpCall, ModelCall, Task, TaskStatus
 
-Record = Task | Attempt | ModelCall | McpCall | ConversationTurn
+Record = Task | Attempt | ModelCall | McpCall | ConversationTurn | AccessKey
 R = TypeVar("R", Attempt, ModelCall, ConversationTurn)
 
 

@@ -18,11 +18,12 @@ from sqlalchemy import (
     text,
 )
 
-SCHEMA_REVISION: Final = "0001"
+SCHEMA_REVISION: Final = "0002"
 """The newest migration; a constant, so that a start on an up-to-date database need not import Alembic."""
 
 ID_CHARACTERS: Final = 36
 WORD_CHARACTERS: Final = 32
+DIGEST_CHARACTERS: Final = 64
 
 
 class StoredText(TypeDecorator[str]):
@@ -151,6 +152,7 @@ model_calls = Table(
     _text("finish_reason"),
     _text("error_class"),
     _text("error"),
+    _text("key_name"),
     Index(None, "started_at"),
     Index(None, "task_id", "started_at"),
     Index(None, "conversation_id", "started_at"),
@@ -177,6 +179,7 @@ mcp_calls = Table(
     _text("trace_id"),
     _text("error_class"),
     _text("error"),
+    _text("key_name"),
     Index(None, "started_at"),
 )
 
@@ -207,4 +210,15 @@ feedback = Table(
     _word("rating", nullable=False),
     _text("comment"),
     _time("created_at", nullable=False),
+)
+
+access_keys = Table(
+    "access_keys",
+    metadata,
+    _word("id", primary_key=True),
+    _text("name", nullable=False),
+    _word("scope", nullable=False),
+    Column("digest", String(DIGEST_CHARACTERS), nullable=False, unique=True),
+    _time("created_at", nullable=False),
+    _time("revoked_at"),
 )
