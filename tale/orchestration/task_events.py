@@ -1,7 +1,7 @@
 """What happens to tasks, told to whoever listens in this process."""
 
 import asyncio
-from collections.abc import AsyncIterator, Generator
+from collections.abc import AsyncIterator, Callable, Generator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 
@@ -29,13 +29,20 @@ class TaskEvents:
     def __init__(self) -> None:
         self._latest: dict[str, TaskEvent] = {}
         self._listeners: dict[str, set[asyncio.Queue[TaskEvent]]] = {}
+        self._watchers: list[Callable[[TaskEvent], None]] = []
+
+    def watch(self, watcher: Callable[[TaskEvent], None]) -> None:
+        """Call `watcher`, which must not raise, whenever a task is told of in another status than before."""
+        self._watchers.append(watcher)
 
     def publish(self, event: TaskEvent) -> None:
         """Hand an event to the task's listeners; a final one closes the task's entry."""
-        if event.status.is_final:
-            self._latest.pop(event.task_id, None)
-        else:
+        before = self._latest.pop(event.task_id, None)
+        if not event.status.is_final:
             self._latest[event.task_id] = event
+        if before is None or before.status is not event.status:
+            for watcher in self._watchers:
+                watcher(event)
         for queue in self._listeners.get(event.task_id, ()):
             if queue.full():
                 with suppress(asyncio.QueueEmpty):

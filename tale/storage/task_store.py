@@ -125,11 +125,13 @@ class TaskStore:
         unfinished = select(tasks).where(tasks.c.status.in_(OPEN_STATUSES))
         return await self._tasks(unfinished.order_by(tasks.c.created_at, tasks.c.id))
 
-    async def counts(self) -> dict[TaskStatus, int]:
-        """How many tasks there are in each status; every status is there."""
+    async def counts(self, *, since: float | None = None) -> dict[TaskStatus, int]:
+        """How many tasks, of those handed in since that time, there are in each status; every status is there."""
+        statement = select(tasks.c.status, func.count()).group_by(tasks.c.status)
+        if since is not None:
+            statement = statement.where(tasks.c.created_at >= since)
 
         def work(connection: Connection) -> dict[str, int]:
-            statement = select(tasks.c.status, func.count()).group_by(tasks.c.status)
             return dict(connection.execute(statement).all())
 
         found = await self._database.read(work)
