@@ -158,3 +158,25 @@ def test_the_parts_always_sum_to_the_whole(
 
 async def test_an_mcp_call_is_recorded(calls: CallStore) -> None:
     await Recorder(calls).record_mcp(McpCall("i", 1.0, "tale-gateway", "tools/call", 0.01, "ok", tool="submit_task"))
+
+
+async def test_a_call_that_is_cancelled_before_it_has_begun_leaves_no_open_row(calls: CallStore) -> None:
+    class SlowRecorder(Recorder):
+        def __init__(self) -> None:
+            super().__init__(calls)
+            self.opened, self.gate = asyncio.Event(), asyncio.Event()
+
+        async def open_call(self, call: ModelCall) -> None:
+            await super().open_call(call)
+            self.opened.set()
+            await self.gate.wait()
+
+    recorder = SlowRecorder()
+    tracker = TokenTracker(recorder)
+    beginning = asyncio.create_task(tracker.begin(CONTEXT, model="large", provider="embedded", budget_tokens=256))
+    await recorder.opened.wait()
+    beginning.cancel()
+    await asyncio.wait([beginning])
+    assert beginning.cancelled()
+    row = await only_row(calls)
+    assert (row.finish_reason, row.error_class, row.ended_at is None) == ("cancelled", "Cancelled", False)

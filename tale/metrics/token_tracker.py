@@ -51,8 +51,13 @@ class TokenTracker:
             route_reason=context.route_reason,
             budget_tokens=budget_tokens,
         )
-        await self._recorder.open_call(call)
-        return MeasuredCall(call, self._recorder, began=began, clock=self._clock, timer=self._timer)
+        measured = MeasuredCall(call, self._recorder, began=began, clock=self._clock, timer=self._timer)
+        try:
+            await self._recorder.open_call(call)
+        except asyncio.CancelledError as error:  # the row is written all the same
+            await asyncio.shield(measured.failed(error))
+            raise
+        return measured
 
 
 class MeasuredCall:
