@@ -103,13 +103,12 @@ class TaskExecutor:
         attempt is stopped and handed back. Raises TaskException for an unknown id.
         """
         job = self._jobs.get(task_id)
-        if job is None:
-            job = self._jobs[task_id] = _Job()
-            job.runner = asyncio.create_task(self._run(job, task_id, attempt), name=f"attempt-{task_id}")
-            job.runner.add_done_callback(lambda _: self._jobs.pop(task_id))
-        elif (await self._read(task_id)).cancel_requested_at is not None:
-            await self._end(job)  # the call that was to stop it did not get here
-        return await self._join(job, listener) or await self._read(task_id)
+        if job is not None:
+            return await self._join(job, task_id, listener, is_first=False)
+        job = self._jobs[task_id] = _Job()
+        job.runner = asyncio.create_task(self._run(job, task_id, attempt), name=f"attempt-{task_id}")
+        job.runner.add_done_callback(lambda _: self._jobs.pop(task_id))
+        return await self._join(job, task_id, listener, is_first=True)
 
     async def stop_task(self, task_id: str) -> Task | None:
         """End the attempt at this task, if one runs here, and return the task as it then stands."""
@@ -127,13 +126,15 @@ class TaskExecutor:
             raise TaskException("No such task; `tale list` shows those there are.", {"task_id": task_id})
         return task
 
-    async def _join(self, job: _Job, listener: Listener | None) -> Task | None:
+    async def _join(self, job: _Job, task_id: str, listener: Listener | None, *, is_first: bool) -> Task:
         if listener:
             job.listeners.append(listener)
             if job.latest:
                 listener(job.latest)
         job.waiters += 1
         try:
+            if not is_first and (await self._read(task_id)).cancel_requested_at is not None:
+                await self._end(job)  # the call that was to stop it did not get here
             await asyncio.wait([job.runner])
         except asyncio.CancelledError:
             if job.waiters == 1:
@@ -143,7 +144,8 @@ class TaskExecutor:
             job.waiters -= 1
             if listener:
                 job.listeners.remove(listener)
-        return None if job.runner.cancelled() else job.runner.result()
+        settled = None if job.runner.cancelled() else job.runner.result()
+        return settled or await self._read(task_id)
 
     async def _end(self, job: _Job) -> None:
         if not job.ending:  # a second cancel would interrupt the settling of the row
@@ -233,7 +235,9 @@ class TaskExecutor:
     async def _settle_stopped(self, job: _Job, task: Task) -> None:
         """A stop is the user's when the row says so, else the process is ending and the task goes back."""
         current = await self._store.get(task.id)
-        if current is not None and current.cancel_requested_at is not None:
+        if current is None or current.status.is_final:
+            return  # it was done just before it could be stopped
+        if current.cancel_requested_at is not None:
             await self._finish(job, task, TaskStatus.CANCELLED)
         else:
             await self._release(job, task, "handed_back")
