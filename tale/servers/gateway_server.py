@@ -1,10 +1,11 @@
 """The gateway: takes tasks in, tells how they stand, hands out results."""
 
+import logging
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
 from typing import Any, Final, Literal
 
-from tale.exceptions import TaskException, ValidationException
+from tale.exceptions import ModelException, NetworkException, TaskException, ValidationException
 from tale.mcp.base_server import BaseMCPServer, ToolContext
 from tale.models.pool import Pool
 from tale.orchestration.coordinator import HTTPCoordinator, Submission
@@ -27,6 +28,8 @@ MAX_KEY_CHARACTERS: Final = 200
 
 Rating = Literal["good", "bad"]
 Status = Literal["queued", "running", "completed", "failed", "cancelled"]
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -90,6 +93,7 @@ class GatewayTools:
             text, priority, timeout_s, max_output_tokens, idempotency_key, conversation_id, context.trace_id
         )
         task = await self._coordinator.submit(submission)
+        context.concerns(task.id)
         if idempotency_key is None:  # it is new: nothing has been called for it, which need not be read
             return task_view(task, TokenTotals(calls=0), now=self._clock())
         return await self._view(task)
@@ -145,11 +149,11 @@ class GatewayTools:
         if not 1 <= limit <= MAX_LISTED:
             raise ValidationException(f"The limit {limit} is out of range; use 1 to {MAX_LISTED}.")
         found = await self._tasks.list(
-            status=TaskStatus(status) if status else None, limit=limit, before=_cursor(before) if before else None
+            status=TaskStatus(status) if status else None, limit=limit + 1, before=_cursor(before) if before else None
         )
-        views = [await self._view(task, with_result=False) for task in found]
-        following = f"{found[-1].created_at!r}:{found[-1].id}" if len(found) == limit else None
-        return TaskList(views, following)
+        page, last = found[:limit], found[limit - 1 : limit]
+        following = f"{last[0].created_at!r}:{last[0].id}" if len(found) > limit else None
+        return TaskList([await self._view(task, with_result=False) for task in page], following)
 
     async def cancel_task(self, task_id: str) -> TaskView:
         """Stop a task; what it had written so far is kept. A finished task stays as it is.
@@ -166,15 +170,18 @@ class GatewayTools:
             text: The task, as it would be handed in.
         """
         request = ChatRequest(model="", messages=(Message("user", validate_task_text(text)),))
-        tokens = await self._pool.count_tokens(request, CallContext(role="task", operation="count"))
-        status = await self._pool.status()
-        model = next((state.name for state in status.models if state.role == "task"), None)
+        try:
+            tokens = await self._pool.count_tokens(request, CallContext(role="task", operation="count"))
+        except (NetworkException, ModelException) as error:
+            logger.info("A prompt could not be counted: %s", error)
+            tokens = None
+        names = {state.role: state.name for state in (await self._pool.status()).models}
         return TaskPrediction(
             complexity=None,
             input_tokens=tokens,
             output_tokens=None,
             max_output_tokens=self._settings.max_output_tokens,
-            model=model,
+            model=names.get("task") or names.get("ux"),  # one model may fill both roles
             role="task",
             reason="Nothing has been learned yet: tasks go to the task model.",
         )

@@ -7,22 +7,29 @@ from typing import Final
 
 from tale.mcp.base_server import ToolContext
 
-PROGRESS_INTERVAL_S: Final = 0.1  # at most this often; what comes in between is folded into the next
+PROGRESS_INTERVAL_S: Final = 0.1  # at most this often; counts that come in between are folded into the next
+PENDING_LIMIT: Final = 16  # messages kept for a client that takes none; then the oldest is dropped
 SMALLEST_STEP: Final = 0.001  # the protocol wants each progress figure larger than the last
 
 
 class ProgressRelay:
-    """Keeps the newest progress and sends it; its figure is the output tokens, raised a little when they stood."""
+    """Sends progress as the client can take it; its figure is the output tokens, raised a little when they stood.
+
+    Of messages that count tokens only the newest matters; the others say something once and are all sent.
+    """
 
     def __init__(self, context: ToolContext) -> None:
         self._context = context
-        self._newest: tuple[str, int | None] | None = None
+        self._pending: list[tuple[str, int | None]] = []
         self._arrived = asyncio.Event()
         self._figure = 0.0
 
     def offer(self, message: str, output_tokens: int | None) -> None:
-        """Take note of progress; it is sent soon unless something newer comes first."""
-        self._newest = (message, output_tokens)
+        """Take note of progress; it is sent soon."""
+        if self._pending and self._pending[-1][1] is not None:
+            self._pending.pop()
+        self._pending.append((message, output_tokens))
+        del self._pending[:-PENDING_LIMIT]
         self._arrived.set()
 
     async def send_all(self) -> None:
@@ -30,8 +37,8 @@ class ProgressRelay:
         while True:
             await self._arrived.wait()
             self._arrived.clear()
-            if self._newest is not None:
-                message, output_tokens = self._newest
+            while self._pending:
+                message, output_tokens = self._pending.pop(0)
                 self._figure = max(self._figure + SMALLEST_STEP, float(output_tokens or 0))
                 await self._context.progress(self._figure, message=message)
             await asyncio.sleep(PROGRESS_INTERVAL_S)

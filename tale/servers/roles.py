@@ -8,7 +8,7 @@ from typing import Any, Final
 from tale import __version__
 from tale.exceptions import ServerException
 from tale.mcp.http_client import HTTPMCPClient
-from tale.mcp.http_server import HTTPMCPServer
+from tale.mcp.http_server import HTTPMCPServer, Limits
 from tale.models.model_pool import ModelPool
 from tale.orchestration.coordinator import HTTPCoordinator
 from tale.orchestration.executor import TaskExecutor
@@ -44,7 +44,7 @@ async def open_execution(shared: Shared, stack: AsyncExitStack) -> Busy:
 
 
 async def open_gateway(shared: Shared, stack: AsyncExitStack) -> Busy:
-    """Serve the gateway role; returns whether tasks wait."""
+    """Serve the gateway role; returns whether tasks wait or run, here or elsewhere."""
     settings = shared.settings
     execution = HTTPMCPClient(settings.url_of("execution"), api_key=_secret(shared), timeout_s=settings.http_timeout_s)
     stack.push_async_callback(execution.close)
@@ -63,7 +63,7 @@ async def open_gateway(shared: Shared, stack: AsyncExitStack) -> Busy:
     await _serve(server, stack, grace_s=0)
     await coordinator.start()
     stack.push_async_callback(coordinator.stop, settings.stop_grace_s)
-    return lambda: coordinator.engine.waiting() > 0
+    return lambda: coordinator.engine.waiting() + coordinator.engine.running() > 0
 
 
 async def open_ux_agent(shared: Shared, stack: AsyncExitStack) -> Busy:
@@ -78,9 +78,14 @@ async def open_ux_agent(shared: Shared, stack: AsyncExitStack) -> Busy:
 async def open_model_server(shared: Shared, stack: AsyncExitStack, *, required: bool) -> None:
     """Serve this host's pool to roles in other processes, if this process holds it.
 
-    When its port is taken that is an error only where the role was asked for by name.
+    That it cannot be served is an error only where the role was asked for by name.
     """
     if not isinstance(shared.pool, ModelPool):
+        if required:
+            raise ServerException(
+                "The model server has no models to serve: another process of this home holds them, or model_url names "
+                "another host's. Stop that process, or leave model_url out."
+            )
         return
     server = build_model_server(model_server_settings(shared.settings), shared.pool)
     try:
@@ -115,6 +120,8 @@ def _server(shared: Shared, role: str, port: int, instructions: str) -> HTTPMCPS
         observer=shared.record_mcp,
         api_key=_secret(shared),
         instructions=instructions,
+        # A client takes http_timeout_s of silence for a server's death.
+        limits=Limits(ping_interval_s=min(Limits().ping_interval_s, shared.settings.http_timeout_s / 2)),
     )
 
 

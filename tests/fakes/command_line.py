@@ -3,6 +3,7 @@
 import codecs
 import fcntl
 import os
+import random
 import re
 import select
 import signal
@@ -13,6 +14,7 @@ import sys
 import termios
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
 COMMAND = (sys.executable, "-m", "tale.cli.main")
@@ -30,9 +32,11 @@ class Outcome:
 
 
 def free_port() -> int:
-    """A port that nobody listens on now."""
-    with socket.create_server(("127.0.0.1", 0)) as held:
-        return held.getsockname()[1]
+    """A port that nobody listens on; from below those that the system gives to clients, which come and go."""
+    while True:
+        port = random.randrange(10_000, 32_000)
+        with suppress(OSError), socket.create_server(("127.0.0.1", port)):
+            return port
 
 
 def in_subprocess(*arguments: str, given: bytes | None = None, env: Mapping[str, str] | None = None) -> Outcome:
