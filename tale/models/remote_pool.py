@@ -4,14 +4,16 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any, Final, cast
 
-from tale.exceptions import ModelException, NetworkException
+from tale.exceptions import ModelException, NetworkException, TaleBaseException
 from tale.models.backend import ChatStream
 from tale.models.openai_backend import Gathered, OpenAIBackend, chunks_of, events_of, json_of
 from tale.models.pool import ModelState, PoolStatus
 from tale.records import CallContext, ChatRequest, Dispatched, Reply
 
 CONTEXT_KEY: Final = "tale"  # of request bodies and of chunks: what OpenAI's API has no word for
-SILENCE_LIMIT_S: Final = 3_600.0  # while models are fetched and others go first, nothing is heard
+PING_INTERVAL_S: Final = 15.0  # while models are fetched and others go first, the model server shows that it lives
+SILENCE_LIMIT_S: Final = 4 * PING_INTERVAL_S
+EMBED_LIMIT_S: Final = 3_600.0  # vectors come in one answer, before which nothing is heard
 
 
 class RemoteModelPool:
@@ -65,7 +67,7 @@ class RemoteModelPool:
     async def embed(self, model: str, texts: Sequence[str], context: CallContext) -> list[list[float]]:
         """One vector a text."""
         body = {"model": model, "input": list(texts), CONTEXT_KEY: asdict(context)}
-        async with self._engine.exchange(model, "/embeddings", body) as response:
+        async with self._engine.exchange(model, "/embeddings", body, total_s=EMBED_LIMIT_S) as response:
             rows = cast("list[dict[str, Any]]", (await json_of(response))["data"])
         return [row["embedding"] for row in rows]
 
@@ -74,8 +76,8 @@ class RemoteModelPool:
         try:
             async with self._engine.exchange("", "/tale/status", None, at_root=True, total_s=2.0) as response:
                 told = await json_of(response)
-        except NetworkException as error:
-            return PoolStatus("remote", f"The model server does not answer: {error.message}", self._url, ())
+        except TaleBaseException as error:
+            return PoolStatus("remote", f"The model server cannot be used: {error.message}", self._url, ())
         models = tuple(ModelState(**model) for model in cast("list[dict[str, Any]]", told.pop("models")))
         return PoolStatus(**told, models=models)
 

@@ -1,11 +1,13 @@
 """The model server: this host's pool, for roles in other processes and on other hosts, in OpenAI's form."""
 
+import asyncio
 import hmac
 import json
 import logging
 import os
+from contextlib import suppress
 from dataclasses import asdict
-from typing import Any, Final, cast
+from typing import Any, Final, Literal, TypeVar, cast
 
 from aiohttp import web
 from aiohttp.typedefs import Handler
@@ -16,18 +18,20 @@ from tale.exceptions import NetworkException, TaleBaseException, ValidationExcep
 from tale.mcp.listener import Listener
 from tale.models.backend import ChatEvent
 from tale.models.model_pool import ModelPool
-from tale.models.remote_pool import CONTEXT_KEY
+from tale.models.remote_pool import CONTEXT_KEY, PING_INTERVAL_S
 from tale.records import CallContext, ChatRequest, Delta, Dispatched, Message, Priority, PromptProgress, Reply
 from tale.settings import Settings
 
 BODY_LIMIT_BYTES: Final = 4 * 1024 * 1024
 MS: Final = 1000
 
+B = TypeVar("B", bound=BaseModel)
+
 logger = logging.getLogger(__name__)
 
 
 class _ChatMessage(BaseModel):
-    role: str
+    role: Literal["system", "user", "assistant"]
     content: str
 
 
@@ -45,14 +49,14 @@ class _ChatBody(BaseModel):
     stop: list[str] | str | None = None
     stream: bool = False
     response_format: dict[str, Any] | None = None
-    tale: dict[str, Any] | None = None
+    tale: CallContext | None = None
 
     def request(self) -> ChatRequest:
         stop = [self.stop] if isinstance(self.stop, str) else self.stop or []
         schema = cast("dict[str, Any]", (self.response_format or {}).get("json_schema") or {})
         return ChatRequest(
             model=self.model,
-            messages=tuple(Message(cast("Any", message.role), message.content) for message in self.messages),
+            messages=tuple(Message(message.role, message.content) for message in self.messages),
             max_tokens=self.max_tokens,
             temperature=self.temperature,
             top_p=self.top_p,
@@ -62,7 +66,17 @@ class _ChatBody(BaseModel):
         )
 
     def context(self) -> CallContext:
-        return CallContext(**self.tale) if self.tale else CallContext("task", "chat", Priority.TASK)
+        return self.tale or CallContext("task", "chat", Priority.TASK)
+
+
+class _EmbeddingBody(BaseModel):
+    """OpenAI's request for vectors; the rest is ignored."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    model: str = ""
+    input: list[str] | str
+    tale: CallContext | None = None
 
 
 class ModelServer:
@@ -118,43 +132,52 @@ class ModelServer:
         return web.json_response(asdict(await self._pool.status()))
 
     async def _count_tokens(self, request: web.Request) -> web.Response:
-        body = await _body_of(request)
+        body = await _body_of(request, _ChatBody)
         return web.json_response({"input_tokens": await self._pool.count_tokens(body.request(), body.context())})
 
     async def _embeddings(self, request: web.Request) -> web.Response:
-        body = cast("dict[str, Any]", await request.json())
-        context = CallContext(**body[CONTEXT_KEY]) if CONTEXT_KEY in body else CallContext("ux", "embed")
-        texts = [body["input"]] if isinstance(body["input"], str) else body["input"]
-        vectors = await self._pool.embed(body.get("model", ""), texts, context)
+        body = await _body_of(request, _EmbeddingBody)
+        texts = [body.input] if isinstance(body.input, str) else body.input
+        vectors = await self._pool.embed(body.model, texts, body.tale or CallContext("ux", "embed"))
         rows = [{"object": "embedding", "index": index, "embedding": row} for index, row in enumerate(vectors)]
         return web.json_response({"object": "list", "data": rows})
 
     async def _chat(self, request: web.Request) -> web.StreamResponse:
-        body = await _body_of(request)
+        body = await _body_of(request, _ChatBody)
         if not body.stream:
             reply = await self._pool.complete(body.request(), body.context())
             return web.json_response(_answer(reply))
         response = web.StreamResponse(headers={"Content-Type": "text/event-stream", "Cache-Control": "no-cache"})
         await response.prepare(request)
         stream = self._pool.chat(body.request(), body.context())
+        pings = asyncio.create_task(_ping(response), name="model-server-pings")
         try:
             async for event in stream:
                 await _send(response, _chunk(event))
         except TaleBaseException as error:  # the status is out already: the stream itself says what happened
             await _send(response, _error(error))
         finally:
+            pings.cancel()
             await stream.aclose()
         await response.write(b"data: [DONE]\n\n")
         return response
 
 
-async def _body_of(request: web.Request) -> _ChatBody:
+async def _body_of(request: web.Request, form: type[B]) -> B:
     try:
-        return _ChatBody.model_validate_json(await request.read())
+        return form.model_validate_json(await request.read())
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         where = ".".join(str(part) for part in first["loc"])
         raise ValidationException(f"The request's {where or 'body'}: {first['msg']}.") from error
+
+
+async def _ping(response: web.StreamResponse) -> None:
+    """Comments that tell the client that we live while models are fetched and others go first."""
+    with suppress(ConnectionError):  # what a lost connection means is decided where the answer is written
+        while True:
+            await asyncio.sleep(PING_INTERVAL_S)
+            await response.write(b": ping\n\n")
 
 
 async def _send(response: web.StreamResponse, chunk: dict[str, Any]) -> None:
