@@ -39,8 +39,9 @@ PIPE_CLOSED: Final = 141  # 128 + SIGPIPE
 
 def run(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return the exit code; never raises but for an interrupt of its own last words."""
-    # A library's warning is no answer to the user: what matters raises, and the rest is in the log files.
-    logging.getLogger().addHandler(logging.NullHandler())
+    # A library's warning is no answer to the user: what matters raises, and the rest is in the log files. A handler of
+    # the root logger would keep `tale serve` from setting up its own.
+    logging.lastResort = logging.NullHandler()
     _fill_closed_streams()
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
@@ -117,6 +118,8 @@ def _command(arguments: list[str], invocation: Invocation) -> int:
 
 def _ending(error: BaseException, invocation: Invocation) -> int:
     if isinstance(error, KeyboardInterrupt | typer.Abort):
+        with contextlib.suppress(OSError, ValueError):
+            sys.stderr.write("\n" if sys.stderr.isatty() else "")  # the terminal has shown ^C
         complain("Interrupted.")
     elif isinstance(error, TaleBaseException):
         complain(sentence(error))

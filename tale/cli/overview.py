@@ -24,10 +24,29 @@ UP: Final = ("running", "starting")
 def show_overview(settings: Settings, *, as_json: bool) -> None:
     """Print how everything stands; what is not there yet is named with the command that brings it."""
     screen = Screen()
-    found, info, tasks = asyncio.run(_gathered(settings))
+    overview = asyncio.run(_gathered(settings))
     if as_json:
+        found, info, tasks = overview
         screen.json({"servers": [as_dict(server) for server in found], "info": info, "tasks": tasks})
-        return
+    else:
+        _print(screen, *overview)
+
+
+def watch_overview(settings: Settings, *, as_json: bool) -> None:
+    """Print it again every two seconds, in place, until interrupted."""
+    screen = Screen()
+    if as_json or not screen.out.is_terminal:
+        raise ValidationException("--watch without a task needs a terminal; leave it out, or name a task.")
+    while True:
+        overview = asyncio.run(_gathered(settings))
+        screen.out.clear()
+        _print(screen, *overview)
+        time.sleep(POLLING_INTERVAL)
+
+
+def _print(
+    screen: Screen, found: Sequence[ServerStatus], info: dict[str, Any] | None, tasks: Sequence[dict[str, Any]]
+) -> None:
     screen.title("Servers")
     show_servers(screen, found)
     if info is None:
@@ -43,17 +62,6 @@ def show_overview(settings: Settings, *, as_json: bool) -> None:
         show_tasks(screen, tasks)
     else:
         screen.show('None yet; tale submit "Write a haiku" hands one in.')
-
-
-def watch_overview(settings: Settings, *, as_json: bool) -> None:
-    """Print it again every two seconds, in place, until interrupted."""
-    screen = Screen()
-    if as_json or not screen.out.is_terminal:
-        raise ValidationException("--watch without a task needs a terminal; leave it out, or name a task.")
-    while True:
-        screen.out.clear()
-        show_overview(settings, as_json=False)
-        time.sleep(POLLING_INTERVAL)
 
 
 def show_servers(screen: Screen, found: Sequence[ServerStatus]) -> None:
