@@ -90,6 +90,8 @@ class Terminal:
         """Read what there is to the end; returns the exit code."""
         while self._read(PATIENCE_S):
             pass
+        modes = termios.tcgetattr(self._master)[3]
+        self.is_restored = bool(modes & termios.ECHO and modes & termios.ICANON) and "\x1b[?25l" not in self.raw
         os.close(self._master)
         code = self.process.wait(PATIENCE_S)
         self.piped = self.process.stdout.read().decode() if self.process.stdout else ""

@@ -1,16 +1,15 @@
-"""A gateway as a command sees it: the real MCP server with tools that answer as they were told to.
-
-It runs in a thread with an event loop of its own, because commands run a loop themselves.
-"""
+"""A gateway as a command sees it: the real MCP server with tools that answer as they were told to."""
 
 import asyncio
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Literal
+
+from fakes.in_thread import in_thread
 
 from tale import __version__
 from tale.exceptions import TaleBaseException, TaskException, ValidationException
@@ -76,7 +75,10 @@ class FakeGateway:
     tasks: dict[str, dict[str, Any]] = field(default_factory=dict)
     models: list[dict[str, Any]] = field(default_factory=lambda: [model(*pair) for pair in READY_MODELS])
     reason: str = "No Ollama answers; the embedded models are used."
-    words: tuple[str, ...] = ("Hel", "lo", " there")
+    words: tuple[str, ...] = ("Hel", "lo", " there")  # that stream
+    reply: str = "Hello there"
+    conversations: dict[str, list[str]] = field(default_factory=dict)
+    left: threading.Event = field(default_factory=threading.Event)  # whoever was talked to went away
     refusal: TaleBaseException | None = None
     calls: list[tuple[str, dict[str, Any]]] = field(default_factory=list)
     waiting: threading.Event = field(default_factory=threading.Event)  # set when a wait has told all its steps
@@ -167,14 +169,23 @@ class FakeGateway:
             raise self.refusal
         for number, word in enumerate(self.words):
             await context.progress(number + 1, message=word)
+        self.waiting.set()
+        try:
+            while not self.finish.is_set():
+                await asyncio.sleep(0.01)
+        except asyncio.CancelledError:
+            self.left.set()
+            raise
         conversation = conversation_id or str(uuid.uuid4())
-        return {"conversation_id": conversation, "reply": "Hello there", "model": "small-model"}
+        self.conversations[conversation] = [message, self.reply]
+        return {"conversation_id": conversation, "reply": self.reply, "model": "small-model"}
 
     async def get_history(self, conversation_id: str | None = None, limit: int = 50) -> dict[str, Any]:
-        """The latest conversation."""
-        if not self.tasks and conversation_id is None:
+        """A conversation, or the latest."""
+        wanted = conversation_id or next(reversed(self.conversations), None)
+        if wanted is None:
             raise ValidationException("There is no conversation yet; begin one with the conversation tool.")
-        return {"conversation_id": next(iter(self.tasks)), "turns": []}
+        return {"conversation_id": wanted, "turns": self.conversations.get(wanted, [])}
 
     async def health(self) -> dict[str, Any]:
         """What GET /health answers."""
@@ -215,16 +226,16 @@ class FakeGateway:
 @contextmanager
 def serving(gateway: FakeGateway, port: int = 0) -> Iterator[int]:
     """Serve in a thread; yields the port."""
-    loop = asyncio.new_event_loop()
-    thread = threading.Thread(target=loop.run_forever, name="fake-gateway")
-    thread.start()
-    server = gateway.server(port)
-    try:
-        asyncio.run_coroutine_threadsafe(server.start(), loop).result(10)
+    with in_thread(_started(gateway, port)) as server:
         gateway.url = f"http://127.0.0.1:{server.port}"
         yield server.port
+
+
+@asynccontextmanager
+async def _started(gateway: FakeGateway, port: int) -> AsyncIterator[HTTPMCPServer]:
+    server = gateway.server(port)
+    await server.start()
+    try:
+        yield server
     finally:
-        asyncio.run_coroutine_threadsafe(server.stop(), loop).result(10)
-        loop.call_soon_threadsafe(loop.stop)
-        thread.join(10)
-        loop.close()
+        await server.stop()
