@@ -13,6 +13,7 @@ from tale.orchestration.task_events import TaskEvent
 from tale.orchestration.task_view import TaskList, TaskView, task_view
 from tale.records import CallContext, ChatRequest, Message, Task, TaskStatus, TokenTotals
 from tale.servers.progress import relay_progress
+from tale.servers.waited_tasks import long_call
 from tale.settings import Settings
 from tale.storage.call_store import CallStore
 from tale.storage.task_store import TaskStore
@@ -20,7 +21,8 @@ from tale.validation import validate_task_id, validate_task_text, validate_timeo
 
 INSTRUCTIONS: Final = (
     "Hands work to language models on this machine. Call submit_task, then wait_for_task with the id it returns "
-    "(again, if the task is not finished when it returns); get_task_result gives the text."
+    "(again, if the task is not finished when it returns); get_task_result gives the text. Each task is a resource "
+    "that can be subscribed to, too: tale://tasks/{task_id}."
 )
 DEFAULT_WAIT_S: Final = 45  # below the 60 s after which common clients give up
 MAX_LISTED: Final = 200
@@ -123,13 +125,18 @@ class GatewayTools:
     async def wait_for_task(self, task_id: str, context: ToolContext, timeout_s: int | None = None) -> TaskView:
         """Wait until a task is finished and return it with its result; progress tells how it goes.
 
-        When the time is up first, the task is returned as it stands: call again to go on waiting.
+        When the time is up first, the task is returned as it stands: call again to go on waiting. A client of the
+        protocol's tasks extension gets a task of the protocol at once, and asks after that.
 
         Args:
             task_id: Id of the task, a UUID of version 4.
             timeout_s: Seconds to wait at most, 1 to 3600; default 45.
         """
         wait_s = DEFAULT_WAIT_S if timeout_s is None else validate_timeout_seconds(timeout_s)
+        if context.takes_tasks:
+            task = await self._coordinator.get(validate_task_id(task_id))
+            view = await self._view(task)
+            return view if task.status.is_final else context.become_task(long_call(view))
         async with relay_progress(context) as relay:
 
             async def on_event(event: TaskEvent) -> None:

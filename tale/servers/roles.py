@@ -14,12 +14,14 @@ from tale.orchestration.coordinator import HTTPCoordinator
 from tale.orchestration.executor import TaskExecutor
 from tale.servers.execution_server import INSTRUCTIONS as EXECUTION_INSTRUCTIONS
 from tale.servers.execution_server import ExecutionTools, add_execution_tools
+from tale.servers.gateway_resources import GatewayResources, add_gateway_resources, tell_changes
 from tale.servers.gateway_server import INSTRUCTIONS as GATEWAY_INSTRUCTIONS
 from tale.servers.gateway_server import GatewayTools, add_gateway_tools
 from tale.servers.model_server import build_model_server
 from tale.servers.shared import Shared, model_server_settings
 from tale.servers.ux_agent_server import INSTRUCTIONS as UX_AGENT_INSTRUCTIONS
 from tale.servers.ux_agent_server import UXAgentTools, add_ux_agent_tools
+from tale.servers.waited_tasks import WaitedTasks
 
 logger = logging.getLogger(__name__)
 
@@ -60,6 +62,10 @@ async def open_gateway(shared: Shared, stack: AsyncExitStack) -> Busy:
     )
     server = _server(shared, "gateway", settings.gateway_port, GATEWAY_INSTRUCTIONS)
     add_gateway_tools(server, tools)
+    resources = GatewayResources(coordinator.get, tasks=shared.tasks, calls=shared.calls, clock=shared.clock)
+    add_gateway_resources(server, resources)
+    tell_changes(server, coordinator.events)
+    server.add_tasks(WaitedTasks(server, "wait_for_task", view=resources.task, coordinator=coordinator))
     await _serve(server, stack, grace_s=0)
     await coordinator.start()
     stack.push_async_callback(coordinator.stop, settings.stop_grace_s)

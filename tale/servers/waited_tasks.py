@@ -1,6 +1,7 @@
 """Waiting for a task as the protocol's own kind of task: a client that knows those need not hold a call open."""
 
 from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import replace
 from typing import Any, Final
 
 from tale.mcp.base_server import BaseMCPServer
@@ -18,6 +19,18 @@ PROTOCOL_STATUS: Final[dict[str, Status]] = {  # a task that failed has an answe
     TaskStatus.FAILED.value: "completed",
     TaskStatus.CANCELLED.value: "cancelled",
 }
+
+
+def long_call(view: TaskView) -> LongCall:
+    """A task as the protocol sees it, without its result."""
+    return LongCall(
+        task_id=view.id,
+        status=PROTOCOL_STATUS[view.status],
+        created_at=view.created_at,
+        updated_at=view.ended_at or view.started_at or view.created_at,
+        message=f"The task is {view.status}.",
+        poll_interval_s=POLL_INTERVAL_S,
+    )
 
 
 class WaitedTasks:
@@ -42,16 +55,10 @@ class WaitedTasks:
     async def get(self, task_id: str) -> LongCall:
         """How it stands."""
         view = await self._view(task_id)
-        status = PROTOCOL_STATUS[view.status]
-        return LongCall(
-            task_id=view.id,
-            status=status,
-            created_at=view.created_at,
-            updated_at=view.ended_at or view.started_at or view.created_at,
-            message=f"The task is {view.status}.",
-            result=self._server.tool_result(self._tool, view) if status == "completed" else None,
-            poll_interval_s=POLL_INTERVAL_S,
-        )
+        waited = long_call(view)
+        if waited.status != "completed":
+            return waited
+        return replace(waited, result=self._server.tool_result(self._tool, view))
 
     async def cancel(self, task_id: str) -> None:
         """Stop the task."""
