@@ -95,7 +95,13 @@ async def test_a_server_that_runs_cannot_be_started_twice(workshop: Workshop, ht
 
 async def test_an_address_of_another_machine_cannot_be_listened_on(workshop: Workshop) -> None:
     with pytest.raises(ServerException, match=r"workshop cannot listen on 192\.0\.2\.1:8080: .*assign"):
-        await workshop.server(host="192.0.2.1", port=8080).start()
+        await workshop.server(host="192.0.2.1", port=8080, api_key="k").start()
+
+
+async def test_what_others_can_reach_is_not_served_without_a_key(workshop: Workshop) -> None:
+    for host in ("0.0.0.0", "::", "192.0.2.1", ""):
+        with pytest.raises(ServerException, match=r"is reachable by others: set api_key \(TALE_API_KEY\)"):
+            await workshop.server(host=host).start()
 
 
 async def test_a_server_that_does_not_run_may_be_stopped(workshop: Workshop) -> None:

@@ -19,6 +19,8 @@ from mcp.types import (
     ToolAnnotations,
 )
 
+from tale.credentials import Scope
+from tale.mcp.access import Access
 from tale.mcp.changes import Changes, PromptsListChanged, ResourcesListChanged, ResourceUpdated, ToolsListChanged
 from tale.mcp.completions import CompletionFunction, Completions
 from tale.mcp.kernel import Kernel
@@ -46,6 +48,7 @@ class BaseMCPServer(ABC):
         self.name = name
         self.version = version
         self.changes: Final = Changes()
+        self.access: Final = Access()
         self._tools: dict[str, RegisteredTool] = {}
         self._prompts = Prompts()
         self._resources = Resources()
@@ -68,12 +71,14 @@ class BaseMCPServer(ABC):
         read_only: bool = False,
         destructive: bool = False,
         idempotent: bool = False,
+        scope: Scope | None = None,
         input_schema: Mapping[str, Any] | None = None,
     ) -> None:
         """Offer a typed async function as a tool of its own name.
 
         Its docstring's first part describes the tool, its Args section (Google style) the parameters. `input_schema`
-        is listed in place of what the signature gives. Raises ValueError for a name that is taken.
+        is listed in place of what the signature gives. `scope` is what a caller's key has to be good for: by default to
+        read for a tool that only reads, to submit for others. Raises ValueError for a name that is taken.
         """
         if function.__name__ in self._tools:
             raise ValueError(f"there is a tool {function.__name__} already")
@@ -85,6 +90,7 @@ class BaseMCPServer(ABC):
             open_world_hint=False,
         )
         self._tools[function.__name__] = RegisteredTool.from_function(function, title, annotations, input_schema)
+        self.access.set(function.__name__, scope or (Scope.READ if read_only else Scope.SUBMIT))
         self.changes.tell(ToolsListChanged())
 
     def remove_tool(self, name: str) -> None:
@@ -157,7 +163,10 @@ class BaseMCPServer(ABC):
         return tool.listing.input_schema if tool else None
 
     async def _list_tools(self, request: Request, params: PaginatedRequestParams | None) -> ListToolsResult:
-        return ListToolsResult(tools=[tool.listing for tool in self._tools.values()])
+        scope = exchange_of(request).caller.scope  # a tool that the caller may not call is of no use to it
+        return ListToolsResult(
+            tools=[tool.listing for name, tool in self._tools.items() if scope.allows(self.access.of_tool(name))]
+        )
 
     async def _call_tool(
         self, request: Request, params: CallToolRequestParams

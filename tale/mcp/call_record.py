@@ -22,6 +22,7 @@ def call_record(
     latency_s: float,
     trace_id: str,
     task_id: str | None,
+    key_name: str | None,
 ) -> McpCall:
     """The row of a request; `answer` None means that it was cancelled."""
     params = params or {}
@@ -41,6 +42,7 @@ def call_record(
         trace_id=trace_id,
         error_class=error_class,
         error=error,
+        key_name=key_name,
     )
 
 

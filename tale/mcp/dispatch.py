@@ -45,9 +45,9 @@ class Dispatch:
         async with self._kernel.lifespan(self._kernel) as self._state:
             yield
 
-    def new_session(self) -> Session:
-        """A session that is not initialized yet."""
-        return Session(self._kernel, self._state)
+    def new_session(self, owner: str | None) -> Session:
+        """A session that is not initialized yet; only the key of that id will find it."""
+        return Session(self._kernel, self._state, owner=owner)
 
     async def alone(self, request: web.Request, message: JSONRPCRequest, connection: Connection) -> web.StreamResponse:
         """Serve a request that stands alone: its end or the client's disconnect ends everything."""
@@ -138,6 +138,7 @@ class Dispatch:
             latency_s=time.perf_counter() - start,
             trace_id=exchange.trace_id,
             task_id=exchange.task_id,
+            key_name=exchange.caller.name,
         )
         try:
             await self._observer(call)

@@ -14,6 +14,8 @@ from mcp.server.connection import Connection
 from mcp.shared.subscriptions import ServerEvent
 from mcp.types import DEFAULT_NEGOTIATED_VERSION, JSONRPCNotification, JSONRPCRequest
 
+from tale.mcp.access import Access
+from tale.mcp.admission import caller_of, forbidden
 from tale.mcp.dispatch import Dispatch
 from tale.mcp.exchange import ACCEPTED, PING, STREAM_HEADERS, is_primed
 from tale.mcp.inbound import (
@@ -37,8 +39,11 @@ CANCELLED: Final = "notifications/cancelled"
 class Endpoint:
     """The handlers of one MCP path."""
 
-    def __init__(self, kernel: Kernel, dispatch: Dispatch, *, sessions: Sessions, ping_interval_s: float) -> None:
+    def __init__(
+        self, kernel: Kernel, dispatch: Dispatch, *, access: Access, sessions: Sessions, ping_interval_s: float
+    ) -> None:
         self._kernel = kernel
+        self._access = access
         self._dispatch = dispatch
         self._ping_interval_s = ping_interval_s
         self._is_open = False
@@ -67,6 +72,10 @@ class Endpoint:
         try:
             message = await read_message(request)
             parsed = parse(message)
+            if isinstance(parsed, JSONRPCRequest):
+                refused = forbidden(request, self._access.needed(parsed.method, parsed.params))
+                if refused is not None:
+                    return refused
             version = request.headers.get(VERSION_HEADER)
             if is_modern(version, message):
                 return await self._modern(request, message, parsed, version)
@@ -84,7 +93,7 @@ class Endpoint:
             raise web.HTTPMethodNotAllowed("GET", ["POST"], text="Only a session has a stream; POST initialize first.")
         if not accepts_stream(request):
             raise web.HTTPNotAcceptable(text="The stream is of type text/event-stream; accept it.")
-        session = self.sessions.get(request.headers[SESSION_HEADER])
+        session = self._session_of(request)
         if session is None:
             raise web.HTTPNotFound(text="There is no such session; initialize again.")
         if not self._is_open:
@@ -101,7 +110,8 @@ class Endpoint:
 
     async def delete(self, request: web.Request) -> web.Response:
         """End a session."""
-        if not await self.sessions.remove(request.headers.get(SESSION_HEADER, "")):
+        session = self._session_of(request)
+        if session is None or not await self.sessions.remove(session.id):
             raise web.HTTPNotFound(text="There is no such session.")
         return web.Response()
 
@@ -127,9 +137,9 @@ class Endpoint:
         if parsed.method != "initialize":
             connection = Connection.from_envelope(version or DEFAULT_NEGOTIATED_VERSION, None, None)
             return await self._dispatch.alone(request, parsed, connection)
-        if not await self.sessions.make_room():
+        if not await self.sessions.make_room(caller_of(request).key_id):
             raise Refusal("There are too many sessions; try again later", status=UNAVAILABLE, request_id=parsed.id)
-        session = self._dispatch.new_session()
+        session = self._dispatch.new_session(caller_of(request).key_id)
         response = await self._dispatch.initialize(request, parsed, session)
         if session.connection.client_params is None:  # only a good initialize makes a session
             response.headers.popall(SESSION_HEADER, None)
@@ -141,7 +151,7 @@ class Endpoint:
     async def _in_session(
         self, request: web.Request, message: Message, parsed: JSONRPCRequest | JSONRPCNotification | None
     ) -> web.StreamResponse:
-        session = self.sessions.get(request.headers[SESSION_HEADER])
+        session = self._session_of(request)
         if session is None:
             request_id = parsed.id if isinstance(parsed, JSONRPCRequest) else None
             raise Refusal("Session not found; initialize again", status=NOT_FOUND, request_id=request_id)
@@ -157,6 +167,10 @@ class Endpoint:
         else:
             await self._dispatch.notified(request, parsed, session)
         return web.Response(status=ACCEPTED)
+
+    def _session_of(self, request: web.Request) -> Session | None:
+        """The session a request names, if it is the caller's own."""
+        return self.sessions.get(request.headers.get(SESSION_HEADER, ""), caller_of(request).key_id)
 
     async def _listen(
         self, request: web.Request, session: Session, stream: Stream, after: int | None

@@ -18,6 +18,7 @@ from mcp.shared.message import ServerMessageMetadata
 from mcp.shared.transport_context import TransportContext
 from mcp.types import INTERNAL_ERROR, INVALID_REQUEST, JSONRPCNotification, JSONRPCRequest, LoggingLevel
 
+from tale.mcp.admission import caller_of
 from tale.mcp.inbound import JSON_TYPE, accepts_stream
 from tale.mcp.wire import EVENT_STREAM, SESSION_HEADER, Message, encode, error_message, event, notification
 
@@ -72,6 +73,7 @@ class Exchange:
         )
         self.request_id = message.id if isinstance(message, JSONRPCRequest) else None
         self.task_id: str | None = None
+        self.caller = caller_of(request)
         self.headers: Mapping[str, str] = request.headers
         self.trace_id = _trace_of(request.headers.get("traceparent"))
         self.can_send_request = session is not None and self.can_stream

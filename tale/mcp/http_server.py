@@ -5,7 +5,8 @@ from dataclasses import dataclass, field
 
 from aiohttp import web
 
-from tale.mcp.admission import Admission
+from tale.exceptions import ServerException
+from tale.mcp.admission import Admission, Entrance
 from tale.mcp.base_server import BaseMCPServer
 from tale.mcp.connection import ConnectionLimits
 from tale.mcp.dispatch import Dispatch, Observer
@@ -13,6 +14,7 @@ from tale.mcp.endpoint import Endpoint
 from tale.mcp.exchange import PING_INTERVAL_S
 from tale.mcp.health import Health, HealthRoutes
 from tale.mcp.listener import Listener
+from tale.mcp.places import LOOPBACK_NAMES
 from tale.mcp.sessions import Sessions
 
 
@@ -32,8 +34,8 @@ class HTTPMCPServer(BaseMCPServer):
     """Serves its tools on http://host:port/mcp.
 
     `health` gives what GET /health answers; its `status` (starting, ok, degraded) decides readiness. `observer` is told
-    of each MCP request before its answer goes out. With `api_key`, all but the health paths ask for it. Port 0 takes
-    a free one; `port` tells which.
+    of each MCP request before its answer goes out. `entrance` says who may come in; with `api_key` in its place, all
+    but the health paths ask for that key. Port 0 takes a free one; `port` tells which.
     """
 
     def __init__(
@@ -46,6 +48,7 @@ class HTTPMCPServer(BaseMCPServer):
         health: Health,
         observer: Observer | None = None,
         api_key: str | None = None,
+        entrance: Entrance | None = None,
         instructions: str | None = None,
         limits: Limits | None = None,
     ) -> None:
@@ -53,14 +56,19 @@ class HTTPMCPServer(BaseMCPServer):
         self.host = host
         self.port = port
         self._limits = limits = limits or Limits()
-        self._admission = Admission(name, host=host, api_key=api_key)
+        own_keys = {"api_key": api_key} if api_key else {}
+        entrance = entrance or Entrance(own_keys=own_keys, needs_key=bool(own_keys))
+        self._admission = Admission(name, host=host, entrance=entrance)
         self._health = HealthRoutes(name, version=version, health=health, limit_s=limits.health_s)
         self._listener: Listener | None = None
         self._further_routes: list[web.AbstractRouteDef] = []
         self.endpoint = Endpoint(
             self._kernel,
             Dispatch(self._kernel, observer=observer, ping_interval_s=limits.ping_interval_s),
-            sessions=Sessions(limit=limits.sessions, idle_s=limits.session_idle_s),
+            access=self.access,
+            sessions=Sessions(
+                limit=limits.sessions, idle_s=limits.session_idle_s, is_good=self._admission.keys.is_good
+            ),
             ping_interval_s=limits.ping_interval_s,
         )
         self.changes.subscribe(self.endpoint.note_change)
@@ -76,11 +84,16 @@ class HTTPMCPServer(BaseMCPServer):
         application.router.add_post("/mcp", self.endpoint.post)
         application.router.add_get("/mcp", self.endpoint.get, allow_head=False)
         application.router.add_delete("/mcp", self.endpoint.delete)
-        application.router.add_routes([*self._health.routes(), *self._further_routes])
+        application.router.add_routes([*self._health.routes(), *self._admission.routes(), *self._further_routes])
         return application
 
     async def start(self) -> None:
-        """Bind the port and serve. Raises ServerException when that cannot be."""
+        """Bind the port and serve. Raises ServerException when that cannot be, or would let strangers in."""
+        if self.host not in LOOPBACK_NAMES and self._admission.keys.is_empty:
+            raise ServerException(
+                f"{self.name} on {self.host} is reachable by others: set api_key (TALE_API_KEY) or use 127.0.0.1.",
+                {"host": self.host, "port": self.port},
+            )
         limits = self._limits.connection
         listener = Listener(self.name, self.application(), host=self.host, port=self.port, limits=limits)
         await listener.start()

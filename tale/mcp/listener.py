@@ -12,7 +12,6 @@ from tale.exceptions import ServerException
 from tale.mcp.connection import Connection, ConnectionLimits
 from tale.mcp.refusal import refusal
 
-LOOPBACK_NAMES: Final = frozenset({"127.0.0.1", "localhost", "::1"})
 CANCEL_LIMIT_S: Final = 2.0
 CLOSE_LIMIT_S: Final = 0.1  # for connections, whose requests have ended by then; aiohttp takes 0 for "no limit"
 BAD_REQUEST, TIMED_OUT, TOO_LARGE = 400, 408, 413

@@ -13,6 +13,7 @@ from tale.exceptions import ServerException
 from tale.mcp import envelopes, failures
 from tale.mcp.answers import AnswerReader, NotAMessage
 from tale.mcp.envelopes import MODERN_VERSION, ClientSession, Envelope
+from tale.mcp.places import LOOPBACK_NAMES
 from tale.mcp.questions import OnQuestion, answer_to
 from tale.mcp.standing_stream import StandingStream
 from tale.mcp.wire import EVENT_STREAM, LAST_EVENT_HEADER, SESSION_HEADER, Message, notification
@@ -21,7 +22,6 @@ CONNECT_LIMIT_S: Final = 5.0
 CLOSE_LIMIT_S: Final = 1.0  # for last words to the server
 STREAM_ATTEMPTS: Final = 3  # in a row, to take up a stream that broke
 LINE_LIMIT_BYTES: Final = 16 * 1024 * 1024
-LOOPBACK_NAMES: Final = ("127.0.0.1", "localhost", "::1")
 ERROR_STATUS, BAD_REQUEST, NOT_FOUND = 400, 400, 404
 
 OnProgress = Callable[[float, float | None, str | None], None]

@@ -25,6 +25,9 @@ from tale.mcp.wire import Message, event, notification
 
 MOST_SUBSCRIPTIONS: Final = 256
 REAP_INTERVAL_S: Final = 30.0
+SHARES: Final = 4  # no key holds more than one part in so many
+
+IsGood = Callable[[str | None], Awaitable[bool]]
 
 logger = logging.getLogger(__name__)
 
@@ -33,9 +36,15 @@ class Session:
     """One client; also the Outbound of its standing stream."""
 
     def __init__(
-        self, kernel: Server[Any], lifespan_state: Any, *, clock: Callable[[], float] = time.monotonic
+        self,
+        kernel: Server[Any],
+        lifespan_state: Any,
+        *,
+        owner: str | None = None,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.id = uuid.uuid4().hex
+        self.owner = owner  # id of the key that opened it
         self.connection = Connection.for_loop(self, session_id=self.id)
         self.runner: ServerRunner[Any] = ServerRunner(kernel, self.connection, lifespan_state)
         self.in_flight: dict[str | int, asyncio.Task[Any]] = {}
@@ -141,11 +150,15 @@ class Session:
 
 
 class Sessions:
-    """The open sessions: at most `limit`; one that was idle for `idle_s` seconds is forgotten."""
+    """The open sessions: at most `limit`; one that was idle for `idle_s` seconds is forgotten.
 
-    def __init__(self, *, limit: int, idle_s: float) -> None:
+    So are those of keys that are no good any more, as `is_good` tells.
+    """
+
+    def __init__(self, *, limit: int, idle_s: float, is_good: IsGood | None = None) -> None:
         self._limit = limit
         self._idle_s = idle_s
+        self._is_good = is_good
         self._open: dict[str, Session] = {}
         self._reaper: asyncio.Task[None] | None = None
 
@@ -155,19 +168,28 @@ class Sessions:
     def __iter__(self) -> Iterator[Session]:
         return iter(list(self._open.values()))
 
-    def get(self, session_id: str) -> Session | None:
-        """The session of that id, if it is open."""
-        return self._open.get(session_id)
+    def get(self, session_id: str, owner: str | None = None) -> Session | None:
+        """The session of that id, if it is open and belongs to that key."""
+        session = self._open.get(session_id)
+        return session if session is not None and session.owner == owner else None
 
-    async def make_room(self) -> bool:
-        """Whether one more session fits; when there are too many, the one idle for longest has to go."""
-        if len(self._open) < self._limit:
-            return True
-        oldest = max(self._open.values(), key=Session.idle_s)
+    async def make_room(self, owner: str | None = None) -> bool:
+        """Whether one more session of this key fits; when there are too many, the one idle for longest has to go.
+
+        A key that holds more than its share gives up one of its own.
+        """
+        rivals = list(self._open.values())
+        if len(rivals) < self._limit:
+            if owner is None:
+                return True
+            rivals = [session for session in rivals if session.owner == owner]
+            if len(rivals) < max(1, self._limit // SHARES):
+                return True
+        oldest = max(rivals, key=Session.idle_s)
         if not oldest.idle_s():
-            logger.warning("All %d sessions are busy; another was refused.", len(self._open))
+            logger.warning("All of %d sessions are busy; another was refused.", len(rivals))
             return False
-        logger.warning("There are %d sessions; the one idle for longest is closed.", len(self._open))
+        logger.warning("There are %d sessions; the one idle for longest is closed.", len(rivals))
         return await self.remove(oldest.id)
 
     def add(self, session: Session) -> None:
@@ -184,9 +206,10 @@ class Sessions:
         return session is not None
 
     async def expire(self) -> None:
-        """Forget the sessions that were idle for too long."""
-        for session in [held for held in self._open.values() if held.idle_s() >= self._idle_s]:
-            await self.remove(session.id)
+        """Forget the sessions that were idle for too long, and those whose keys were revoked."""
+        for session in list(self._open.values()):
+            if session.idle_s() >= self._idle_s or not (self._is_good is None or await self._is_good(session.owner)):
+                await self.remove(session.id)
 
     def hang_up(self) -> None:
         """End all standing streams, which would otherwise last as long as their clients."""
