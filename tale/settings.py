@@ -5,9 +5,18 @@ import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated, Any, Final, Literal, cast
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    SecretStr,
+    ValidationError,
+    model_validator,
+)
 
 from tale.addresses import MASK, ollama_url, require_http, without_password
 from tale.constants import (
@@ -26,14 +35,21 @@ from tale.validation import PORT_RANGE, TIMEOUT_RANGE_S
 CONFIG_FILE: Final = "tale.toml"
 ENVIRONMENT_PREFIX: Final = "TALE_"
 LOOPBACK_HOSTS: Final = frozenset({"127.0.0.1", "localhost", "::1"})
+SHORTEST_KEY: Final = 16  # characters of a key that strangers could try to guess
 
 
 def _blank_is_none(key: SecretStr | None) -> SecretStr | None:
     return key if key and key.get_secret_value().strip() else None
 
 
+def _split(names: object) -> object:
+    """Several names as the environment and the command line give them, separated by commas."""
+    return tuple(name.strip() for name in names.split(",") if name.strip()) if isinstance(names, str) else names
+
+
 HttpUrl = Annotated[str, AfterValidator(require_http)]
 Key = Annotated[SecretStr | None, AfterValidator(_blank_is_none)]
+Names = Annotated[tuple[str, ...], BeforeValidator(_split)]
 
 
 class Settings(BaseModel):
@@ -51,7 +67,11 @@ class Settings(BaseModel):
     execution_url: HttpUrl | None = Field(None, description="execution server of another process or host")
     ux_agent_url: HttpUrl | None = Field(None, description="UX agent of another process or host")
     model_url: HttpUrl | None = Field(None, description="model server of another process or host")
-    api_key: Key = Field(None, description="key that clients must send; needed beyond loopback")
+    api_key: Key = Field(None, description="key that clients must send; opens all; needed beyond loopback")
+    allowed_hosts: Names = Field((), description="host names under which the servers may be asked, besides localhost")
+    allowed_origins: Names = Field((), description="web sites whose pages may ask, besides localhost's")
+    rate_limit_per_s: float = Field(50.0, ge=0, description="requests a second of each named key; 0: no limit")
+    rate_limit_burst: int = Field(200, ge=1, description="requests that a named key may make at once")
 
     database_url: str | None = Field(None, description="SQLAlchemy URL; default: tale.db in the home folder")
 
@@ -89,6 +109,8 @@ class Settings(BaseModel):
     def _refuse_open_door(self) -> "Settings":
         if self.host not in LOOPBACK_HOSTS and self.api_key is None:
             raise ValueError(f"host {self.host} is reachable by others: set api_key (TALE_API_KEY) or use 127.0.0.1")
+        if self.host not in LOOPBACK_HOSTS and self.api_key and len(self.api_key.get_secret_value()) < SHORTEST_KEY:
+            raise ValueError(f"api_key can be guessed: host {self.host} needs one of {SHORTEST_KEY} characters or more")
         if self.backend == "openai" and not self.openai_url:
             raise ValueError("backend openai needs openai_url (TALE_OPENAI_URL), such as http://127.0.0.1:8000/v1")
         return self
@@ -97,11 +119,7 @@ class Settings(BaseModel):
         """The TALE_* variables from which `load_settings` makes the same settings again, secrets included."""
         values = {name: getattr(self, name) for name in sorted(self.model_fields_set | {"home"})}
         return {
-            f"{ENVIRONMENT_PREFIX}{name.upper()}": value.get_secret_value()
-            if isinstance(value, SecretStr)
-            else str(value)
-            for name, value in values.items()
-            if value is not None
+            f"{ENVIRONMENT_PREFIX}{name.upper()}": _told(value) for name, value in values.items() if value is not None
         }
 
     @property
@@ -240,7 +258,14 @@ def _layer_of(name: str, layers: list[tuple[str, dict[str, Any]]]) -> str:
     return next((layer for layer, held in layers if name in held), "default")
 
 
+def _told(value: object) -> str:
+    """A value as the environment holds it, secrets included."""
+    if isinstance(value, tuple):
+        return ",".join(cast("tuple[str, ...]", value))
+    return value.get_secret_value() if isinstance(value, SecretStr) else str(value)
+
+
 def _shown(value: object) -> str:
     if isinstance(value, SecretStr):
         return MASK
-    return "" if value is None else without_password(str(value))
+    return "" if value is None else without_password(_told(value))

@@ -158,7 +158,30 @@ def test_any_ollama_variable_becomes_a_url_or_is_refused(variable: str):
 def test_a_host_that_others_can_reach_needs_a_key(folder: Path, host: str):
     with pytest.raises(ValidationException, match=r"is reachable by others: set api_key \(TALE_API_KEY\)"):
         _load(folder, host=host)
-    assert _load(folder, {"TALE_API_KEY": "a long secret"}, host=host).host == host
+    assert _load(folder, {"TALE_API_KEY": "a secret, long enough"}, host=host).host == host
+
+
+def test_a_key_that_others_could_guess_is_refused_where_they_can_try(folder: Path):
+    with pytest.raises(ValidationException, match=r"can be guessed: host 0\.0\.0\.0 needs one of 16 characters"):
+        _load(folder, {"TALE_API_KEY": "x" * 15}, host="0.0.0.0")
+    assert _load(folder, {"TALE_API_KEY": "x"}).api_key
+
+
+@pytest.mark.parametrize(
+    ("given", "names"),
+    [("", ()), ("a.example", ("a.example",)), (" a.example:80 , b.example,", ("a.example:80", "b.example"))],
+)
+def test_names_are_separated_by_commas(folder: Path, given: str, names: tuple[str, ...]):
+    settings = _load(folder, {"TALE_ALLOWED_HOSTS": given})
+    assert settings.allowed_hosts == names
+    assert load_settings(environment=settings.environment(), folder=folder).allowed_hosts == names
+
+
+def test_names_in_a_file_are_a_list(folder: Path):
+    (folder / "tale.toml").write_text('allowed_origins = ["https://a.example", "https://b.example"]\n')
+    assert _load(folder).allowed_origins == ("https://a.example", "https://b.example")
+    origins = resolve_settings(environment={}, folder=folder)[1]
+    assert _origin(origins, "allowed_origins")[0] == "https://a.example,https://b.example"
 
 
 @pytest.mark.parametrize("blank", ["", "   "])
@@ -257,8 +280,8 @@ def test_another_process_makes_the_same_settings_from_the_environment(folder: Pa
         ({}, "http://127.0.0.1:8080"),
         ({"gateway_port": 9000}, "http://127.0.0.1:9000"),
         ({"host": "::1"}, "http://[::1]:8080"),
-        ({"host": "0.0.0.0", "api_key": "k"}, "http://127.0.0.1:8080"),
-        ({"host": "gpu-box", "api_key": "k"}, "http://gpu-box:8080"),
+        ({"host": "0.0.0.0", "api_key": "k" * 16}, "http://127.0.0.1:8080"),
+        ({"host": "gpu-box", "api_key": "k" * 16}, "http://gpu-box:8080"),
         ({"gateway_url": "https://elsewhere/tale/"}, "https://elsewhere/tale"),
     ],
 )
