@@ -10,6 +10,7 @@ from mcp.shared.inbound import (
     InboundLadderRejection,
     InboundModernRoute,
     classify_inbound_request,
+    decode_header_value,
     find_duplicated_routing_header,
     unsupported_protocol_version_rejection,
     validate_mcp_param_headers,
@@ -126,8 +127,11 @@ def modern_route(
         raise _refusal_of(route, parsed.id)
     if rejection := _parameter_headers_rejection(kernel, parsed, request.headers):
         raise _refusal_of(rejection, parsed.id)
-    if parsed.method in TASK_METHODS and request.headers.get(NAME_HEADER) != (parsed.params or {}).get("taskId"):
-        raise Refusal(f"{NAME_HEADER} header does not match params.taskId", code=HEADER_MISMATCH, request_id=parsed.id)
+    if parsed.method in TASK_METHODS:
+        named = decode_header_value(request.headers.get(NAME_HEADER))
+        if named != (parsed.params or {}).get("taskId"):
+            text = f"{NAME_HEADER} header does not match params.taskId"
+            raise Refusal(text, code=HEADER_MISMATCH, request_id=parsed.id)
     return route
 
 
