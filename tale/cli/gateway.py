@@ -6,6 +6,7 @@ from contextlib import asynccontextmanager
 from typing import Any, Literal
 
 from tale.mcp.http_client import HTTPMCPClient
+from tale.orchestration.home_key import own_key
 from tale.orchestration.server_manager import ServerManager
 from tale.settings import Settings
 
@@ -14,12 +15,7 @@ Say = Callable[[str], None]
 
 def client_of(settings: Settings, role: Literal["gateway", "ux_agent"] = "gateway") -> HTTPMCPClient:
     """A client of one of the servers; to be used as an async context."""
-    key = settings.api_key
-    return HTTPMCPClient(
-        settings.url_of(role),
-        api_key=key.get_secret_value() if key else None,
-        timeout_s=settings.http_timeout_s,
-    )
+    return HTTPMCPClient(settings.url_of(role), api_key=own_key(settings, role), timeout_s=settings.http_timeout_s)
 
 
 @asynccontextmanager

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 
+from tale.credentials import Scope
 from tale.mcp.base_server import BaseMCPServer, ToolContext
 from tale.orchestration.executor import Progress, TaskExecutor
 from tale.orchestration.task_view import TaskView, task_view
@@ -54,8 +55,8 @@ class ExecutionTools:
 
 def add_execution_tools(server: BaseMCPServer, tools: ExecutionTools) -> None:
     """Register the execution server's tools."""
-    server.add_tool(tools.execute_task, title="Execute a task")
-    server.add_tool(tools.stop_task, title="Stop a task", destructive=True, idempotent=True)
+    server.add_tool(tools.execute_task, title="Execute a task", scope=Scope.ADMIN)
+    server.add_tool(tools.stop_task, title="Stop a task", destructive=True, idempotent=True, scope=Scope.ADMIN)
 
 
 if __name__ == "__main__":

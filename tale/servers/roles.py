@@ -7,11 +7,13 @@ from typing import Any, Final
 
 from tale import __version__
 from tale.exceptions import ServerException
+from tale.mcp.admission import Entrance
 from tale.mcp.http_client import HTTPMCPClient
 from tale.mcp.http_server import HTTPMCPServer, Limits
 from tale.models.model_pool import ModelPool
 from tale.orchestration.coordinator import HTTPCoordinator
 from tale.orchestration.executor import TaskExecutor
+from tale.orchestration.home_key import made_key, own_key
 from tale.servers.execution_server import INSTRUCTIONS as EXECUTION_INSTRUCTIONS
 from tale.servers.execution_server import ExecutionTools, add_execution_tools
 from tale.servers.gateway_resources import GatewayResources, add_gateway_resources, tell_changes
@@ -22,6 +24,7 @@ from tale.servers.shared import Shared, model_server_settings
 from tale.servers.ux_agent_server import INSTRUCTIONS as UX_AGENT_INSTRUCTIONS
 from tale.servers.ux_agent_server import UXAgentTools, add_ux_agent_tools
 from tale.servers.waited_tasks import WaitedTasks
+from tale.storage.key_store import KeyStore
 
 logger = logging.getLogger(__name__)
 
@@ -48,7 +51,9 @@ async def open_execution(shared: Shared, stack: AsyncExitStack) -> Busy:
 async def open_gateway(shared: Shared, stack: AsyncExitStack) -> Busy:
     """Serve the gateway role; returns whether tasks wait or run, here or elsewhere."""
     settings = shared.settings
-    execution = HTTPMCPClient(settings.url_of("execution"), api_key=_secret(shared), timeout_s=settings.http_timeout_s)
+    execution = HTTPMCPClient(
+        settings.url_of("execution"), api_key=own_key(settings, "execution"), timeout_s=settings.http_timeout_s
+    )
     stack.push_async_callback(execution.close)
     coordinator = HTTPCoordinator(settings, shared.tasks, execution=execution, pool=shared.pool, clock=shared.clock)
     tools = GatewayTools(
@@ -124,7 +129,7 @@ def _server(shared: Shared, role: str, port: int, instructions: str) -> HTTPMCPS
         port=port,
         health=health,
         observer=shared.record_mcp,
-        api_key=_secret(shared),
+        entrance=_entrance(shared),
         instructions=instructions,
         # A client takes http_timeout_s of silence for a server's death.
         limits=Limits(ping_interval_s=min(Limits().ping_interval_s, shared.settings.http_timeout_s / 2)),
@@ -136,6 +141,18 @@ async def _serve(server: HTTPMCPServer, stack: AsyncExitStack, *, grace_s: float
     stack.push_async_callback(server.stop, grace_s)
 
 
-def _secret(shared: Shared) -> str | None:
-    key = shared.settings.api_key
-    return key.get_secret_value() if key else None
+def _entrance(shared: Shared) -> Entrance:
+    """Who may come in: this home's own processes, the configured key, and the keys in the database."""
+    settings = shared.settings
+    own_keys = {"owner": made_key(settings)}
+    if settings.api_key is not None:
+        own_keys["api_key"] = settings.api_key.get_secret_value()
+    return Entrance(
+        own_keys=own_keys,
+        load_keys=KeyStore(shared.database).keys,
+        needs_key=settings.api_key is not None,
+        hosts=settings.allowed_hosts,
+        origins=settings.allowed_origins,
+        rate_per_s=settings.rate_limit_per_s,
+        burst=settings.rate_limit_burst,
+    )
