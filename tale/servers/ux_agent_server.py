@@ -3,6 +3,7 @@
 import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Final
 
 from tale.exceptions import ModelException, ValidationException
@@ -68,7 +69,7 @@ class UXAgentTools:
             conversation_id: Conversation to go on with; without it a new one begins.
         """
         text = validate_task_text(message)
-        conversation = validate_task_id(conversation_id) if conversation_id else str(uuid.uuid4())
+        conversation = _conversation(conversation_id) if conversation_id else str(uuid.uuid4())
         turns = await self._conversations.turns(conversation, limit=MAX_TURNS)
         earlier = [Message(turn.role, turn.content) for turn in turns]
         # The user's words are kept before the model answers: a crash then loses no message.
@@ -96,7 +97,7 @@ class UXAgentTools:
         """
         if not 1 <= limit <= MAX_TURNS:
             raise ValidationException(f"The limit {limit} is out of range; use 1 to {MAX_TURNS}.")
-        wanted = validate_task_id(conversation_id) if conversation_id else await self._conversations.latest()
+        wanted = _conversation(conversation_id) if conversation_id else await self._conversations.latest()
         if wanted is None:
             raise ValidationException("There is no conversation yet; begin one with the conversation tool.")
         turns = await self._conversations.turns(wanted, limit=limit)
@@ -119,15 +120,29 @@ class UXAgentTools:
         raise ModelException("The answer broke off before its end; say it again.")
 
     def _fitting(self, earlier: list[Message], text: str) -> list[Message]:
-        """The latest turns that fit the small model's context beside an answer; a token is at least one byte."""
+        """The latest exchanges that fit the small model's context beside an answer; a token is at least one byte.
+
+        Questions without an answer are left out: the templates of many models refuse two of them in a row.
+        """
         room = self._settings.ux_context_tokens - ANSWER_TOKENS - len(CHAT_INSTRUCTIONS) - len(text.encode())
         kept: list[Message] = []
-        for message in reversed(earlier):
-            room -= len(message.content.encode())
+        for question, answer in reversed(list(pairwise(earlier))):
+            if (question.role, answer.role) != ("user", "assistant"):
+                continue
+            room -= len(question.content.encode()) + len(answer.content.encode())
             if room < 0:
                 break
-            kept.append(message)
-        return kept[::-1]
+            kept = [question, answer, *kept]
+        return kept
+
+
+def _conversation(given: str) -> str:
+    try:
+        return validate_task_id(given)
+    except ValidationException as error:
+        raise ValidationException(
+            f"{given[:80]!r} is not the id of a conversation (a UUID of version 4); leave it out to begin a new one."
+        ) from error
 
 
 def add_ux_agent_tools(server: BaseMCPServer, tools: UXAgentTools) -> None:
