@@ -2,7 +2,7 @@
 
 from typing import Any, Final
 
-from sqlalchemy import ColumnElement, Connection, func, insert, select, update
+from sqlalchemy import ColumnElement, Connection, func, select, update
 
 from tale.records import ACKNOWLEDGE, McpCall, ModelCall, TokenTotals
 from tale.storage.database import Database
@@ -22,12 +22,7 @@ class CallStore:
 
     async def open_call(self, call: ModelCall) -> None:
         """Keep a call that begins."""
-        values = values_of(call)
-
-        def work(connection: Connection) -> None:
-            connection.execute(insert(model_calls), values)
-
-        await self._database.write(work)
+        await self._database.insert(model_calls, values_of(call))
 
     async def close_call(self, call: ModelCall) -> None:
         """Keep a call that has ended, in place of its open row where there is one."""
@@ -36,12 +31,7 @@ class CallStore:
 
     async def record_mcp(self, call: McpCall) -> None:
         """Keep an answered MCP request."""
-        values = values_of(call)
-
-        def work(connection: Connection) -> None:
-            connection.execute(insert(mcp_calls), values)
-
-        await self._database.write(work)
+        await self._database.insert(mcp_calls, values_of(call))
 
     async def totals(
         self,

@@ -4,11 +4,11 @@ import asyncio
 import logging
 import threading
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, TypeVar, cast
 
-from sqlalchemy import Connection, Engine, Transaction
+from sqlalchemy import Connection, Engine, Table, Transaction, insert
 from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 
 from tale.exceptions import DatabaseException
@@ -19,17 +19,19 @@ BATCH_LIMIT: Final = 500  # works a commit: keeps the lock on the file short for
 
 T = TypeVar("T")
 Work = Callable[[Connection], T]
+Values = Mapping[str, Any]
 
 logger = logging.getLogger(__name__)
 
 
 @dataclass(slots=True)
 class _Order:
-    """One work that waits for its commit, and who waits for it."""
+    """One work that waits for its commit, and who waits for it; one that only adds a row says to which table."""
 
     work: Work[Any]
     loop: asyncio.AbstractEventLoop
     waiter: asyncio.Future[Any]
+    row: tuple[Table, Values] | None = None
     result: Any = None
     error: Exception | None = None
     durable: bool = False
@@ -70,12 +72,23 @@ class Writer:
         is closed or too much waits already, and whatever the work raises.
         """
         loop = asyncio.get_running_loop()
-        order = _Order(work, loop, loop.create_future())
+        return cast("T", await self._placed(_Order(work, loop, loop.create_future())))
+
+    async def insert(self, table: Table, values: Values) -> None:
+        """Add a row, as `submit` would; the rows of a table that stand beside each other go in by one statement."""
+
+        def work(connection: Connection) -> None:
+            connection.execute(insert(table), values)
+
+        loop = asyncio.get_running_loop()
+        await self._placed(_Order(work, loop, loop.create_future(), (table, values)))
+
+    def _placed(self, order: _Order) -> asyncio.Future[Any]:
         with self._changed:
             self._refuse_when_unable()
             self._orders.append(order)
             self._changed.notify()
-        return cast("T", await order.waiter)
+        return order.waiter
 
     def close(self) -> None:
         """Take nothing more, commit all that waits, and end; blocks until then."""
@@ -133,8 +146,8 @@ class Writer:
         """All in one transaction; False when one failed and all was rolled back."""
         try:
             with self._engine.connect() as connection, connection.begin() as transaction:
-                for order in batch:
-                    if not self._is_run(order, connection):
+                for orders in _runs(batch):
+                    if not self._are_run(orders, connection):
                         transaction.rollback()
                         return False
         except IntegrityError as error:  # from the commit
@@ -150,7 +163,7 @@ class Writer:
                 for order in batch:
                     order.error = None
                     savepoint = connection.begin_nested()
-                    if self._is_run(order, connection):
+                    if self._are_run([order], connection):
                         savepoint.commit()
                     elif not _is_rolled_back(savepoint):
                         transaction.rollback()
@@ -160,13 +173,31 @@ class Writer:
         _mark_durable(batch)
         return True
 
-    def _is_run(self, order: _Order, connection: Connection) -> bool:
+    def _are_run(self, orders: Sequence[_Order], connection: Connection) -> bool:
+        """Run one work, or several that each add a row to the same table; False when that failed."""
+        first = orders[0]
         try:
-            order.result = order.work(connection)
+            if first.row is not None and len(orders) > 1:
+                connection.execute(insert(first.row[0]), [order.row[1] for order in orders if order.row])
+            else:
+                first.result = first.work(connection)
         except Exception as error:  # noqa: BLE001 - a work may raise anything; its waiter is told
-            order.error = _translated(error, self._engine)
+            first.error = _translated(error, self._engine)
             return False
         return True
+
+
+def _runs(batch: Sequence[_Order]) -> Iterator[list[_Order]]:
+    """The batch in its order: works one by one, rows of one table that stand beside each other together."""
+    run: list[_Order] = []
+    for order in batch:
+        previous = run[-1].row if run else None
+        if run and (order.row is None or previous is None or order.row[0] is not previous[0]):
+            yield run
+            run = []
+        run.append(order)
+    if run:
+        yield run
 
 
 def _mark_durable(batch: list[_Order]) -> None:
