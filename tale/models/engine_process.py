@@ -15,7 +15,8 @@ from tale.exceptions import ModelException
 from tale.models.embedded_host import HostPlan
 from tale.models.openai_backend import Endpoint
 
-COMMAND: Final = (sys.executable, "-m", "tale.models.embedded_host")
+# -P: a file of the user's in the working folder must not stand in for a module of the same name.
+COMMAND: Final = (sys.executable, "-P", "-m", "tale.models.embedded_host")
 LOAD_LIMIT_S: Final = 300.0  # a large file from a slow disk
 END_LIMIT_S: Final = 3.0
 

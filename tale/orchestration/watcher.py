@@ -4,9 +4,11 @@ Watcher and service hold the two ends of a socket pair. Each learns by its end-o
 watcher starts the service again, the service starts a new watcher. A service that ends on purpose says so first.
 """
 
+import http.client
 import json
 import logging
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -14,11 +16,13 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final
 
 FAREWELL: Final = b"bye"
 MISSED_CHECKS_LIMIT: Final = 6  # health checks in a row without an answer, then the service counts as hung
+START_CHECKS_LIMIT: Final = 60  # the same before its first answer: it may be upgrading a large database
 CRASH_WINDOW_S: Final = 120.0
 CRASHES_LIMIT: Final = 8  # crashes within the window, then the watcher gives up
 CHECK_TIMEOUT_S: Final = 5.0
@@ -26,7 +30,9 @@ PLAN_VARIABLE: Final = "WATCH_PLAN_OF_TALE"  # without the prefix of settings: i
 LINK_VARIABLE: Final = "WATCH_LINK_OF_TALE"
 ENVIRONMENT_PREFIX: Final = "TALE_"
 CANNOT_START: Final = 78  # exit status of a service that cannot start and would not the next time (EX_CONFIG)
-WATCHER_COMMAND: Final = (sys.executable, "-m", "tale.orchestration.watcher")
+# -P: a file of the user's in the working folder must not stand in for a module of the same name.
+PYTHON: Final = (sys.executable, "-P")
+WATCHER_COMMAND: Final = (*PYTHON, "-m", "tale.orchestration.watcher")
 
 logger = logging.getLogger(__name__)
 
@@ -94,6 +100,7 @@ class Watcher:
         self._process: subprocess.Popen[bytes] | None = None
         self._service_pid: int | None = None
         self._crashes: list[float] = []
+        self._direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # a proxy does not know our servers
 
     def run(self) -> int:
         """Watch until the service ends on purpose (0), cannot start (its exit status), or crashes too often (1)."""
@@ -123,15 +130,18 @@ class Watcher:
     def _wait(self) -> bool:
         """Block until the service is gone; returns whether it said goodbye."""
         assert self._link is not None  # noqa: S101 - set by `_start` or handed in
-        missed = 0
+        missed, limit = 0, START_CHECKS_LIMIT if self._process else MISSED_CHECKS_LIMIT
         self._link.settimeout(self._plan.interval_s)
         said = b""
         while True:
             try:
                 received = self._link.recv(64)
             except TimeoutError:
-                missed = 0 if self._answers() else missed + 1
-                if missed >= MISSED_CHECKS_LIMIT:
+                if self._answers():
+                    missed, limit = 0, MISSED_CHECKS_LIMIT
+                else:
+                    missed += 1
+                if missed >= limit:
                     self._kill()
                 continue
             except ConnectionError:
@@ -146,17 +156,18 @@ class Watcher:
 
     def _answers(self) -> bool:
         try:
-            with urllib.request.urlopen(self._plan.live_url, timeout=CHECK_TIMEOUT_S):  # noqa: S310 - our own http URL
+            with self._direct.open(self._plan.live_url, timeout=CHECK_TIMEOUT_S):
                 return True
         except urllib.error.HTTPError:
             return True  # it answers, if with a refusal
-        except OSError:
+        except (OSError, http.client.HTTPException):
             return False
 
     def _kill(self) -> None:
         if self._service_pid is not None:
             logger.error("The service (pid %d) does not answer any more; ending it.", self._service_pid)
-            os.kill(self._service_pid, 9)
+            with suppress(ProcessLookupError):  # it has just ended by itself
+                os.kill(self._service_pid, signal.SIGKILL)
 
     def _crashed_too_often(self) -> bool:
         now = time.monotonic()

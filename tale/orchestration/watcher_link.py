@@ -4,6 +4,7 @@ import asyncio
 import logging
 import os
 import socket
+import subprocess
 from pathlib import Path
 
 from tale.orchestration.watcher import FAREWELL, PLAN_VARIABLE, WatchPlan, spawn_watcher, take_link
@@ -20,6 +21,8 @@ class WatcherLink:
         self._plan = plan
         self._settings = settings
         self._log_path = log_path
+        self._watcher: subprocess.Popen[bytes] | None = None  # one that was started here
+        self._replacing: asyncio.TimerHandle | None = None
 
     @classmethod
     def inherited(cls, settings: Settings, *, log_path: Path) -> "WatcherLink | None":
@@ -38,6 +41,8 @@ class WatcherLink:
 
     def farewell(self) -> None:
         """Tell the watcher that this process ends on purpose."""
+        if self._replacing:
+            self._replacing.cancel()
         if self._link is None:
             return
         asyncio.get_running_loop().remove_reader(self._link)
@@ -57,12 +62,19 @@ class WatcherLink:
             return
         except ConnectionError as error:
             logger.info("The link to the watcher broke: %s", error)
-        asyncio.get_running_loop().remove_reader(self._link)
+        loop = asyncio.get_running_loop()
+        loop.remove_reader(self._link)
         self._link.close()
-        logger.warning("The watcher died; starting another.")
+        self._link = None
+        logger.warning("The watcher died; starting another in %g s.", self._plan.restart_delay_s)
+        self._replacing = loop.call_later(self._plan.restart_delay_s, self._replace)
+
+    def _replace(self) -> None:
+        if self._watcher:
+            self._watcher.poll()  # takes note of its end, so that no zombie stays
         self._link, theirs = socket.socketpair()
         self._link.sendall(str(os.getpid()).encode())
         with self._log_path.open("ab") as log:
-            spawn_watcher(self._plan, self._settings.environment(), log=log.fileno(), link=theirs)
+            self._watcher = spawn_watcher(self._plan, self._settings.environment(), log=log.fileno(), link=theirs)
         theirs.close()
         self.attach()

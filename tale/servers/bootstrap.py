@@ -11,7 +11,7 @@ from logging.handlers import RotatingFileHandler
 from typing import Any, Final
 
 from tale.exceptions import TaleBaseException
-from tale.orchestration.run_state import LOG_FILE, write_failure
+from tale.orchestration.run_state import LOG_FILE, prepare_folder, unusable, write_failure
 from tale.orchestration.watcher import CANNOT_START
 from tale.settings import Settings, load_settings
 
@@ -67,17 +67,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _guarded(overrides: dict[str, Any], roles: tuple[str, ...], *, background: bool) -> int:
     """The edge of the process: whatever stops a start is told in one sentence, and left for the command that waits."""
-    settings: Settings | None = None
+    ready: Settings | None = None
     try:
         settings = load_settings(overrides)
         set_up_logging(settings, background=background)
+        ready = settings
         return run_service(settings, roles, background=background)
     except TaleBaseException as error:
-        logger.error("%s", error)
-        if settings is not None and background:
-            write_failure(settings.run_folder, type(error).__name__, error.message, error.context)
-        if not background:
+        if ready is None:  # there is no log yet
             sys.stderr.write(f"{error}\n")
+            return CANNOT_START
+        logger.error("%s", error)  # in the foreground that is stderr, too
+        if background:
+            write_failure(ready.run_folder, type(error).__name__, error.message, error.context)
         return CANNOT_START
     except Exception:
         logger.exception("The servers broke off.")
@@ -85,9 +87,13 @@ def _guarded(overrides: dict[str, Any], roles: tuple[str, ...], *, background: b
 
 
 def set_up_logging(settings: Settings, *, background: bool) -> None:
-    """Log to TALE_HOME/run/service.log, and in the foreground to stderr too."""
-    settings.run_folder.mkdir(parents=True, exist_ok=True)
-    handler = RotatingFileHandler(settings.run_folder / LOG_FILE, maxBytes=LOG_BYTES, backupCount=3, encoding="utf-8")
+    """Log to TALE_HOME/run/service.log, and in the foreground to stderr too; raises ServerException."""
+    path = settings.run_folder / LOG_FILE
+    prepare_folder(path.parent)
+    try:
+        handler = RotatingFileHandler(path, maxBytes=LOG_BYTES, backupCount=3, encoding="utf-8")
+    except OSError as error:
+        raise unusable(path, error) from error
     handlers: list[logging.Handler] = [handler]
     if not background:
         handlers.append(logging.StreamHandler())

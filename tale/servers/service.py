@@ -12,8 +12,8 @@ from typing import Final
 import psutil
 
 from tale import __version__
-from tale.exceptions import ServerException
-from tale.orchestration.run_state import LOG_FILE, ServiceState, remove_state, write_state
+from tale.exceptions import ServerException, TaleBaseException
+from tale.orchestration.run_state import LOG_FILE, ServiceState, prepare_folder, remove_state, write_state
 from tale.orchestration.watcher_link import WatcherLink
 from tale.servers.shared import Shared, open_shared
 from tale.settings import Settings
@@ -38,6 +38,8 @@ class Service:
     async def start(self) -> None:
         """Open what the roles share, then the roles. Raises TaleBaseException when that cannot be."""
         settings = self._settings
+        prepare_folder(settings.run_folder)
+        self._write_state()  # first of all: who stops the servers must find those that are still starting
         shared = await open_shared(settings, self._roles, self._stack)
         # The models' processes load while the MCP SDK is imported, which takes a second.
         roles = await asyncio.to_thread(import_module, "tale.servers.roles")
@@ -47,7 +49,6 @@ class Service:
         for role, opener in roles.OPENERS.items():
             if role in self._roles:
                 self._busy.append(await opener(shared, self._stack))
-        self._write_state()
         self._link = WatcherLink.inherited(settings, log_path=settings.run_folder / LOG_FILE)
         if self._link:
             self._link.attach()
@@ -66,11 +67,13 @@ class Service:
         await self._stop_requested.wait()
 
     async def stop(self) -> None:
-        """Close the roles and what they share, newest first, and tell the watcher that this is meant."""
-        await self._stack.aclose()
-        remove_state(self._settings.run_folder, os.getpid())
-        if self._link:
-            self._link.farewell()
+        """Close the roles and what they share, newest first, and tell the watcher that this was meant."""
+        try:
+            await self._stack.aclose()
+        finally:
+            remove_state(self._settings.run_folder, os.getpid())
+            if self._link:
+                self._link.farewell()
 
     def _write_state(self) -> None:
         started = psutil.Process().create_time()
@@ -89,5 +92,9 @@ class Service:
 
 
 async def _models_at_work(shared: Shared) -> bool:
-    status = await shared.pool.status()
+    try:
+        status = await shared.pool.status()
+    except TaleBaseException as error:
+        logger.warning("How the models stand is not known: %s", error)
+        return False
     return any(model.running or model.waiting or model.state == "downloading" for model in status.models)

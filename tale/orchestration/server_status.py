@@ -1,0 +1,84 @@
+"""How a server looks from outside: whether it answers, and whose it is."""
+
+import asyncio
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, Literal
+from urllib.parse import urlsplit
+
+import psutil
+
+from tale.exceptions import NetworkException
+from tale.mcp.http_client import HTTPMCPClient
+from tale.settings import Settings
+
+HEALTH_LIMIT_S: Final = 5.0
+
+State = Literal["running", "starting", "stopped", "foreign"]
+
+
+@dataclass(frozen=True, slots=True)
+class ServerStatus:
+    """One server as seen from outside; unknown values are None."""
+
+    role: str
+    url: str
+    state: State
+    pid: int | None = None
+    uptime_s: float | None = None
+    version: str | None = None
+    memory_bytes: int | None = None
+    home: str | None = None
+    health: dict[str, Any] | None = None
+
+
+async def look_at(settings: Settings, role: str) -> ServerStatus:
+    """Ask the role's server for its health; what listens but is no tale, or one of another home, is foreign."""
+    url = settings.url_of(role)
+    key = settings.api_key.get_secret_value() if settings.api_key else None
+    async with HTTPMCPClient(url, api_key=key, timeout_s=HEALTH_LIMIT_S) as client:
+        try:
+            health = await client.health()
+        except NetworkException as error:
+            return ServerStatus(role, url, "foreign" if await _listens(url) else "stopped", health=error.context)
+    home = health.get("home")
+    ours = isinstance(home, str) and same_folder(Path(home), settings.home)
+    state: State = "foreign" if not ours else "starting" if health.get("status") == "starting" else "running"
+    pid = health.get("pid")
+    return ServerStatus(
+        role,
+        url,
+        state,
+        pid=pid,
+        uptime_s=health.get("uptime_s"),
+        version=health.get("version"),
+        memory_bytes=_memory(pid) if ours else None,
+        home=home,
+        health=health,
+    )
+
+
+def same_folder(one: Path, other: Path) -> bool:
+    """Whether both paths lead to the same folder."""
+    return os.path.realpath(one) == os.path.realpath(other)
+
+
+async def _listens(url: str) -> bool:
+    parts = urlsplit(url)
+    try:
+        async with asyncio.timeout(HEALTH_LIMIT_S):
+            _, writer = await asyncio.open_connection(parts.hostname, parts.port or 80)
+    except (OSError, TimeoutError):
+        return False
+    writer.close()
+    return True
+
+
+def _memory(pid: object) -> int | None:
+    if not isinstance(pid, int):
+        return None
+    try:
+        return psutil.Process(pid).memory_info().rss
+    except psutil.Error:
+        return None
