@@ -196,9 +196,19 @@ def resolve_settings(
 
 
 def find_config(folder: Path, home: Path) -> Path | None:
-    """The nearest tale.toml in `folder` or above it, else the one in `home`, else None."""
+    """The nearest tale.toml in `folder` or above it, else the one in `home`, else None.
+
+    Folders that this user may not look into hold none.
+    """
     candidates = [parent / CONFIG_FILE for parent in (folder, *folder.parents)]
-    return next((path for path in [*candidates, home / CONFIG_FILE] if path.is_file()), None)
+    return next((path for path in [*candidates, home / CONFIG_FILE] if _is_file(path)), None)
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError:
+        return False
 
 
 def _read_environment(environment: Mapping[str, str]) -> dict[str, Any]:

@@ -25,7 +25,7 @@ class Invocation:
 
         try:
             return load_settings({"home": self.home}).run_folder / "cli.log"
-        except TaleBaseException:
+        except (TaleBaseException, OSError):
             return Path(self.home or os.environ.get("TALE_HOME") or "~/.tale").expanduser() / "run" / "cli.log"
 
 
