@@ -1,5 +1,6 @@
 """The command that has the servers started at login, by a systemd unit of the user."""
 
+import asyncio
 import os
 import shutil
 import subprocess
@@ -25,18 +26,23 @@ def autostart(
 ) -> None:
     """Start the servers at login, by a systemd unit.
 
-    Prints the unit; with --install it is written and enabled.
+    Prints the unit; with --install it is written and enabled, and servers that run in the background hand over to it.
     """
     if install and remove:
         raise ValidationException("--install and --remove exclude each other; give one of them.")
     path = unit_folder() / UNIT_NAME
     if remove:
         _remove(path)
-    elif install:
-        _install(path, unit_text(settings_of(context)))
+        return
+    settings = settings_of(context)
+    if install:
+        _install(path, settings)
     else:
-        print(unit_text(settings_of(context)), end="")
+        print(unit_text(settings), end="")
         sys.stderr.write(f"`tale autostart --install` writes this to {path} and enables it.\n")
+    if secret := _environment(settings)[1]:
+        where = settings.home / "tale.toml"
+        sys.stderr.write(f"Secrets are left out of the unit ({', '.join(secret)}); put them into {where}.\n")
 
 
 def unit_folder() -> Path:
@@ -45,15 +51,14 @@ def unit_folder() -> Path:
 
 
 def unit_text(settings: "Settings") -> str:
-    """The unit: the servers in the foreground, started again when they fail."""
-    home = _quoted(f"TALE_HOME={settings.home}")
+    """The unit: the servers in the foreground with the settings of now, started again when they fail."""
+    environment = "\n".join(f"Environment={_quoted(f'{name}={value}')}" for name, value in _environment(settings)[0])
     return f"""[Unit]
 Description=tale, a token-adaptive executor for language models
-After=network-online.target
 
 [Service]
 ExecStart={_quoted(sys.executable)} -m tale.cli.main serve
-Environment={home}
+{environment}
 Restart=on-failure
 RestartSec={settings.restart_delay_s:g}
 TimeoutStopSec=30
@@ -63,21 +68,43 @@ WantedBy=default.target
 """
 
 
+def _environment(settings: "Settings") -> tuple[list[tuple[str, str]], list[str]]:
+    """The variables that make these settings again, and the names of those that nobody else should read."""
+    from tale.addresses import without_password
+
+    public: list[tuple[str, str]] = []
+    secret: list[str] = []
+    for name, value in settings.environment().items():
+        if name.endswith("_KEY") or without_password(value) != value:
+            secret.append(name)
+        else:
+            public.append((name, value))
+    return public, secret
+
+
 def _quoted(text: str) -> str:
     """A word as systemd reads it."""
     escaped = text.replace("\\", "\\\\").replace('"', '\\"').replace("%", "%%")
     return f'"{escaped}"'
 
 
-def _install(path: Path, text: str) -> None:
+def _install(path: Path, settings: "Settings") -> None:
+    from tale.orchestration.server_manager import ServerManager
+
+    command = shutil.which("systemctl")
+    if command is None:
+        raise ServerException(
+            "systemctl is not on this machine; start the servers with `tale serve` from what starts programs here."
+        )
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text, encoding="utf-8")
+        path.write_text(unit_text(settings), encoding="utf-8")
     except OSError as error:
         raise ServerException(f"{path} cannot be written: {error.strerror or error}.") from error
     print(f"Wrote {path}.")
-    _systemctl("daemon-reload")
-    _systemctl("enable", "--now", UNIT_NAME)
+    _run(command, "daemon-reload")
+    asyncio.run(ServerManager(settings).stop())  # they would hold the home and the ports
+    _run(command, "enable", "--now", UNIT_NAME)
     print("The servers start at login; `tale autostart --remove` undoes this.")
 
 
@@ -85,18 +112,16 @@ def _remove(path: Path) -> None:
     if not path.exists():
         print("There is no unit to remove.")
         return
-    if shutil.which("systemctl"):
-        _systemctl("disable", "--now", UNIT_NAME)
+    command = shutil.which("systemctl")
+    if command:
+        _run(command, "disable", "--now", UNIT_NAME)
     path.unlink()
+    if command:
+        _run(command, "daemon-reload")
     print(f"Removed {path}.")
 
 
-def _systemctl(*arguments: str) -> None:
-    command = shutil.which("systemctl")
-    if command is None:
-        raise ServerException(
-            "systemctl is not on this machine; start the servers with `tale serve` from what starts programs here."
-        )
+def _run(command: str, *arguments: str) -> None:
     done = subprocess.run([command, "--user", *arguments], capture_output=True, text=True, check=False)  # noqa: S603 - fixed words
     if done.returncode:
         reason = " ".join(done.stderr.split()) or f"exit code {done.returncode}"

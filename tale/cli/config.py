@@ -1,8 +1,9 @@
 """Commands about settings: config show, and init, which makes a project folder."""
 
 import json
+import shlex
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal, get_args, get_origin
 
 import typer
 
@@ -37,10 +38,15 @@ def show(context: typer.Context, as_json: Json = False) -> None:
 def init(
     name: Annotated[str, typer.Argument(help="Name of the folder.", metavar="NAME")],
 ) -> None:
-    """Make a project folder with a commented tale.toml."""
+    """Make a project folder with a commented tale.toml.
+
+    Commands that are run in the folder or below it take their settings from there.
+    """
     from tale.cli.rendering import Screen
     from tale.settings import CONFIG_FILE
 
+    if not name.strip():
+        raise ValidationException("The folder has no name; give it one, or a dot for this one: tale init myproject.")
     folder = Path(name).expanduser()
     path = folder / CONFIG_FILE
     if path.exists():
@@ -51,9 +57,10 @@ def init(
             file.write(commented_settings())
     except OSError as error:
         raise ValidationException(f"{path} cannot be made: {error.strerror or error}; name another folder.") from error
+    way = "" if folder == Path() else f"cd {shlex.quote(str(folder))} && "
     Screen().show(
         f"Made {path}, in which every setting is explained.",
-        f'Next: cd {folder} && tale submit "Write a haiku"',
+        f'Next: {way}tale submit "Write a haiku"',
     )
 
 
@@ -71,7 +78,8 @@ def commented_settings() -> str:
     ]
     for name, field in Settings.model_fields.items():
         default = "" if field.default is None else f" {json.dumps(_plain(field.default))}"
-        lines += ["", f"# {field.description or name}", f"#{name} ={default}"]
+        choices = f" ({', '.join(get_args(field.annotation))})" if get_origin(field.annotation) is Literal else ""
+        lines += ["", f"# {field.description or name}{choices}", f"#{name} ={default}"]
     return "\n".join(lines) + "\n"
 
 

@@ -136,7 +136,8 @@ def _ending(error: BaseException, invocation: Invocation) -> int:
 def _usage(error: typer.TyperException) -> str:
     context = getattr(error, "ctx", None)
     where = f"; `{context.command_path} --help` tells more" if context is not None else ""
-    return f"{error.format_message().rstrip('.')}{where}."
+    message = error.format_message().replace("Value error, ", "").rstrip(".")
+    return f"{message}{where}."
 
 
 def _unexpected(error: BaseException, log: Path) -> str:

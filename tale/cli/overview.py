@@ -50,7 +50,8 @@ def _print(
     screen.title("Servers")
     show_servers(screen, found)
     if info is None:
-        screen.show('`tale servers start` starts them; so does tale submit "Write a haiku".')
+        if all(server.state == "stopped" for server in found):
+            screen.show('`tale servers start` starts them; so does tale submit "Write a haiku".')
         return
     screen.title("Models")
     screen.show(info["backend"]["reason"] or "")

@@ -31,7 +31,7 @@ def serve(
     roles: Roles = None,
     http: Http = False,
 ) -> None:
-    """Run the servers in the foreground until Ctrl-C."""
+    """Run the servers in the foreground until Ctrl-C, which ends them with exit code 0."""
     from tale.cli.rendering import Screen
     from tale.servers.bootstrap import DEFAULT_ROLES, run_service, set_up_logging
 
@@ -107,4 +107,6 @@ def _parsed(roles: str | None) -> tuple[str, ...] | None:
     known = ("gateway", "execution", "ux_agent", "model")
     if unknown := [role for role in named if role not in known]:
         raise ValidationException(f"There is no role {unknown[0]!r}; choose from {', '.join(known)}.")
-    return named or None
+    if not named:
+        raise ValidationException(f"--roles names no role; choose from {', '.join(known)}.")
+    return named
