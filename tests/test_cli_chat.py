@@ -28,9 +28,10 @@ def test_words_come_before_the_answer_is_complete(gateway: FakeGateway) -> None:
 
     first = process.stdout.read(5)
     gateway.finish.set()
-    rest, _ = process.communicate(timeout=30)
+    rest = process.stdout.read()
+    process.stdout.close()
 
-    assert (first, rest, process.returncode) == ("Hello", " there\n", 0)
+    assert (first, rest, process.wait(30)) == ("Hello", " there\n", 0)
 
 
 @pytest.mark.parametrize("words", [(), ("Hello",), ("Hello there",), ("Hello there\n",)])

@@ -2,6 +2,8 @@
 
 import asyncio
 import shutil
+from collections.abc import Sized
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -26,22 +28,22 @@ def clean(
     screen = Screen()
     settings = settings_of(context)
     in_use = asyncio.run(_servers_run(settings))
-    victims = leftovers(settings, in_use=in_use)
+    victims = {path: _bytes(path) for path in leftovers(settings, in_use=in_use)}
     if in_use:
         screen.aside("The servers run: their logs and downloads in progress stay; `tale servers stop` first for those.")
     if not victims:
         screen.show("There is nothing to clean.")
         return
     made = table(("size", "file"), right=("size",))
-    for path in victims:
-        made.add_row(size(_bytes(path)), str(path))
+    for path, size_bytes in victims.items():
+        made.add_row(size(size_bytes), str(path))
     screen.show(made)
-    total = size(sum(_bytes(path) for path in victims))
+    total = size(sum(victims.values()))
     if dry_run:
         screen.show(f"{total} would be freed.")
-    elif confirmed(f"Delete these {len(victims)} ({total})?", yes=yes):
+    elif confirmed(f"Delete {_count(victims)} ({total})?", yes=yes):
         for path in victims:
-            shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+            _delete(path)
         screen.show(f"{total} freed.")
     else:
         screen.show("Nothing was deleted.")
@@ -57,10 +59,18 @@ def leftovers(settings: "Settings", *, in_use: bool) -> list[Path]:
     return sorted({path for folder, pattern in patterns for path in folder.glob(pattern)})
 
 
+def _count(victims: Sized) -> str:
+    return "this file" if len(victims) == 1 else f"these {len(victims)}"
+
+
+def _delete(path: Path) -> None:
+    with suppress(FileNotFoundError):  # somebody else was quicker
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+
 def _bytes(path: Path) -> int:
-    if path.is_dir():
-        return sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
-    return path.stat().st_size
+    files = [path] if path.is_file() else [file for file in path.rglob("*") if file.is_file()]
+    return sum(file.stat().st_size for file in files)
 
 
 async def _servers_run(settings: "Settings") -> bool:
