@@ -1,0 +1,1 @@
+"""Clients that others wrote, at work on a real gateway."""
