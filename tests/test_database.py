@@ -192,3 +192,11 @@ def test_opening_an_up_to_date_database_imports_no_alembic(url: str) -> None:
         "asyncio.run(Database.open(sys.argv[1]).close()); sys.exit('alembic' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code, url], check=False).returncode == 0
+
+
+async def test_a_check_tells_whether_the_database_answers(url: str) -> None:
+    database = Database.open(url)
+    await database.check()
+    await database.close()
+    with pytest.raises(DatabaseException, match="closed"):
+        await database.check()

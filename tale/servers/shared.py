@@ -10,19 +10,19 @@ from contextlib import AsyncExitStack
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Final
-from urllib.parse import urlsplit, urlunsplit
 
 from filelock import FileLock, Timeout
 from pydantic import SecretStr
 
 from tale import __version__
-from tale.exceptions import ServerException
+from tale.exceptions import DatabaseException, ServerException
 from tale.metrics.recorder import Recorder
 from tale.metrics.token_tracker import TokenTracker
 from tale.models.choice import choose_backend
 from tale.models.model_pool import ModelPool
 from tale.models.pool import Pool, PoolStatus
 from tale.models.remote_pool import RemoteModelPool
+from tale.orchestration.run_state import LOCK, prepare_folder, unusable
 from tale.records import McpCall
 from tale.settings import Settings
 from tale.storage.call_store import CallStore
@@ -69,19 +69,27 @@ class Shared:
 
     async def health(self, name: str, role: str) -> dict[str, Any]:
         """What GET /health of a role answers."""
-        pool = await self.pool.status()
+        pool, database = await self.pool.status(), await self._database_state()
         return {
             "name": name,
             "role": role,
             "version": __version__,
-            "status": _overall(pool),
+            "status": _overall(pool) if database == "ok" else "degraded",
             "uptime_s": round(self.clock() - self.started_at, 3),
             "pid": os.getpid(),
             "home": str(self.settings.home),
-            "database": {"id": self.database.id, "state": "ok"},
+            "database": {"id": self.database.id, "state": database},
             "backend": {"provider": pool.provider, "reason": pool.reason, "url": pool.url},
             "models": [asdict(model) for model in pool.models],
         }
+
+    async def _database_state(self) -> str:
+        try:
+            await self.database.check()
+        except DatabaseException as error:
+            logger.error("The database does not answer: %s", error)
+            return "failed"
+        return "ok"
 
     async def server_info(self) -> dict[str, Any]:
         """What the tool get_server_info answers."""
@@ -89,14 +97,14 @@ class Shared:
         counts = await self.tasks.counts()
         return {
             **info,
-            "database": {"id": self.database.id, "url": masked_url(self.settings.database)},
+            "database": {**info["database"], "url": self.database.url},
             "queue": {status.value: count for status, count in counts.items()},
         }
 
 
 async def open_shared(settings: Settings, roles: Sequence[str], stack: AsyncExitStack) -> Shared:
     """Lock what must have one owner, open the database, start the pool; `stack` closes it all in reverse order."""
-    settings.run_folder.mkdir(parents=True, exist_ok=True)
+    prepare_folder(settings.run_folder)
     for role in roles:
         _hold(settings, role, stack)
     database = await asyncio.to_thread(Database.open, settings.database, backup_folder=settings.home / "backups")
@@ -118,21 +126,13 @@ async def open_shared(settings: Settings, roles: Sequence[str], stack: AsyncExit
     )
 
 
-def masked_url(url: str) -> str:
-    """A database URL without its password."""
-    parts = urlsplit(url)
-    if parts.password is None:
-        return url
-    return urlunsplit(parts._replace(netloc=parts.netloc.replace(f":{parts.password}@", ":***@")))
-
-
 def _hold(settings: Settings, role: str, stack: AsyncExitStack) -> None:
     """One gateway a database, one server of each other role a home; the system frees the lock of a dead process."""
     if role == "gateway" and settings.database.startswith("sqlite:///"):
         path = Path(f"{settings.database.removeprefix('sqlite:///')}.gateway.lock")
     else:
         path = settings.run_folder / f"{role}.lock"
-    path.parent.mkdir(parents=True, exist_ok=True)
+    prepare_folder(path.parent)
     lock = FileLock(path, thread_local=False)
     try:
         lock.acquire(timeout=0)
@@ -140,8 +140,10 @@ def _hold(settings: Settings, role: str, stack: AsyncExitStack) -> None:
         raise ServerException(
             f"A tale {role} server already runs on {settings.home}; stop it with `tale servers stop`, "
             "or choose another home with --home.",
-            {"lock": str(path)},
+            {LOCK: str(path)},
         ) from error
+    except OSError as error:
+        raise unusable(path, error) from error
     stack.callback(lock.release)
 
 
@@ -206,7 +208,7 @@ def model_server_settings(settings: Settings) -> Settings:
 
 
 def _overall(pool: PoolStatus) -> str:
-    states = {model.role: model.state for model in pool.models}
-    if "ready" not in states.values():
-        return "degraded" if "failed" in states.values() else "starting"
-    return "degraded" if "failed" in states.values() else "ok"
+    states = {model.state for model in pool.models}
+    if "failed" in states or not states:  # no model is known while the model server does not answer
+        return "degraded"
+    return "ok" if "ready" in states else "starting"

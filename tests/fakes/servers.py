@@ -80,6 +80,7 @@ async def running(
     pool: Pool | None = None,
 ) -> AsyncIterator[Process]:
     """Serve the roles; with `pool` they use that, else one of their own over the played engine."""
+    settings.run_folder.mkdir(parents=True, exist_ok=True)
     async with AsyncExitStack() as stack:
         database = Database.open(settings.database)
         stack.push_async_callback(database.close)
