@@ -13,6 +13,7 @@ from tale.cli.connect import connect
 from tale.cli.database import database
 from tale.cli.doctor import doctor
 from tale.cli.invocation import Invocation
+from tale.cli.keys import keys
 from tale.cli.models import models
 from tale.cli.servers import serve, servers
 from tale.cli.submit import submit
@@ -69,6 +70,7 @@ application.add_typer(servers, name="servers")
 application.add_typer(models, name="models")
 application.add_typer(config, name="config")
 application.add_typer(database, name="db")
+application.add_typer(keys, name="keys")
 application.command("doctor")(doctor)
 application.command("connect")(connect)
 application.command("autostart")(autostart)

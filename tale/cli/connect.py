@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from tale.cli.invocation import settings_of
+from tale.cli.keys import stored_keys
 
 if TYPE_CHECKING:
     from tale.settings import Settings
@@ -37,17 +38,18 @@ def connect(
 ) -> None:
     """Print MCP settings for other programs, and a curl line."""
     settings = settings_of(context)
+    needs_key = bool(settings.api_key or stored_keys(settings))
     if client:
-        print(form_for(client, settings))
+        print(form_for(client, settings, needs_key=needs_key))
         return
     for each, where in WHERE.items():
-        print(f"# {where}\n{form_for(each, settings)}\n")
+        print(f"# {where}\n{form_for(each, settings, needs_key=needs_key)}\n")
 
 
-def form_for(client: Client, settings: "Settings") -> str:
+def form_for(client: Client, settings: "Settings", *, needs_key: bool) -> str:
     """The text to paste; a key is named, never printed."""
     url = f"{settings.url_of('gateway')}/mcp"
-    headers = {"Authorization": f"Bearer {KEY_PLACEHOLDER}"} if settings.api_key else {}
+    headers = {"Authorization": f"Bearer {KEY_PLACEHOLDER}"} if needs_key else {}
     server: dict[str, Any] = {"url": url, **({"headers": headers} if headers else {})}
     match client:
         case Client.CURL:

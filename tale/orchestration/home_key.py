@@ -2,6 +2,8 @@
 
 import logging
 import os
+import tempfile
+from pathlib import Path
 from typing import Final
 
 from tale.credentials import new_key
@@ -9,7 +11,6 @@ from tale.exceptions import ServerException
 from tale.settings import Settings
 
 HOME_KEY_FILE: Final = "owner.key"
-OWNER_ONLY: Final = 0o600
 
 logger = logging.getLogger(__name__)
 
@@ -32,18 +33,10 @@ def own_key(settings: Settings, role: str) -> str | None:
 def made_key(settings: Settings) -> str:
     """The key of this home, for its servers; made if there is none yet. Raises ServerException where it cannot be."""
     path = settings.run_folder / HOME_KEY_FILE
-    draft = settings.run_folder / f"{HOME_KEY_FILE}.{os.getpid()}"
     try:
         if not path.exists():
             path.parent.mkdir(parents=True, exist_ok=True)
-            draft.unlink(missing_ok=True)
-            draft.touch(mode=OWNER_ONLY, exist_ok=False)
-            draft.write_text(new_key(), encoding="utf-8")
-            try:
-                os.link(draft, path)  # fails where another process was first, whose key then counts
-            except FileExistsError:
-                logger.debug("Another process made the key of this home.")
-            draft.unlink()
+            _make(path)
         return path.read_text(encoding="utf-8").strip()
     except OSError as error:
         raise ServerException(
@@ -51,3 +44,15 @@ def made_key(settings: Settings) -> str:
             "see that it belongs to this user, or delete it.",
             {"path": str(path)},
         ) from error
+
+
+def _make(path: Path) -> None:
+    descriptor, draft = tempfile.mkstemp(prefix=HOME_KEY_FILE, dir=path.parent)  # readable by its owner alone
+    try:
+        with open(descriptor, "w", encoding="utf-8") as file:
+            file.write(new_key())
+        os.link(draft, path)  # appears whole, or fails where another process was first, whose key then counts
+    except FileExistsError:
+        logger.debug("Another process made the key of this home.")
+    finally:
+        os.unlink(draft)
