@@ -24,7 +24,7 @@ from harness import free_ports, median, quantile
 from rich.console import Console
 from rich.table import Table
 
-SERVERS = Path(__file__).with_name("mcp_servers.py")
+SERVERS = Path(__file__).parent / "peers" / "mcp_servers.py"
 CONNECTIONS = (1, 32)
 GATE_RATIO = 4.0  # of FastMCP's throughput at 32 connections
 GATE_P50_MS = 0.5  # over bare aiohttp's at one connection
