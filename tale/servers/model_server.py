@@ -82,10 +82,13 @@ class _EmbeddingBody(BaseModel):
 class ModelServer:
     """Serves one pool. Every path but /health asks for the key."""
 
-    def __init__(self, settings: Settings, pool: ModelPool, *, api_key: str) -> None:
+    def __init__(
+        self, settings: Settings, pool: ModelPool, *, api_key: str, ping_interval_s: float = PING_INTERVAL_S
+    ) -> None:
         self._pool = pool
         self._home = str(settings.home)
         self._api_key = api_key
+        self._ping_interval_s = ping_interval_s
         application = web.Application(client_max_size=BODY_LIMIT_BYTES, middlewares=[self._guard])
         application.router.add_get("/health", self._health)
         application.router.add_get("/v1/models", self._models)
@@ -150,7 +153,7 @@ class ModelServer:
         response = web.StreamResponse(headers={"Content-Type": "text/event-stream", "Cache-Control": "no-cache"})
         await response.prepare(request)
         stream = self._pool.chat(body.request(), body.context())
-        pings = asyncio.create_task(_ping(response), name="model-server-pings")
+        pings = asyncio.create_task(_ping(response, self._ping_interval_s), name="model-server-pings")
         try:
             async for event in stream:
                 await _send(response, _chunk(event))
@@ -172,11 +175,11 @@ async def _body_of(request: web.Request, form: type[B]) -> B:
         raise ValidationException(f"The request's {where or 'body'}: {first['msg']}.") from error
 
 
-async def _ping(response: web.StreamResponse) -> None:
+async def _ping(response: web.StreamResponse, interval_s: float) -> None:
     """Comments that tell the client that we live while models are fetched and others go first."""
     with suppress(ConnectionError):  # what a lost connection means is decided where the answer is written
         while True:
-            await asyncio.sleep(PING_INTERVAL_S)
+            await asyncio.sleep(interval_s)
             await response.write(b": ping\n\n")
 
 
