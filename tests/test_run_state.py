@@ -2,8 +2,12 @@
 
 from pathlib import Path
 
+import pytest
+
+from tale.exceptions import ServerException
 from tale.orchestration.run_state import (
     ServiceState,
+    prepare_folder,
     read_states,
     remove_state,
     take_failure,
@@ -32,3 +36,15 @@ def test_a_failure_is_told_once(tmp_path: Path) -> None:
     write_failure(tmp_path, "ServerException", "Port in use.", {"port": 8080})
     assert take_failure(tmp_path) == {"type": "ServerException", "message": "Port in use.", "context": {"port": "8080"}}
     assert take_failure(tmp_path) is None
+
+
+def test_a_folder_that_cannot_be_used_is_told(tmp_path: Path) -> None:
+    in_the_way = tmp_path / "file"
+    in_the_way.write_text("")
+    with pytest.raises(ServerException, match="cannot be used: Not a directory; choose another home"):
+        prepare_folder(in_the_way / "run")
+    with pytest.raises(ServerException, match="cannot be used"):
+        write_state(in_the_way, STATE)
+    remove_state(in_the_way, STATE.pid)
+    prepare_folder(tmp_path / "a" / "b")
+    prepare_folder(tmp_path / "a" / "b")

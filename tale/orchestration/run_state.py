@@ -3,6 +3,7 @@
 import json
 import os
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -43,9 +44,12 @@ def unusable(path: Path, error: OSError) -> ServerException:
 
 
 def write_state(folder: Path, state: ServiceState) -> Path:
-    """Leave the state file of this process; returns its path."""
+    """Leave the state file of this process; returns its path. Raises ServerException when that cannot be."""
     path = folder / f"{STATE_PREFIX}{state.pid}.json"
-    _write(path, asdict(state))
+    try:
+        _write(path, asdict(state))
+    except OSError as error:
+        raise unusable(path, error) from error
     return path
 
 
@@ -67,7 +71,8 @@ def read_states(folder: Path) -> list[ServiceState]:
 
 def remove_state(folder: Path, pid: int) -> None:
     """Forget a process."""
-    (folder / f"{STATE_PREFIX}{pid}.json").unlink(missing_ok=True)
+    with suppress(FileNotFoundError, NotADirectoryError):
+        (folder / f"{STATE_PREFIX}{pid}.json").unlink()
 
 
 def write_failure(folder: Path, kind: str, message: str, context: Mapping[str, object]) -> None:
