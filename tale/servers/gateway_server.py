@@ -125,15 +125,15 @@ class GatewayTools:
     async def wait_for_task(self, task_id: str, context: ToolContext, timeout_s: int | None = None) -> TaskView:
         """Wait until a task is finished and return it with its result; progress tells how it goes.
 
-        When the time is up first, the task is returned as it stands: call again to go on waiting. A client of the
-        protocol's tasks extension gets a task of the protocol at once, and asks after that.
+        When the time is up first, the task is returned as it stands: call again to go on waiting. Without a time, a
+        client of the protocol's tasks extension gets a task of the protocol at once, and asks after that.
 
         Args:
             task_id: Id of the task, a UUID of version 4.
             timeout_s: Seconds to wait at most, 1 to 3600; default 45.
         """
         wait_s = DEFAULT_WAIT_S if timeout_s is None else validate_timeout_seconds(timeout_s)
-        if context.takes_tasks:
+        if context.takes_tasks and timeout_s is None:
             task = await self._coordinator.get(validate_task_id(task_id))
             view = await self._view(task)
             return view if task.status.is_final else context.become_task(long_call(view))
