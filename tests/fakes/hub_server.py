@@ -1,5 +1,6 @@
 """A real HTTP server that plays the model hub, with the faults that downloads meet."""
 
+import asyncio
 from dataclasses import dataclass, field
 
 from aiohttp import web
@@ -10,7 +11,7 @@ class HubServer:
     """Serves `content` under every path; each fault in `faults` strikes one request, in order."""
 
     content: bytes
-    faults: list[str] = field(default_factory=list[str])  # 404, 500, cut, wrong, stall-free short, no-range
+    faults: list[str] = field(default_factory=list[str])  # 404, 500, cut, hold, wrong, long, no-range
     ranges: list[str | None] = field(default_factory=list[str | None])
     url: str = ""
 
@@ -40,5 +41,8 @@ class HubServer:
             assert request.transport is not None
             request.transport.close()
             return response
+        if fault == "hold":
+            await response.write(body[: len(body) // 2])
+            await asyncio.Event().wait()  # until the client leaves
         await response.write(body)
         return response
