@@ -1,8 +1,8 @@
 """Draws the last screen of a terminal recording (asciinema, version 2) as an SVG, for the README.
 
-    pip install asciinema pyte
-    asciinema rec --cols 100 --rows 40 -c 'tale submit "Write a haiku"' run.cast
-    python scripts/picture.py run.cast docs/submit.svg --title 'tale submit'
+pip install asciinema pyte
+asciinema rec --cols 100 --rows 40 -c 'tale submit "Write a haiku"' run.cast
+python scripts/picture.py run.cast docs/submit.svg --title 'tale submit'
 """
 
 import argparse
