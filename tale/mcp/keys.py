@@ -11,7 +11,7 @@ from tale.credentials import Scope, digest_of
 from tale.exceptions import DatabaseException
 from tale.records import AccessKey
 
-FRESH_S: Final = 2.0  # so soon a key that was revoked, also by another process, opens nothing
+FRESH_S: Final = 1.0  # so soon a key that was revoked, also by another process, opens nothing
 EAGER_S: Final = 0.2  # so soon a new key opens; and so often strangers can have the keys read again
 
 LoadKeys = Callable[[], Awaitable[Sequence[AccessKey]]]
