@@ -58,7 +58,9 @@ def python_version(version: tuple[int, int, int]) -> Check:
 
 def home_folder(home: Path) -> Check:
     """Whether the home, or the folder it would be made in, can be written to."""
-    existing = next(path for path in (home, *home.parents) if path.exists())
+    existing = next(
+        path for path in (home, *home.parents) if os.path.exists(path)
+    )  # False, too, where one may not look
     if existing.is_dir() and os.access(existing, os.W_OK | os.X_OK):
         return Check("home", "ok", str(home) if existing == home else f"{home}, which will be made")
     fix = f"Make {existing} writable for this user, or choose another folder with TALE_HOME or --home."
@@ -146,7 +148,9 @@ def memory(available_bytes: int, *, needed_bytes: int) -> Check:
 
 def _model(name: str, info: ModelInfo | None) -> Check:
     if info is None:
-        return Check(f"model {name}", "warn", "the engine does not have it", f"tale models pull {name}")
+        return Check(
+            f"model {name}", "warn", "the engine does not have it", "Choose one that `tale models list` shows."
+        )
     if info.available:
         return Check(f"model {name}", "ok", f"there ({size(info.size_bytes)})")
     found = f"not fetched yet ({size(info.size_bytes)})"
@@ -157,6 +161,13 @@ async def _listed(backend: Backend) -> dict[str, ModelInfo]:
     return {info.name: info for info in await backend.list_models()}
 
 
+def _existing(folder: Path) -> Path:
+    """The folder, or the nearest above it that is there and may be looked into."""
+    return next(path for path in (folder, *folder.parents) if os.path.exists(path))
+
+
 def _free_disk(home: Path) -> int:
-    existing = next(path for path in (home, *home.parents) if path.exists())
+    existing = next(
+        path for path in (home, *home.parents) if os.path.exists(path)
+    )  # False, too, where one may not look
     return shutil.disk_usage(existing).free
