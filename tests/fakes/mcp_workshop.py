@@ -55,7 +55,9 @@ class Workshop:
         raise RuntimeError("secret detail")
 
     async def count(self, to: int, context: ToolContext) -> int:
-        """Count aloud."""
+        """Count aloud, to 1,000 at most."""
+        if to > 1_000:
+            raise TaskException("That is too far; count to 1,000 at most.")
         for number in range(1, to + 1):
             await context.progress(number, to, f"now {number}")
         return to
