@@ -58,9 +58,7 @@ def python_version(version: tuple[int, int, int]) -> Check:
 
 def home_folder(home: Path) -> Check:
     """Whether the home, or the folder it would be made in, can be written to."""
-    existing = next(
-        path for path in (home, *home.parents) if os.path.exists(path)
-    )  # False, too, where one may not look
+    existing = _existing(home)
     if existing.is_dir() and os.access(existing, os.W_OK | os.X_OK):
         return Check("home", "ok", str(home) if existing == home else f"{home}, which will be made")
     fix = f"Make {existing} writable for this user, or choose another folder with TALE_HOME or --home."
@@ -167,7 +165,4 @@ def _existing(folder: Path) -> Path:
 
 
 def _free_disk(home: Path) -> int:
-    existing = next(
-        path for path in (home, *home.parents) if os.path.exists(path)
-    )  # False, too, where one may not look
-    return shutil.disk_usage(existing).free
+    return shutil.disk_usage(_existing(home)).free
