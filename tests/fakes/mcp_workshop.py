@@ -17,6 +17,7 @@ from tale.records import McpCall
 MODERN, HANDSHAKE = "2026-07-28", "2025-11-25"
 META = "io.modelcontextprotocol"
 BOTH = "application/json, text/event-stream"
+MOST_COUNTED = 1_000  # whatever is asked: random figures are large
 
 
 @dataclass
@@ -58,7 +59,7 @@ class Workshop:
         """Count aloud, to 1,000 at most."""
         if to > 1_000:
             raise TaskException("That is too far; count to 1,000 at most.")
-        for number in range(1, to + 1):
+        for number in range(1, min(to, MOST_COUNTED) + 1):
             await context.progress(number, to, f"now {number}")
         return to
 
