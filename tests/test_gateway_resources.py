@@ -253,3 +253,13 @@ async def test_the_extension_is_for_clients_that_declare_it(service: Process, cl
     mistaken = await caller.modern("tasks/get", {"taskId": task["id"]}, **{"Mcp-Name": UNKNOWN})
     assert (mistaken.status, mistaken.error["code"]) == (400, -32020)
     assert (await caller.plain("tools/call", call("wait_for_task", {"task_id": task["id"]}))).result["content"]
+
+
+async def test_a_task_of_the_protocol_outlives_the_servers(tmp_path: Path) -> None:
+    settings = settings_for(tmp_path)
+    async with running(settings) as first:
+        task = await first.done("greet")
+    async with running(settings) as second:
+        detailed = (await tasks(second, "tasks/get", task["id"]))["result"]
+    assert detailed["status"] == "completed"
+    assert detailed["result"]["structuredContent"]["result"] == task["result"]
