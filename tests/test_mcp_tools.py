@@ -9,7 +9,7 @@ import pytest
 from mcp.types import TextContent, ToolAnnotations
 
 from tale.exceptions import ModelException
-from tale.mcp.tools import INTERNAL_ERROR_TEXT, RegisteredTool, ToolContext, internal_failure
+from tale.mcp.tools import INTERNAL_ERROR_TEXT, RegisteredTool, ToolContext
 from tale.mcp.wire import ERROR_META_KEY
 
 
@@ -113,14 +113,15 @@ async def test_an_exception_of_tale_is_told_with_its_context() -> None:
     }
 
 
-async def test_other_exceptions_are_left_to_the_edge() -> None:
+async def test_other_exceptions_stay_in_the_log(caplog: pytest.LogCaptureFixture) -> None:
     async def broken() -> str:
         """Break."""
         raise KeyError("secret")
 
     with pytest.raises(KeyError):
         await registered(broken).call({}, Context())
-    assert text_of(internal_failure()) == INTERNAL_ERROR_TEXT
+    assert text_of(await registered(broken).called({}, Context())) == INTERNAL_ERROR_TEXT
+    assert "The tool broken broke off." in caplog.text
 
 
 def test_a_tool_must_be_async() -> None:

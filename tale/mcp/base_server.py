@@ -1,6 +1,5 @@
 """The transport-free half of a server: its tools, resources and prompts, and the SDK's kernel that serves them."""
 
-import logging
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import Any, Final
@@ -26,16 +25,15 @@ from tale.mcp.completions import CompletionFunction, Completions
 from tale.mcp.kernel import Kernel
 from tale.mcp.long_calls import BecameTask, LongCallMethods, LongCalls
 from tale.mcp.prompts import PromptFunction, Prompts
+from tale.mcp.quick_calls import QuickCalls
 from tale.mcp.resources import JSON_TYPE, ResourceFunction, Resources
 from tale.mcp.tool_context import InputNeeded, ToolContext, exchange_of
-from tale.mcp.tools import RegisteredTool, ToolFunction, internal_failure
+from tale.mcp.tools import RegisteredTool, ToolFunction
 from tale.mcp.wire import Message
 
 __all__ = ["BaseMCPServer", "ToolContext"]
 
 Request = ServerRequestContext[Any]
-
-logger = logging.getLogger(__name__)
 
 
 class BaseMCPServer(ABC):
@@ -62,6 +60,7 @@ class BaseMCPServer(ABC):
             on_list_tools=self._list_tools,
         )
         self._kernel.add_request_handler("tools/call", CallToolRequestParams, self._call_tool)
+        self._quick_calls = QuickCalls(self._tools, server_info=self._kernel.server_info_stamp)
 
     def add_tool(
         self,
@@ -175,14 +174,9 @@ class BaseMCPServer(ABC):
         if tool is None:
             raise MCPError(INVALID_PARAMS, f"Unknown tool: {params.name}; tools/list names those there are")
         try:
-            return await tool.call(params.arguments or {}, ToolContext.of(request))
-        except MCPError:
-            raise
+            return await tool.called(params.arguments or {}, ToolContext.of(request))
         except (InputNeeded, BecameTask) as end:
             return end.result
-        except Exception:  # the edge of a request: whatever a tool did wrong must not reach the client as it is
-            logger.exception("The tool %s broke off.", params.name)
-            return internal_failure()
 
     async def _set_log_level(self, request: Request, params: SetLevelRequestParams) -> EmptyResult:
         exchange_of(request).set_log_level(params.level)

@@ -1,4 +1,4 @@
-"""Has the SDK's kernel serve one request, notes it down, and answers it.
+"""Has the SDK's kernel serve one request (or, where that does as well, the tool itself), notes it down, answers it.
 
 The SDK calls the seam used here provisional: it is kept in this module, endpoint.py, exchange.py, inbound.py and
 sessions.py, and mcp is pinned.
@@ -20,6 +20,7 @@ from pydantic import ValidationError
 
 from tale.mcp.call_record import call_record
 from tale.mcp.exchange import Exchange
+from tale.mcp.quick_calls import QuickCalls
 from tale.mcp.sessions import Session
 from tale.mcp.wire import Message, error_message
 from tale.records import McpCall
@@ -33,8 +34,11 @@ logger = logging.getLogger(__name__)
 class Dispatch:
     """Serves requests of both eras. `observer` is awaited for each before its answer goes out."""
 
-    def __init__(self, kernel: Server[Any], *, observer: Observer | None, ping_interval_s: float) -> None:
+    def __init__(
+        self, kernel: Server[Any], quick_calls: QuickCalls, *, observer: Observer | None, ping_interval_s: float
+    ) -> None:
         self._kernel = kernel
+        self._quick_calls = quick_calls
         self._observer = observer
         self._ping_interval_s = ping_interval_s
         self._state: Any = None
@@ -53,6 +57,8 @@ class Dispatch:
         """Serve a request that stands alone: its end or the client's disconnect ends everything."""
 
         async def run(exchange: Exchange) -> Message:
+            if tool := self._quick_calls.tool_of(message, connection):
+                return await self._quick_calls.answer(tool, message.params, connection.protocol_version)
             return await serve_one(
                 self._kernel,
                 exchange,
@@ -78,6 +84,9 @@ class Dispatch:
         """Serve a request of a session, which goes on when its connection is lost: only the client cancels it."""
 
         async def run(exchange: Exchange) -> Message:
+            connection = session.connection
+            if tool := self._quick_calls.tool_of(message, connection):
+                return await self._quick_calls.answer(tool, message.params, connection.protocol_version)
             return await session.runner.on_request(exchange, message.method, message.params)
 
         left: asyncio.Future[None] = asyncio.get_running_loop().create_future()

@@ -77,12 +77,22 @@ class Exchange:
         self.headers: Mapping[str, str] = request.headers
         self.trace_id = _trace_of(request.headers.get("traceparent"))
         self.can_send_request = session is not None and self.can_stream
-        self.transport = TransportContext(
-            kind="streamable-http", can_send_request=self.can_send_request, headers=request.headers
-        )
-        self.message_metadata = ServerMessageMetadata(request_context=self)
-        self.cancel_requested = anyio.Event()
         self.left: asyncio.Future[None] | None = None  # resolved when the response has ended before the request has
+
+    @property
+    def transport(self) -> TransportContext:
+        """What the kernel is told of the transport."""
+        return TransportContext(kind="streamable-http", can_send_request=self.can_send_request, headers=self.headers)
+
+    @property
+    def message_metadata(self) -> ServerMessageMetadata:
+        """What the kernel hands on to the handlers."""
+        return ServerMessageMetadata(request_context=self)
+
+    @property
+    def cancel_requested(self) -> anyio.Event:
+        """Never set: a request is cancelled by cancelling its task."""
+        return anyio.Event()
 
     def concerns(self, task_id: str) -> None:
         """Note which task the call turned out to be about."""

@@ -114,8 +114,11 @@ class Listener:
     @web.middleware
     async def _read_body(self, request: web.Request, handler: Handler) -> web.StreamResponse:
         try:
-            async with asyncio.timeout(None if request.content.is_eof() else self._limits.body_s):
+            if request.content.is_eof():  # it came along with the headers
                 await request.read()
+            else:
+                async with asyncio.timeout(self._limits.body_s):
+                    await request.read()
         except TimeoutError:
             response = refusal(TIMED_OUT, f"The body did not come within {self._limits.body_s:g} s")
             response.force_close()

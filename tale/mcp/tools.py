@@ -7,13 +7,15 @@ from dataclasses import dataclass
 from types import UnionType
 from typing import Any, Final, Union, get_args, get_origin, get_type_hints
 
+from mcp import MCPError
 from mcp.server.mcpserver.utilities.func_metadata import FuncMetadata, func_metadata
 from mcp.types import CallToolResult, ContentBlock, TextContent, Tool, ToolAnnotations
 from pydantic import ValidationError
 
 from tale.exceptions import TaleBaseException
+from tale.mcp.long_calls import BecameTask
 from tale.mcp.signatures import describe
-from tale.mcp.tool_context import ToolContext
+from tale.mcp.tool_context import InputNeeded, ToolContext
 from tale.mcp.wire import ERROR_META_KEY
 
 INTERNAL_ERROR_TEXT: Final = "Internal error: the server's log has the details; try again or report it."
@@ -66,8 +68,26 @@ class RegisteredTool:
         )
         return cls(function, metadata, described.context_parameter, listing)
 
-    async def call(self, arguments: dict[str, Any], context: ToolContext) -> CallToolResult:
-        """Validate, run, convert. Every failure but a cancellation becomes a result that says what to do."""
+    @property
+    def is_plain(self) -> bool:
+        """Whether it needs to know nothing of its call and answers with data that has a schema."""
+        return self.context_parameter is None and self.listing.output_schema is not None
+
+    async def called(self, arguments: dict[str, Any], context: ToolContext | None) -> CallToolResult:
+        """As `call`, at the edge of a request: whatever the function does wrong becomes an answer, and is logged.
+
+        Raises MCPError, and InputNeeded and BecameTask, which end a call in another way.
+        """
+        try:
+            return await self.call(arguments, context)
+        except (MCPError, InputNeeded, BecameTask):
+            raise
+        except Exception:  # what a tool did wrong must not reach the client as it is
+            logger.exception("The tool %s broke off.", self.listing.name)
+            return _failure("ServerException", INTERNAL_ERROR_TEXT)
+
+    async def call(self, arguments: dict[str, Any], context: ToolContext | None) -> CallToolResult:
+        """Validate, run, convert. Failures that are tale's own become a result that says what to do."""
         known = self.listing.input_schema["properties"]
         if unknown := [name for name in arguments if name not in known]:
             return _failure(
@@ -101,11 +121,6 @@ def _is_content(annotation: object) -> bool:
     if get_origin(annotation) in (list, tuple, Union, UnionType):
         return all(_is_content(part) for part in get_args(annotation))
     return isinstance(annotation, type) and issubclass(annotation, (*get_args(ContentBlock), CallToolResult))
-
-
-def internal_failure() -> CallToolResult:
-    """What a client is told of an error that is ours; the details stay in the log."""
-    return _failure("ServerException", INTERNAL_ERROR_TEXT)
 
 
 def _failure(kind: str, message: str, context: Mapping[str, object] | None = None) -> CallToolResult:
