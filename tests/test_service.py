@@ -13,7 +13,7 @@ import pytest
 from fakes.engine_script import EngineScript
 from fakes.ollama_server import served
 from fakes.openai_server import OpenAIServer
-from fakes.servers import PATIENCE_S, settings_for, until
+from fakes.servers import PATIENCE_S, rows, settings_for, until
 
 from tale.exceptions import NetworkException, ServerException, TaleBaseException, ValidationException
 from tale.mcp.http_client import HTTPMCPClient
@@ -177,14 +177,14 @@ async def test_an_idle_background_service_stops_by_itself(tmp_path: Path, engine
 async def test_a_service_at_work_is_not_idle(tmp_path: Path, engine: OpenAIServer) -> None:
     engine.script.gate = asyncio.Event()
     settings = settings_of(tmp_path, engine, idle_stop_s=0.1)
-    async with started(settings, background=True) as service:
-        task = asyncio.create_task(done(settings, "Hi"))
-        await engine.script.started.wait()
+    async with started(settings), HTTPMCPClient(settings.url_of("gateway")) as client:
+        await client.call_tool("submit_task", {"text": "Hi"})
+    async with started(settings, background=True) as service:  # takes the task up at once
         stopped = asyncio.create_task(service.wait())
         assert await asyncio.wait([stopped], timeout=0.4) == (set(), {stopped})
         engine.script.gate.set()
-        assert (await task)["status"] == "completed"
         await asyncio.wait_for(stopped, PATIENCE_S)
+    assert rows(settings, "SELECT status FROM tasks") == [{"status": "completed"}]
 
 
 async def test_a_service_in_the_foreground_and_one_without_a_limit_never_stop_by_themselves(

@@ -33,8 +33,15 @@ WATCHER_LIMIT_S: Final = 5.0  # for a watcher to end after its service
 class ServerManager:
     """The background servers of one home. `on_wait` is told in a few words what is being waited for."""
 
-    def __init__(self, settings: Settings, *, on_wait: Callable[[str], None] | None = None) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        on_wait: Callable[[str], None] | None = None,
+        stop_margin_s: float = STOP_MARGIN_S,
+    ) -> None:
         self._settings = settings
+        self._stop_limit_s = settings.stop_grace_s + stop_margin_s
         self._on_wait = on_wait or _say_nothing
         self._watcher: subprocess.Popen[bytes] | None = None  # the one started last
 
@@ -136,7 +143,7 @@ class ServerManager:
 
     async def _let_settle(self, roles: Sequence[str]) -> None:
         """Wait while a process of these roles is starting or stopping: it holds what its successor needs."""
-        deadline = time.monotonic() + self._settings.stop_grace_s + STOP_MARGIN_S
+        deadline = time.monotonic() + self._stop_limit_s
         while True:
             holding = self._holding(roles)
             held = {role for state in holding for role in state.roles if role in roles}
@@ -179,8 +186,7 @@ class ServerManager:
         raise ServerException(f"The servers did not answer within {START_LIMIT_S:g} s; see {log_path}.")
 
     async def _end_all(self) -> bool:
-        limit_s = self._settings.stop_grace_s + STOP_MARGIN_S
-        found = await asyncio.to_thread(end_all, self._settings, limit_s=limit_s)
+        found = await asyncio.to_thread(end_all, self._settings, limit_s=self._stop_limit_s)
         if self._watcher is not None:
             with suppress(subprocess.TimeoutExpired):
                 await asyncio.to_thread(self._watcher.wait, WATCHER_LIMIT_S)

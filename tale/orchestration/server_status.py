@@ -16,6 +16,7 @@ from tale.settings import Settings
 HEALTH_LIMIT_S: Final = 5.0
 
 State = Literal["running", "starting", "stopped", "foreign"]
+STATES: Final[dict[str, State]] = {"starting": "starting", "stopping": "stopped"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +35,10 @@ class ServerStatus:
 
 
 async def look_at(settings: Settings, role: str) -> ServerStatus:
-    """Ask the role's server for its health; what listens but is no tale, or one of another home, is foreign."""
+    """Ask the role's server for its health.
+
+    What listens but is no tale, or one of another home, is foreign; a server that is about to end counts as stopped.
+    """
     url = settings.url_of(role)
     key = settings.api_key.get_secret_value() if settings.api_key else None
     async with HTTPMCPClient(url, api_key=key, timeout_s=HEALTH_LIMIT_S) as client:
@@ -44,7 +48,7 @@ async def look_at(settings: Settings, role: str) -> ServerStatus:
             return ServerStatus(role, url, "foreign" if await _listens(url) else "stopped", health=error.context)
     home = health.get("home")
     ours = isinstance(home, str) and same_folder(Path(home), settings.home)
-    state: State = "foreign" if not ours else "starting" if health.get("status") == "starting" else "running"
+    state = STATES.get(str(health.get("status")), "running") if ours else "foreign"
     pid = health.get("pid")
     return ServerStatus(
         role,

@@ -1,6 +1,7 @@
 """The processes behind the servers of one home: found by the state files that they leave, and ended."""
 
 import signal
+import time
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -14,6 +15,8 @@ from tale.orchestration.watcher import WATCHER_COMMAND
 from tale.settings import Settings
 
 KILL_LIMIT_S: Final = 10.0
+FAREWELL_LIMIT_S: Final = 0.5
+LOOK_INTERVAL_S: Final = 0.02
 SAME_START_S: Final = 1.0  # a process whose start differs by more has got the pid of one that is gone
 
 
@@ -35,15 +38,15 @@ def end_all(settings: Settings, *, limit_s: float) -> bool:
     states = living(settings.run_folder)
     services = [process for state in states if (process := _process(state))]
     _signal(services, signal.SIGTERM)
-    _, alive = psutil.wait_procs(services, limit_s)
-    # A watcher to whom its service said goodbye is about to end. The others wait to start theirs again, or would take
-    # what follows for a crash.
-    watchers = _watchers(settings.home)
+    deaf = _outlasting(services, limit_s)
+    # A watcher to whom its service said goodbye ends at once. Others wait to start theirs again, or would take what
+    # follows for a crash.
+    watchers = _outlasting(_watchers(settings.home), FAREWELL_LIMIT_S)
     unborn = [child for watcher in watchers for child in _children(watcher) if child not in services]
     _signal(watchers, signal.SIGKILL)
     _signal(unborn, signal.SIGTERM)
-    _signal(alive, signal.SIGKILL)
-    psutil.wait_procs([*alive, *unborn], KILL_LIMIT_S)
+    _signal(deaf, signal.SIGKILL)
+    _outlasting([*watchers, *unborn, *deaf], KILL_LIMIT_S)
     for state in states:
         remove_state(settings.run_folder, state.pid)
     return bool(states or watchers)
@@ -53,9 +56,26 @@ def _process(state: ServiceState) -> psutil.Process | None:
     try:
         process = psutil.Process(state.pid)
         same = abs(process.create_time() - state.process_started_at) < SAME_START_S
-        return process if same and process.status() != psutil.STATUS_ZOMBIE else None
     except psutil.NoSuchProcess:
         return None
+    return process if same and _is_alive(process) else None
+
+
+def _is_alive(process: psutil.Process) -> bool:
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+def _outlasting(processes: Sequence[psutil.Process], limit_s: float) -> list[psutil.Process]:
+    """Wait for processes to end; returns those that did not. One that nobody has collected yet has ended, too."""
+    deadline = time.monotonic() + limit_s
+    while True:
+        alive = [process for process in processes if _is_alive(process)]
+        if not alive or time.monotonic() >= deadline:
+            return alive
+        time.sleep(LOOK_INTERVAL_S)
 
 
 def _watchers(home: Path) -> list[psutil.Process]:

@@ -32,6 +32,7 @@ class Service:
         self._background = background
         self._stack = AsyncExitStack()
         self._stop_requested = asyncio.Event()
+        self._shared: Shared | None = None
         self._link: WatcherLink | None = None
         self._busy: list[Callable[[], bool]] = []
 
@@ -40,7 +41,7 @@ class Service:
         settings = self._settings
         prepare_folder(settings.run_folder)
         self._write_state()  # first of all: who stops the servers must find those that are still starting
-        shared = await open_shared(settings, self._roles, self._stack)
+        self._shared = shared = await open_shared(settings, self._roles, self._stack)
         # The models' processes load while the MCP SDK is imported, which takes a second.
         roles = await asyncio.to_thread(import_module, "tale.servers.roles")
         if unknown := [role for role in self._roles if role not in roles.OPENERS and role != "model"]:
@@ -68,6 +69,8 @@ class Service:
 
     async def stop(self) -> None:
         """Close the roles and what they share, newest first, and tell the watcher that this was meant."""
+        if self._shared:
+            self._shared.activity.is_stopping = True  # who looks for servers now has to wait for the next ones
         try:
             await self._stack.aclose()
         finally:

@@ -38,9 +38,10 @@ logger = logging.getLogger(__name__)
 
 @dataclass(slots=True)
 class Activity:
-    """When the process was last used, in seconds of a monotonic clock; decides when an idle one stops."""
+    """When the process was last used, in seconds of a monotonic clock, and whether it is about to end."""
 
     last_use: float = field(default_factory=time.monotonic)
+    is_stopping: bool = False
 
     def note(self) -> None:
         """Something was asked of this process."""
@@ -74,7 +75,7 @@ class Shared:
             "name": name,
             "role": role,
             "version": __version__,
-            "status": _overall(pool) if database == "ok" else "degraded",
+            "status": "stopping" if self.activity.is_stopping else _overall(pool) if database == "ok" else "degraded",
             "uptime_s": round(self.clock() - self.started_at, 3),
             "pid": os.getpid(),
             "home": str(self.settings.home),
