@@ -1,25 +1,23 @@
-"""Resources, prompts, suggestions, log messages and questions to the client, over HTTP in both eras."""
+"""Resources, prompts, suggestions, log messages and changes, over HTTP in both eras."""
 
 import asyncio
 import json
 from collections.abc import AsyncIterator
 from typing import Any
 
+import aiohttp
 import pytest
 from conformance import server as fixtures
 from fakes.mcp_workshop import BOTH, META, Caller, call, calling, events_of, initialize, modern_request, request
 from mcp.types import TextContent
 
-from tale.exceptions import ServerException, TaleBaseException, TaskException, ValidationException
-from tale.mcp.base_server import ToolContext
+from tale.exceptions import ServerException, TaskException, ValidationException
 from tale.mcp.http_client import HTTPMCPClient
 from tale.mcp.http_server import HTTPMCPServer
 from tale.mcp.sessions import MOST_SUBSCRIPTIONS, Session
-from tale.mcp.tool_context import client_roots, form
 
 ERAS = pytest.mark.parametrize("modern", [False, True], ids=["handshake", "modern"])
-CAPABILITIES: dict[str, Any] = {"elicitation": {}, "sampling": {}, "roots": {}}
-INVALID, INTERNAL, MISSING = -32602, -32603, -32021
+INVALID = -32602
 
 
 @pytest.fixture
@@ -32,140 +30,13 @@ async def server() -> AsyncIterator[HTTPMCPServer]:
 
 @pytest.fixture
 async def caller(server: HTTPMCPServer) -> AsyncIterator[Caller]:
-    async with HTTPMCPClient(f"http://127.0.0.1:{server.port}") as client:
-        yield Caller(client._peer.http(), client.url)
-
-
-class Person:
-    """Answers what a server asks, and remembers it."""
-
-    def __init__(self) -> None:
-        self.asked: list[tuple[str, dict[str, Any]]] = []
-
-    async def answer(self, method: str, params: dict[str, Any]) -> dict[str, Any]:
-        self.asked.append((method, params))
-        if method == "roots/list":
-            return {"roots": [{"uri": "file:///home"}]}
-        if method == "sampling/createMessage":
-            return {"role": "assistant", "model": "mine", "content": {"type": "text", "text": "Paris"}}
-        fields = params["requestedSchema"]["properties"]
-        return {"action": "accept", "content": {name: f"my {name}" for name in fields}}
-
-
-def asking(server: HTTPMCPServer, person: Person, modern: bool, **given: Any) -> HTTPMCPClient:
-    url = f"http://127.0.0.1:{server.port}"
-    return HTTPMCPClient(url, on_question=person.answer, modern=modern, **{"capabilities": CAPABILITIES, **given})
+    async with aiohttp.ClientSession() as http:
+        yield Caller(http, f"http://127.0.0.1:{server.port}")
 
 
 def only_session(server: HTTPMCPServer) -> Session:
     (session,) = server.endpoint.sessions
     return session
-
-
-async def text_of(client: HTTPMCPClient, tool: str, **arguments: Any) -> str:
-    return (await client.call_tool(tool, arguments))["result"]
-
-
-# Questions to the client
-
-
-@ERAS
-async def test_a_tool_asks_its_client_and_goes_on_with_the_answers(server: HTTPMCPServer, modern: bool) -> None:
-    person = Person()
-    async with asking(server, person, modern) as client:
-        told = await text_of(client, "test_input_required_result_multi_round")
-        assert told == "my name likes my color."
-        several = await text_of(client, "test_input_required_result_multiple_inputs")
-        assert several == "Paris, my name, at file:///home"
-    assert [params.get("message") for _, params in person.asked[:2]] == [
-        "Step 1: What is your name?",
-        "Step 2: What is your favorite color?",
-    ]
-
-
-@ERAS
-async def test_a_prompt_asks_as_a_tool_does(server: HTTPMCPServer, modern: bool) -> None:
-    async with asking(server, Person(), modern) as client:
-        filled = await client.request("prompts/get", {"name": "test_input_required_result_prompt"})
-    assert filled["messages"][0]["content"]["text"] == "Use this context: my context"
-
-
-@ERAS
-async def test_a_client_that_cannot_be_asked_is_told_what_it_lacks(server: HTTPMCPServer, modern: bool) -> None:
-    async with asking(server, Person(), modern, capabilities={"roots": {}}) as client:
-        with pytest.raises(ServerException, match=r"a client that can be asked \(sampling\)"):
-            await client.call_tool("test_missing_capability")
-
-
-@ERAS
-async def test_a_client_that_does_not_answer_ends_the_call_with_an_error(server: HTTPMCPServer, modern: bool) -> None:
-    async def refuse(method: str, params: dict[str, Any]) -> dict[str, Any]:
-        raise TaskException("Not now.")
-
-    url = f"http://127.0.0.1:{server.port}"
-    async with HTTPMCPClient(url, on_question=refuse, capabilities=CAPABILITIES, modern=modern) as client:
-        with pytest.raises(TaleBaseException, match="Not now"):
-            await client.call_tool("test_input_required_result_elicitation")
-
-
-@pytest.mark.parametrize(
-    "spoil",
-    [
-        lambda state: state + "x",
-        lambda state: "v1." + state[4:],
-        lambda state: "",
-        lambda state: 7,
-        lambda state: json.dumps({"step1": {"action": "accept", "content": {"name": "Eve"}}}),
-    ],
-)
-async def test_a_state_that_was_tampered_with_is_refused(caller: Caller, spoil: Any) -> None:
-    first = await ask_first(caller, "test_input_required_result_multi_round")
-    answers = {"step2": {"action": "accept", "content": {"color": "red"}}}
-    again = {"requestState": spoil(first["requestState"]), "inputResponses": answers}
-    refused = await ask(caller, "test_input_required_result_multi_round", **again)
-    assert (refused.status, refused.error["code"]) == (400, INVALID)
-
-
-async def test_a_state_belongs_to_its_tool_its_arguments_and_its_credential(caller: Caller) -> None:
-    first = await ask_first(caller, "test_input_required_result_multi_round")
-    state = {"requestState": first["requestState"], "inputResponses": {}}
-    assert (await ask(caller, "test_input_required_result_elicitation", **state)).error["code"] == INVALID
-    other = await ask(caller, "test_input_required_result_multi_round", {"x": 1}, **state)
-    assert other.error["code"] == INVALID
-    body, headers = modern_request("tools/call", asked_params("test_input_required_result_multi_round", **state))
-    assert (await caller.post(body, {**headers, "Authorization": "Bearer other"})).error["code"] == INVALID
-    assert (await ask(caller, "test_input_required_result_multi_round", **state)).result["inputRequests"]
-
-
-async def test_an_answer_to_another_question_is_refused_or_asked_for_again(caller: Caller) -> None:
-    tool = "test_input_required_result_elicitation"
-    other_kind = {"user_name": {"roots": []}}
-    assert (await ask(caller, tool, inputResponses=other_kind)).error["code"] == INVALID
-    other_key = {"somebody": {"action": "accept", "content": {"name": "Ann"}}}
-    assert list((await ask(caller, tool, inputResponses=other_key)).result["inputRequests"]) == ["user_name"]
-
-
-def asked_params(tool: str, arguments: dict[str, Any] | None = None, **more: Any) -> dict[str, Any]:
-    return {**call(tool, arguments), **more, "_meta": {f"{META}/clientCapabilities": CAPABILITIES}}
-
-
-async def ask(caller: Caller, tool: str, arguments: dict[str, Any] | None = None, **more: Any) -> Any:
-    return await caller.modern("tools/call", asked_params(tool, arguments, **more))
-
-
-async def ask_first(caller: Caller, tool: str) -> dict[str, Any]:
-    first = (await ask(caller, tool)).result
-    assert first["resultType"] == "input_required"
-    return first
-
-
-async def test_a_session_without_a_stream_cannot_be_asked_outside_of_a_call(server: HTTPMCPServer) -> None:
-    person = Person()
-    async with asking(server, person, False) as client:
-        await client.list_tools()
-        asked = await only_session(server).send_raw_request("roots/list", None)  # its standing stream is open
-        assert asked == {"roots": [{"uri": "file:///home"}]}
-    assert person.asked == [("roots/list", {})]
 
 
 # Log messages
@@ -377,19 +248,6 @@ async def test_what_is_registered_is_an_async_function_with_fitting_parameters(s
         server.add_prompt(counting)
 
 
-@ERAS
-async def test_a_function_gets_the_context_wherever_it_asks_for_it(server: HTTPMCPServer, modern: bool) -> None:
-    async def where(context: ToolContext) -> str:
-        """Say where the client works."""
-        answer = await context.ask(client_roots())
-        return f"{context.headers['User-Agent'][:6]} {answer.roots[0].uri}"  # type: ignore[union-attr]  # they are roots
-
-    server.add_resource("test://where", where, mime_type="text/plain")
-    async with asking(server, Person(), modern) as client:
-        (content,) = (await client.request("resources/read", {"uri": "test://where"}))["contents"]
-    assert content["text"] == "Python file:///home"
-
-
 async def test_a_server_declares_what_it_offers_and_nothing_else() -> None:
     async def health() -> dict[str, Any]:
         return {"status": "ok"}
@@ -406,8 +264,3 @@ async def test_a_server_declares_what_it_offers_and_nothing_else() -> None:
         assert (await caller.plain("prompts/list")).error["code"] == -32601
     assert handshake == {"tools": {"listChanged": True}}
     assert modern == {"tools": {"listChanged": True}}
-
-
-def test_a_form_keeps_its_schema() -> None:
-    schema = {"type": "object", "properties": {"name": {"type": "string", "default": "Ann"}}}
-    assert form("Who?", schema).params.requested_schema == schema  # type: ignore[union-attr]  # it is a form
