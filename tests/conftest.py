@@ -18,7 +18,8 @@ hypothesis.settings.load_profile("tale")
 @pytest.fixture
 def tale_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The environment of a command: a home and ports of its own, no settings from outside."""
-    for name in [name for name in os.environ if name.startswith("TALE_")] + ["OLLAMA_HOST", "COLUMNS", "FORCE_COLOR"]:
+    ours = [name for name in os.environ if name.startswith("TALE_")]
+    for name in (*ours, "OLLAMA_HOST", "COLUMNS", "FORCE_COLOR", "NO_COLOR"):
         monkeypatch.delenv(name, raising=False)
     home = tmp_path / "home"
     monkeypatch.setenv("TALE_HOME", str(home))

@@ -131,7 +131,8 @@ def _after_interrupt(errand: Errand, *, cancel: bool) -> str:
         view = ask(errand.settings, "cancel_task", {"task_id": task_id}, say=lambda _: None)
     except (TaleBaseException, KeyboardInterrupt):
         return f"Interrupted, but the task could not be cancelled; it may run on: {way_back}"
-    return f"Interrupted; task {task_id} is {view['status']}."
+    became = "being cancelled" if view["status"] == "running" else view["status"]
+    return f"Interrupted; task {task_id} is {became}."
 
 
 def _text_of(words: list[str]) -> str:

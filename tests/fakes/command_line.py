@@ -53,18 +53,25 @@ def in_subprocess(*arguments: str, given: bytes | None = None, env: Mapping[str,
 
 
 class Terminal:
-    """A command on a pseudo-terminal of a given size; `stdout` may be led into a pipe instead."""
+    """A command on a pseudo-terminal of a given size and kind; `stdout` may be led into a pipe instead."""
 
-    def __init__(self, arguments: Sequence[str], *, columns: int = 100, stdout_in_pipe: bool = False) -> None:
+    def __init__(
+        self,
+        arguments: Sequence[str],
+        *,
+        columns: int = 100,
+        kind: str = "xterm-256color",
+        stdout_in_pipe: bool = False,
+    ) -> None:
         self._master, slave = os.openpty()
         fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 40, columns, 0, 0))
-        environment = {key: value for key, value in os.environ.items() if key not in ("COLUMNS", "LINES", "NO_COLOR")}
+        environment = {key: value for key, value in os.environ.items() if key not in ("COLUMNS", "LINES")}
         self.process = subprocess.Popen(
             [*COMMAND, *arguments],
             stdin=slave,
             stdout=subprocess.PIPE if stdout_in_pipe else slave,
             stderr=slave,
-            env={**environment, "TERM": "xterm-256color"},
+            env={**environment, "TERM": kind},
             start_new_session=True,
         )
         os.close(slave)
@@ -100,6 +107,11 @@ class Terminal:
         if self.process.stdout:
             self.process.stdout.close()
         return code
+
+    @property
+    def lines(self) -> list[str]:
+        """The same by lines, of which later ones may have taken the place of earlier ones."""
+        return [line.rstrip() for line in re.split(r"[\r\n]+", self.plain)]
 
     @property
     def plain(self) -> str:
