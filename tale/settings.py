@@ -70,6 +70,8 @@ class Settings(BaseModel):
     api_key: Key = Field(None, description="key that clients must send; opens all; needed beyond loopback")
     allowed_hosts: Names = Field((), description="host names under which the servers may be asked, besides localhost")
     allowed_origins: Names = Field((), description="web sites whose pages may ask, besides localhost's")
+    session_limit: int = Field(1_000, ge=1, description="sessions of MCP clients that may be open at a time")
+    session_idle_s: float = Field(1_800.0, gt=0, description="a session that nobody uses for this time is forgotten")
     rate_limit_per_s: float = Field(50.0, ge=0, description="requests a second of each named key; 0: no limit")
     rate_limit_burst: int = Field(200, ge=1, description="requests that a named key may make at once")
 

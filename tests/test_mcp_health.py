@@ -17,7 +17,9 @@ async def get(client: Caller, path: str) -> tuple[int, dict[str, Any]]:
 
 async def test_health_is_what_the_server_says_of_itself() -> None:
     async with calling(Workshop().server()) as client:
-        assert await get(client, "/health") == (200, {"name": "workshop", "status": "ok"})
+        assert await get(client, "/health") == (200, {"name": "workshop", "status": "ok", "sessions": 0})
+        await client.open_session()
+        assert (await get(client, "/health"))[1]["sessions"] == 1
 
 
 @pytest.mark.parametrize(("status", "code"), [("ok", 200), ("degraded", 200), ("starting", 503), ("failed", 503)])
@@ -43,7 +45,7 @@ async def test_a_health_that_cannot_be_told_reads_as_degraded(
     with caplog.at_level(logging.WARNING):
         async with calling(Workshop().server(health=health, limits=Limits(health_s=0.02))) as client:
             degraded = {"name": "workshop", "version": "1.2.3", "status": "degraded"}
-            assert await get(client, "/health") == (200, degraded)
+            assert await get(client, "/health") == (200, {**degraded, "sessions": 0})
             assert await get(client, "/health/ready") == (200, {"status": "degraded"})
             assert await get(client, "/health/live") == (200, {"status": "alive"})
     assert logged in caplog.text

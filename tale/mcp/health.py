@@ -16,10 +16,14 @@ logger = logging.getLogger(__name__)
 
 
 class HealthRoutes:
-    """Answers from `health`, within `limit_s` seconds; one that fails or takes longer reads as degraded."""
+    """Answers from `health`, within `limit_s` seconds; one that fails or takes longer reads as degraded.
 
-    def __init__(self, name: str, *, version: str, health: Health, limit_s: float) -> None:
+    `sessions` counts those that MCP clients have open; GET /health tells it.
+    """
+
+    def __init__(self, name: str, *, version: str, health: Health, sessions: Callable[[], int], limit_s: float) -> None:
         self._name = name
+        self._sessions = sessions
         self._version = version
         self._health = health
         self._limit_s = limit_s
@@ -33,7 +37,7 @@ class HealthRoutes:
         ]
 
     async def _get_health(self, request: web.Request) -> web.Response:
-        return web.json_response(await self._bounded())
+        return web.json_response({**await self._bounded(), "sessions": self._sessions()})
 
     async def _get_live(self, request: web.Request) -> web.Response:
         return web.json_response({"status": "alive"})

@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
+from dataclasses import replace
 from typing import Any, Final
 
 from tale import __version__
@@ -24,6 +25,7 @@ from tale.servers.shared import Shared, model_server_settings
 from tale.servers.ux_agent_server import INSTRUCTIONS as UX_AGENT_INSTRUCTIONS
 from tale.servers.ux_agent_server import UXAgentTools, add_ux_agent_tools
 from tale.servers.waited_tasks import WaitedTasks
+from tale.settings import Settings
 from tale.storage.key_store import KeyStore
 
 logger = logging.getLogger(__name__)
@@ -131,14 +133,24 @@ def _server(shared: Shared, role: str, port: int, instructions: str) -> HTTPMCPS
         observer=shared.record_mcp,
         entrance=_entrance(shared),
         instructions=instructions,
-        # A client takes http_timeout_s of silence for a server's death.
-        limits=Limits(ping_interval_s=min(Limits().ping_interval_s, shared.settings.http_timeout_s / 2)),
+        limits=_limits(shared.settings),
     )
 
 
 async def _serve(server: HTTPMCPServer, stack: AsyncExitStack, *, grace_s: float) -> None:
     await server.start()
     stack.push_async_callback(server.stop, grace_s)
+
+
+def _limits(settings: Settings) -> Limits:
+    usual = Limits()
+    return replace(
+        usual,
+        sessions=settings.session_limit,
+        session_idle_s=settings.session_idle_s,
+        # A client takes http_timeout_s of silence for a server's death.
+        ping_interval_s=min(usual.ping_interval_s, settings.http_timeout_s / 2),
+    )
 
 
 def _entrance(shared: Shared) -> Entrance:
