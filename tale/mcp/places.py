@@ -2,11 +2,13 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Final
 from urllib.parse import urlsplit
 
 LOOPBACK_NAMES: Final = frozenset({"127.0.0.1", "localhost", "::1"})
 ANY: Final = "*"
+KEPT: Final = 256  # headers read; those of a server's clients are few, and come with every request
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,6 +20,7 @@ class Place:
     scheme: str | None = None
 
     @classmethod
+    @lru_cache(maxsize=KEPT)
     def parse(cls, text: str) -> "Place | None":
         """Read "host", "host:port" or "scheme://host:port"; None for anything else.
 
