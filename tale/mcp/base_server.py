@@ -158,8 +158,9 @@ class BaseMCPServer(ABC):
         """Stop serving; requests in flight get `grace_s` seconds to end."""
 
     def _input_schema(self, name: str) -> dict[str, Any] | None:
+        """The schema of a tool that has parameters sent as headers too, which are to be compared."""
         tool = self._tools.get(name)
-        return tool.listing.input_schema if tool else None
+        return tool.listing.input_schema if tool and tool.takes_headers else None
 
     async def _list_tools(self, request: Request, params: PaginatedRequestParams | None) -> ListToolsResult:
         scope = exchange_of(request).caller.scope  # a tool that the caller may not call is of no use to it

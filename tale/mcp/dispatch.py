@@ -53,18 +53,20 @@ class Dispatch:
         """A session that is not initialized yet; only the key of that id will find it."""
         return Session(self._kernel, self._state, owner=owner)
 
-    async def alone(self, request: web.Request, message: JSONRPCRequest, connection: Connection) -> web.StreamResponse:
+    async def alone(
+        self, request: web.Request, message: JSONRPCRequest, version: str, connect: Callable[[], Connection]
+    ) -> web.StreamResponse:
         """Serve a request that stands alone: its end or the client's disconnect ends everything."""
 
         async def run(exchange: Exchange) -> Message:
-            if tool := self._quick_calls.tool_of(message, connection):
-                return await self._quick_calls.answer(tool, message.params, connection.protocol_version)
+            if tool := self._quick_calls.tool_of(message, version):
+                return await self._quick_calls.answer(tool, message.params, version)
             return await serve_one(
                 self._kernel,
                 exchange,
                 message.method,
                 message.params,
-                connection=connection,
+                connection=connect(),
                 lifespan_state=self._state,
             )
 
@@ -84,9 +86,9 @@ class Dispatch:
         """Serve a request of a session, which goes on when its connection is lost: only the client cancels it."""
 
         async def run(exchange: Exchange) -> Message:
-            connection = session.connection
-            if tool := self._quick_calls.tool_of(message, connection):
-                return await self._quick_calls.answer(tool, message.params, connection.protocol_version)
+            version = session.connection.protocol_version
+            if session.connection.initialize_accepted and (tool := self._quick_calls.tool_of(message, version)):
+                return await self._quick_calls.answer(tool, message.params, version)
             return await session.runner.on_request(exchange, message.method, message.params)
 
         left: asyncio.Future[None] = asyncio.get_running_loop().create_future()

@@ -7,6 +7,7 @@ POST stands alone. A request with neither version nor session, as curl sends it,
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import suppress
+from functools import partial
 from typing import Final
 
 from aiohttp import web
@@ -128,15 +129,18 @@ class Endpoint:
         if parsed is None:
             raise Refusal("In this version of the protocol a client has nothing to answer")
         route = modern_route(self._kernel, request, message, parsed)
-        connection = Connection.from_envelope(route.protocol_version, route.client_info, route.client_capabilities)
-        return await self._dispatch.alone(request, parsed, connection)
+        connect = partial(
+            Connection.from_envelope, route.protocol_version, route.client_info, route.client_capabilities
+        )
+        return await self._dispatch.alone(request, parsed, route.protocol_version, connect)
 
     async def _without_session(
         self, request: web.Request, parsed: JSONRPCRequest, version: str | None
     ) -> web.StreamResponse:
         if parsed.method != "initialize":
-            connection = Connection.from_envelope(version or DEFAULT_NEGOTIATED_VERSION, None, None)
-            return await self._dispatch.alone(request, parsed, connection)
+            version = version or DEFAULT_NEGOTIATED_VERSION
+            connect = partial(Connection.from_envelope, version, None, None)
+            return await self._dispatch.alone(request, parsed, version, connect)
         if not await self.sessions.make_room(caller_of(request).key_id):
             raise Refusal("There are too many sessions; try again later", status=UNAVAILABLE, request_id=parsed.id)
         session = self._dispatch.new_session(caller_of(request).key_id)

@@ -2,8 +2,8 @@
 
 import asyncio
 import logging
+import random
 import re
-import secrets
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Final, get_args
 
@@ -35,6 +35,7 @@ STREAM_HEADERS: Final = {
 }
 TRACEPARENT: Final = re.compile(r"^[0-9a-f]{2}-([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}")
 NO_TRACE: Final = "0" * 32
+TRACE_BITS: Final = 128
 LOG_LEVELS: Final[tuple[LoggingLevel, ...]] = get_args(LoggingLevel)  # by severity
 PRIMED_SINCE: Final = "2025-11-25"  # clients of older versions may stumble over an event without data
 OK, ACCEPTED = 200, 202
@@ -270,7 +271,9 @@ class Exchange:
 
 def _trace_of(traceparent: str | None) -> str:
     found = TRACEPARENT.match(traceparent or "")
-    return found[1] if found and found[1] != NO_TRACE else secrets.token_hex(16)
+    if found and found[1] != NO_TRACE:
+        return found[1]
+    return f"{random.getrandbits(TRACE_BITS):032x}"
 
 
 def is_primed(session: "Session") -> bool:

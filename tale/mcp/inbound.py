@@ -1,6 +1,7 @@
 """Reads a POST: whether it is one JSON-RPC message, of which kind, and which era of the protocol it belongs to."""
 
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import Any, Final, cast
 
 from aiohttp import web
@@ -29,6 +30,7 @@ from pydantic import ValidationError
 from tale.mcp.wire import EVENT_STREAM, NAME_HEADER, VERSION_HEADER, Message, decode, encode, error_message
 
 TASK_METHODS: Final = frozenset({"tasks/get", "tasks/update", "tasks/cancel"})  # of the tasks extension
+KEPT: Final = 256  # Accept headers read; those of a server's clients are few, and come with every request
 JSON_TYPE: Final = "application/json"
 LOOPBACK_PEERS: Final = frozenset({"127.0.0.1", "::1"})
 BAD_REQUEST, NOT_ACCEPTABLE, TOO_LARGE, WRONG_TYPE = 400, 406, 413, 415
@@ -91,8 +93,13 @@ def parse(message: Message) -> JSONRPCRequest | JSONRPCNotification | None:
 
 def accepts(request: web.Request, content_type: str) -> bool:
     """Whether the client takes an answer of this type; one that does not say takes all."""
-    accepted = request.headers.get("Accept", "*/*").lower()
-    return any(wanted in accepted for wanted in (content_type, f"{content_type.split('/')[0]}/*", "*/*"))
+    return _covers(request.headers.get("Accept", "*/*"), content_type)
+
+
+@lru_cache(maxsize=KEPT)
+def _covers(accepted: str, content_type: str) -> bool:
+    kind = content_type.split("/")[0]
+    return any(wanted in accepted.lower() for wanted in (content_type, f"{kind}/*", "*/*"))
 
 
 def accepts_stream(request: web.Request) -> bool:

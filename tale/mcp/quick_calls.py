@@ -7,7 +7,6 @@ is what the kernel would answer, which a test compares; whatever is unusual abou
 from collections.abc import Mapping
 from typing import Any, Final, cast
 
-from mcp.server.connection import Connection
 from mcp.types import (
     CLIENT_CAPABILITIES_META_KEY,
     CLIENT_INFO_META_KEY,
@@ -41,13 +40,12 @@ class QuickCalls:
         self._tools = tools
         self._server_info = server_info
 
-    def tool_of(self, message: JSONRPCRequest, connection: Connection) -> RegisteredTool | None:
+    def tool_of(self, message: JSONRPCRequest, version: str) -> RegisteredTool | None:
         """The plain tool that a request calls in the usual way; None where the kernel has to look at it."""
         params = message.params
         if message.method != METHOD or params is None or not PARAMETERS.issuperset(params):
             return None
-        version = connection.protocol_version
-        if version < SINCE or not connection.initialize_accepted or not isinstance(params.get("arguments", {}), dict):
+        if version < SINCE or not isinstance(params.get("arguments", {}), dict):
             return None
         name: object = params.get("name")
         tool = self._tools.get(name) if isinstance(name, str) else None

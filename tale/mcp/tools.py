@@ -9,6 +9,7 @@ from typing import Any, Final, Union, get_args, get_origin, get_type_hints
 
 from mcp import MCPError
 from mcp.server.mcpserver.utilities.func_metadata import FuncMetadata, func_metadata
+from mcp.shared.inbound import X_MCP_HEADER_KEY
 from mcp.types import CallToolResult, ContentBlock, TextContent, Tool, ToolAnnotations
 from pydantic import ValidationError
 
@@ -33,6 +34,7 @@ class RegisteredTool:
     metadata: FuncMetadata
     context_parameter: str | None
     listing: Tool
+    takes_headers: bool  # some parameters are to be sent as headers too
 
     @classmethod
     def from_function(
@@ -66,7 +68,8 @@ class RegisteredTool:
             output_schema=metadata.output_schema,
             annotations=annotations,
         )
-        return cls(function, metadata, described.context_parameter, listing)
+        takes_headers = X_MCP_HEADER_KEY in json.dumps(listing.input_schema)
+        return cls(function, metadata, described.context_parameter, listing, takes_headers)
 
     @property
     def is_plain(self) -> bool:
