@@ -11,7 +11,7 @@ import psutil
 import pytest
 from fakes.command_line import Outcome, Terminal, in_subprocess
 from fakes.engine_script import EngineScript
-from fakes.in_thread import in_thread
+from fakes.in_thread import Gate, in_thread
 from fakes.ollama_server import OllamaServer, served
 
 Tale = Callable[..., Outcome]
@@ -186,3 +186,39 @@ def test_servers_that_cannot_start_say_why(tale: Tale, tale_home: Path) -> None:
     assert str(tale_home / "tale.db") in done.err.splitlines()[-1]
     assert "Traceback" not in done.err
     assert os.listdir(tale_home / "run")
+
+
+def test_a_wait_outlives_the_death_of_the_service_and_of_its_watcher(
+    engine: OllamaServer, monkeypatch: pytest.MonkeyPatch, tale: Tale
+) -> None:
+    gate = engine.script.gate = Gate()
+    monkeypatch.setenv("TALE_MONITOR_INTERVAL_S", "0.2")
+    monkeypatch.setenv("TALE_RESTART_DELAY_S", "0")
+    terminal = Terminal(["submit", "Work"])
+    terminal.read_until("large is writing")
+    service = psutil.Process(states(tale)["gateway"][1])
+    for process in (service.parent(), service):
+        assert process is not None
+        process.kill()
+    terminal.read_until("The servers are back.")
+    gate.set()
+
+    assert terminal.end() == 0
+    assert "Hello world!" in terminal.plain
+    assert len(json.loads(tale("list", "--json").out)["tasks"]) == 1
+
+
+def test_servers_that_are_stopped_on_purpose_are_not_brought_back_by_who_waits(
+    engine: OllamaServer, monkeypatch: pytest.MonkeyPatch, tale: Tale
+) -> None:
+    engine.script.gate = Gate()
+    monkeypatch.setenv("TALE_MONITOR_INTERVAL_S", "0.2")
+    monkeypatch.setenv("TALE_RESTART_DELAY_S", "0")
+    monkeypatch.setenv("TALE_STOP_GRACE_S", "0")
+    terminal = Terminal(["submit", "Work"], columns=200)
+    terminal.read_until("large is writing")
+    tale("servers", "stop")
+
+    assert terminal.end() == 3
+    assert "The servers were stopped; the task is kept, and goes on when they run again" in terminal.plain
+    assert {state for state, _ in states(tale).values()} == {"stopped"}

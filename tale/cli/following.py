@@ -10,20 +10,21 @@ from tale.cli.gateway import client_of
 from tale.cli.progress import WaitProgress
 from tale.exceptions import NetworkException, ServerException
 from tale.mcp.http_client import HTTPMCPClient
+from tale.orchestration.run_state import read_states
 from tale.orchestration.server_manager import ServerManager
 from tale.settings import Settings
 
 FINAL: Final = ("completed", "failed", "cancelled")
 WAIT_S: Final = 45  # of one call; then it is made again
 WAIT_MARGIN_S: Final = 15.0
-RECONNECT_LIMIT_S: Final = 60.0
-WATCHER_LIMIT_S: Final = 15.0  # the watcher brings a dead service back sooner; after that we start one ourselves
+START_MARGIN_S: Final = 3.0  # of a service that the watcher has started again; after that we start one ourselves
+GIVE_UP_AFTER: Final = 4  # times as long as the watcher may take
 RECONNECT_PAUSE_S: Final = 0.25
 LOOK_INTERVAL_S: Final = 0.5
 
 
 async def follow(settings: Settings, task_id: str, progress: WaitProgress) -> dict[str, Any]:
-    """Return the finished task. Raises NetworkException when the servers stay away for a minute.
+    """Return the finished task. Raises NetworkException or ServerException when the servers stay away.
 
     Cancelling it leaves the task alone: it runs on in the servers.
     """
@@ -62,25 +63,36 @@ async def _wait(settings: Settings, client: HTTPMCPClient, task_id: str, progres
 
 
 async def _reconnect(settings: Settings, client: HTTPMCPClient, progress: WaitProgress) -> None:
-    """Return when the gateway answers again."""
+    """Return when the gateway answers again. Raises ServerException when the servers were stopped on purpose."""
     progress.say("The servers do not answer; the task is kept, waiting for them to come back.")
+    watcher_limit_s = settings.monitor_interval_s + settings.restart_delay_s + START_MARGIN_S
     lost_at = time.monotonic()
     while True:
+        away_s = time.monotonic() - lost_at
         try:
+            if away_s >= watcher_limit_s:
+                _refuse_stopped(settings)
+                await ServerManager(settings, on_wait=progress.step).ensure_running()
             await client.connect()
-            if time.monotonic() - lost_at >= WATCHER_LIMIT_S:
-                await ServerManager(settings).ensure_running()
-        except (NetworkException, ServerException):
-            away_s = time.monotonic() - lost_at
-            if away_s >= RECONNECT_LIMIT_S:
+        except (NetworkException, ServerException) as error:
+            if away_s >= GIVE_UP_AFTER * watcher_limit_s or isinstance(error, _StoppedOnPurpose):
                 raise
-            if away_s >= WATCHER_LIMIT_S:
-                with suppress(NetworkException, ServerException):
-                    await ServerManager(settings, on_wait=progress.step).ensure_running()
             await asyncio.sleep(RECONNECT_PAUSE_S)
         else:
             progress.say("The servers are back.")
             return
+
+
+class _StoppedOnPurpose(ServerException):
+    """The servers have said farewell; whoever waits does not bring them back."""
+
+
+def _refuse_stopped(settings: Settings) -> None:
+    """A service that ends on purpose takes its state file along; one that dies leaves it."""
+    if settings.gateway_url is None and not read_states(settings.run_folder):
+        raise _StoppedOnPurpose(
+            "The servers were stopped; the task is kept, and goes on when they run again: `tale servers start`."
+        )
 
 
 async def _watch_models(client: HTTPMCPClient, progress: WaitProgress) -> None:

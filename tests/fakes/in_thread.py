@@ -7,6 +7,7 @@ from contextlib import AbstractAsyncContextManager, contextmanager
 from typing import Any, TypeVar
 
 PATIENCE_S = 10.0
+LOOK_INTERVAL_S = 0.01
 
 Entered = TypeVar("Entered")
 
@@ -27,3 +28,19 @@ def in_thread(context: AbstractAsyncContextManager[Entered, Any]) -> Iterator[En
         loop.call_soon_threadsafe(loop.stop)
         thread.join(PATIENCE_S)
         loop.close()
+
+
+class Gate:
+    """Holds servers in other threads up until it is set; stands for an asyncio.Event there."""
+
+    def __init__(self) -> None:
+        self._open = threading.Event()
+
+    def set(self) -> None:
+        """Let them go on."""
+        self._open.set()
+
+    async def wait(self) -> None:
+        """Return when it is set."""
+        while not self._open.is_set():
+            await asyncio.sleep(LOOK_INTERVAL_S)
