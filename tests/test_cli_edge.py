@@ -15,6 +15,7 @@ from typer.main import get_command
 from tale import __version__
 from tale.cli.application import application
 from tale.cli.edge import exit_code_of, sentence
+from tale.cli.invocation import Invocation
 from tale.exceptions import (
     DatabaseException,
     ModelException,
@@ -157,6 +158,26 @@ def test_what_nobody_foresaw_is_one_sentence_and_its_traceback_is_logged(
     assert "Traceback" in (tale_home / "run" / "cli.log").read_text()
 
 
+def test_a_log_that_cannot_be_written_is_not_named(gateway: FakeGateway, tale: Tale, tale_home: Path) -> None:
+    broken = task("x")
+    del broken["usage"]
+    gateway.tasks[broken["id"]] = broken
+    tale_home.touch()
+
+    done = tale("status", broken["id"])
+
+    assert (done.code, done.err) == (1, "tale: Something went wrong that nobody foresaw (KeyError).\n")
+
+
+def test_what_goes_wrong_before_the_settings_are_read_is_logged_in_the_home_that_was_meant(
+    tale: Tale, tale_home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TALE_GATEWAY_PORT", "80")
+
+    assert Invocation().log_path() == tale_home / "run" / "cli.log"
+    assert Invocation(home="/elsewhere").log_path() == Path("/elsewhere/run/cli.log")
+
+
 def test_a_home_that_cannot_be_made_is_one_sentence(tale: Tale, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("not a folder")
 
@@ -179,6 +200,33 @@ def test_a_reader_that_goes_away_is_no_error_worth_a_word(gateway: FakeGateway) 
     process.stderr.close()
 
     assert (process.wait(30), said) == (141, b"")
+
+
+@pytest.mark.parametrize("command", [("list", "--json"), ("--help",), ("status",)])
+def test_a_full_disk_under_the_output_is_one_sentence(gateway: FakeGateway, command: tuple[str, ...]) -> None:
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run([*COMMAND, *command], stdout=full, stderr=subprocess.PIPE, text=True)
+
+    assert done.returncode == 1
+    assert done.stderr.startswith("tale: No space left on device;")
+    assert done.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("closed", [">&-", "2>&-", "<&-", "<&- >&- 2>&-"])
+def test_a_closed_stream_is_no_obstacle(gateway: FakeGateway, closed: str) -> None:
+    shell = ["sh", "-c", f'exec "$@" {closed}', "sh", *COMMAND, "submit", "Work"]
+
+    done = subprocess.run(shell, capture_output=True, text=True)
+
+    assert done.returncode == 0
+    assert done.stdout.startswith("# Answer") == (">&-" not in closed.replace("2>&-", ""))
+    assert ("tokens:" in done.stderr) == ("2>&-" not in closed)
+
+
+def test_a_shell_is_told_what_could_be_typed_next(tale_home: Path) -> None:
+    asked = {"_TALE_COMPLETE": "complete_bash", "COMP_WORDS": "tale s", "COMP_CWORD": "1"}
+
+    assert set(in_subprocess(env=asked).out.split()) == {"submit", "status", "serve", "servers"}
 
 
 def test_a_terminal_without_a_character_shows_a_question_mark(gateway: FakeGateway) -> None:

@@ -175,6 +175,21 @@ def test_result_of_a_failed_task_prints_what_there_is_and_exits_with_1(gateway: 
     assert "It broke off; try again." in done.err
 
 
+def test_answers_are_kept_in_utf8_whatever_they_hold(gateway: FakeGateway, tale: Tale) -> None:
+    answer = "Grüße, 世界 🌧 \x1b[31m\ttabs and \u202e marks\n"
+
+    assert tale("result", keep(gateway, result=answer)).out == answer
+
+
+@pytest.mark.parametrize(
+    ("age_s", "shown"), [(0.5, "0.50 s"), (59.9, "59.9 s"), (7_260.0, "2 h 1 min"), (200_000.0, "2 d 7 h")]
+)
+def test_ages_are_as_exact_as_they_deserve(gateway: FakeGateway, tale: Tale, age_s: float, shown: str) -> None:
+    keep(gateway, age_s=age_s)
+
+    assert shown in tale("list").out
+
+
 def test_result_of_a_task_that_runs_is_refused(gateway: FakeGateway, tale: Tale) -> None:
     done = tale("result", keep(gateway, status="running"))
 
