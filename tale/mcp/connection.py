@@ -4,7 +4,7 @@ import asyncio
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError, LineTooLong
@@ -106,6 +106,13 @@ class Connection(web.RequestHandler):
             response = refusal(BAD_REQUEST, "The request is not HTTP as this server reads it")
         response.force_close()
         return response
+
+    def log_exception(self, *args: Any, **options: Any) -> None:
+        """Log what went wrong in serving, but for bodies that are not what their headers say: that is the sender's."""
+        if isinstance(options.get("exc_info"), web.RequestPayloadError):
+            logger.info("The rest of a body that was refused could not be read.")
+        else:
+            super().log_exception(*args, **options)
 
     def _await_headers(self) -> None:
         self._late = self._clock.call_later(self._headers_s, self._give_up, ROUNDS)
