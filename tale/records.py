@@ -241,6 +241,11 @@ class Task:
     finish_reason: str | None = None
     error_class: str | None = None
     error: str | None = None
+    expect: str | None = None  # JSON: what the answer is checked against
+    deadline_at: float | None = None
+    open_dependencies: int = 0  # tasks it waits for that have not completed
+    with_results: bool = False  # the results of those tasks are part of its prompt
+    attached_files: int = 0
 
 
 @dataclass(frozen=True, slots=True)

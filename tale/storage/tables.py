@@ -3,6 +3,7 @@
 from typing import Any, Final
 
 from sqlalchemy import (
+    Boolean,
     Column,
     Dialect,
     Double,
@@ -15,10 +16,11 @@ from sqlalchemy import (
     Table,
     Text,
     TypeDecorator,
+    false,
     text,
 )
 
-SCHEMA_REVISION: Final = "0002"
+SCHEMA_REVISION: Final = "0003"
 """The newest migration; a constant, so that a start on an up-to-date database need not import Alembic."""
 
 ID_CHARACTERS: Final = 36
@@ -101,8 +103,40 @@ tasks = Table(
     _text("finish_reason"),
     _text("error_class"),
     _text("error"),
+    _text("expect"),  # JSON
+    _time("deadline_at"),
+    Column("open_dependencies", Integer(), nullable=False, server_default="0"),
+    Column("with_results", Boolean(), nullable=False, server_default=false()),
+    Column("attached_files", Integer(), nullable=False, server_default="0"),
     Index(None, "created_at", "id"),
     Index(None, "status", "created_at", "id"),
+    # Small: only of the tasks that have a deadline and have not ended.
+    Index(
+        "ix_tasks_due",
+        "deadline_at",
+        sqlite_where=text("deadline_at IS NOT NULL AND ended_at IS NULL"),
+        postgresql_where=text("deadline_at IS NOT NULL AND ended_at IS NULL"),
+    ),
+)
+
+# Kept after they are met, because the results may be asked for.
+task_dependencies = Table(
+    "task_dependencies",
+    metadata,
+    _id("task_id", ForeignKey("tasks.id", ondelete="CASCADE"), primary_key=True),
+    _id("after_id", ForeignKey("tasks.id", ondelete="CASCADE"), primary_key=True),
+    Column("position", Integer(), nullable=False),
+    Index(None, "after_id"),
+)
+
+# Apart from the tasks: lists of tasks must not load files.
+attachments = Table(
+    "attachments",
+    metadata,
+    _id("task_id", ForeignKey("tasks.id", ondelete="CASCADE"), primary_key=True),
+    Column("position", Integer(), primary_key=True, autoincrement=False),
+    _text("name", nullable=False),
+    _text("text", nullable=False),
 )
 
 attempts = Table(
