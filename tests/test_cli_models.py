@@ -6,6 +6,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from fakes.command_line import COMMAND, Outcome, Terminal
@@ -237,6 +238,18 @@ def test_a_model_in_use_is_not_deleted(gateway: FakeGateway, tale: Tale, fetched
 
     assert (done.code, done.err) == (3, "tale: smollm2:135m is in use; `tale servers stop` first.\n")
     assert (fetched / FILE).exists()
+
+
+def test_what_another_home_has_loaded_is_not_shown_as_ours(gateway: FakeGateway, tale: Tale) -> None:
+    gateway.models = [model(MODEL, "ux")]
+    assert {row["state"] for row in _rows(tale) if row["name"] == MODEL} == {"ready"}
+
+    gateway.home = "/elsewhere"
+    assert {row["state"] for row in _rows(tale) if row["name"] == MODEL} == {"not fetched"}
+
+
+def _rows(tale: Tale) -> list[dict[str, Any]]:
+    return json.loads(tale("models", "list", "--json").out)["models"]
 
 
 @pytest.mark.model

@@ -11,7 +11,7 @@ from tale.cli.formatting import UNKNOWN, size
 from tale.cli.groups import group
 from tale.cli.invocation import settings_of
 from tale.cli.tasks import Json
-from tale.exceptions import ModelException, NetworkException
+from tale.exceptions import ModelException
 
 if TYPE_CHECKING:
     from tale.cli.rendering import Screen
@@ -100,15 +100,12 @@ def _row(info: "ModelInfo", choice: "Choice", running: dict[str, Any] | None) ->
 
 
 async def _states(settings: "Settings") -> dict[str, dict[str, Any]]:
-    """The models of the running servers by name; empty where none run."""
-    from tale.cli.gateway import client_of
+    """The models of this home's running servers by name; empty where none run."""
+    from tale.orchestration.server_status import look_at
 
-    async with client_of(settings) as client:
-        try:
-            health = await client.health()
-        except NetworkException:
-            return {}
-    found: list[dict[str, Any]] = health.get("models") or []
+    gateway = await look_at(settings, "gateway")
+    is_ours = gateway.state in ("running", "starting") or settings.gateway_url is not None
+    found: list[dict[str, Any]] = ((gateway.health if is_ours else None) or {}).get("models") or []
     return {model["name"]: model for model in found}
 
 
