@@ -1,7 +1,9 @@
 """The client speaks to servers of both eras, takes up streams that ended early, and answers questions."""
 
 import asyncio
+import gc
 import json
+import warnings
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -138,6 +140,26 @@ async def test_giving_up_a_call_of_a_session_is_told_to_the_server(workshop: Wor
         await asyncio.gather(asked, return_exceptions=True)
         await workshop.cancelled.wait()
     await server.stop()
+
+
+async def test_a_client_that_is_closed_right_after_says_so_first_and_leaves_nothing_open(workshop: Workshop) -> None:
+    server = workshop.server()
+    await server.start()
+    tasks = asyncio.all_tasks()
+    client = HTTPMCPClient(url_of(server), modern=False)
+    asked = asyncio.create_task(client.call_tool("wait", on_progress=lambda *_: None))
+    await workshop.started.wait()
+    asked.cancel()
+    await asyncio.gather(asked, return_exceptions=True)
+    await client.close()
+    del client, asked
+    with warnings.catch_warnings(record=True) as unclosed:
+        gc.collect()
+    assert unclosed == []
+    assert workshop.cancelled.is_set()
+    assert len(server.endpoint.sessions) == 0
+    await server.stop()
+    assert asyncio.all_tasks() <= tasks
 
 
 async def test_giving_up_a_call_of_a_server_that_is_gone_is_no_error(workshop: Workshop) -> None:

@@ -102,11 +102,13 @@ class Peer:
 
     async def close(self) -> None:
         """End the session, if there is one, and close the connections."""
+        if self._last_words:  # they go over the connections that are closed next
+            _, unsaid = await asyncio.wait(self._last_words, timeout=CLOSE_LIMIT_S)
+            for task in unsaid:
+                task.cancel()
         http, self._http = self._http, None
         if http is None:
             return
-        if self._last_words:
-            await asyncio.wait(self._last_words, timeout=CLOSE_LIMIT_S)
         if self._standing is not None:
             await self._standing.close()
         session, self._session = self._session, None
