@@ -146,14 +146,18 @@ async def test_a_client_that_is_closed_right_after_says_so_first_and_leaves_noth
     server = workshop.server()
     await server.start()
     tasks = asyncio.all_tasks()
-    client = HTTPMCPClient(url_of(server), modern=False)
-    asked = asyncio.create_task(client.call_tool("wait", on_progress=lambda *_: None))
+
+    async def visit() -> None:
+        async with HTTPMCPClient(url_of(server), modern=False) as client:
+            await client.call_tool("wait", on_progress=lambda *_: None)
+
+    visiting = asyncio.create_task(visit())
     await workshop.started.wait()
-    asked.cancel()
-    await asyncio.gather(asked, return_exceptions=True)
-    await client.close()
-    del client, asked
+    visiting.cancel()
+    await asyncio.gather(visiting, return_exceptions=True)
+    del visiting
     with warnings.catch_warnings(record=True) as unclosed:
+        warnings.simplefilter("always")
         gc.collect()
     assert unclosed == []
     assert workshop.cancelled.is_set()
