@@ -1,7 +1,9 @@
 """Checks of what comes in from outside: each returns the clean value or raises ValidationException."""
 
+import re
 import uuid
 from collections.abc import Iterable, Mapping
+from datetime import date, datetime, timedelta
 from typing import Any, Final, cast
 
 from tale.exceptions import ValidationException
@@ -11,6 +13,8 @@ PORT_RANGE: Final = (1024, 65_535)
 TIMEOUT_RANGE_S: Final = (1, 3_600)
 UUID_VERSION: Final = 4
 PRINTABLE_BITS: Final = 64
+UNITS_S: Final = {"m": 60, "h": 3_600, "d": 86_400, "w": 604_800}
+LONGEST_AGE_S: Final = 10_000 * UNITS_S["d"]
 
 
 def validate_task_text(value: object) -> str:
@@ -53,6 +57,48 @@ def validate_port_number(value: object) -> int:
 def validate_timeout_seconds(value: object) -> int:
     """Return a time limit in whole seconds, from 1 to 3600."""
     return _int_in_range(value, "timeout in seconds", *TIMEOUT_RANGE_S)
+
+
+def validate_age(value: str) -> float:
+    """Return an age in seconds, given as a whole number and a unit.
+
+    >>> validate_age("90d"), validate_age("36h")
+    (7776000.0, 129600.0)
+    """
+    found = re.fullmatch(r"(\d{1,9})([mhdw])", value.strip().lower())
+    if found is None or (age_s := float(int(found[1]) * UNITS_S[found[2]])) > LONGEST_AGE_S:
+        raise ValidationException(f"{value[:40]!r} is no age; use a number and a unit, such as 90d, 36h, 15m or 2w.")
+    return age_s
+
+
+def validate_day(value: str, now: float) -> tuple[float, float]:
+    """Return the beginning and the end of a day in this machine's time zone, in Unix seconds.
+
+    The day is given as YYYY-MM-DD, `today` or `yesterday`.
+    """
+    named = {"today": 0, "yesterday": 1}.get(value.strip().lower())
+    try:
+        day = date.fromisoformat(value.strip()) if named is None else date.fromtimestamp(now) - timedelta(days=named)
+        begin, end = (datetime(each.year, each.month, each.day) for each in (day, day + timedelta(days=1)))
+        return begin.timestamp(), end.timestamp()
+    except (ValueError, OverflowError) as error:
+        raise ValidationException(f"{value[:40]!r} is no day; use YYYY-MM-DD, today or yesterday.") from error
+
+
+def validate_moment(value: str, now: float) -> float:
+    """Return a point in time in Unix seconds, given as a date, a date and time (ISO 8601), or an age such as 24h.
+
+    Without a time zone it is this machine's.
+    """
+    text = value.strip()
+    if re.fullmatch(r"\d+[a-zA-Z]", text):
+        return now - validate_age(text)
+    try:
+        return datetime.fromisoformat(text).timestamp()
+    except (ValueError, OverflowError) as error:
+        raise ValidationException(
+            f"{value[:40]!r} is no point in time; use 2026-11-24, 2026-11-24T10:30 or an age such as 24h."
+        ) from error
 
 
 def validate_json_request(data: object, required_keys: Iterable[str]) -> dict[str, Any]:

@@ -22,11 +22,13 @@ from tale.servers.gateway_server import INSTRUCTIONS as GATEWAY_INSTRUCTIONS
 from tale.servers.gateway_server import GatewayTools, add_gateway_tools
 from tale.servers.model_server import build_model_server
 from tale.servers.shared import Shared, model_server_settings
+from tale.servers.usage_tools import UsageTools, add_usage_tools
 from tale.servers.ux_agent_server import INSTRUCTIONS as UX_AGENT_INSTRUCTIONS
 from tale.servers.ux_agent_server import UXAgentTools, add_ux_agent_tools
 from tale.servers.waited_tasks import WaitedTasks
 from tale.settings import Settings
 from tale.storage.key_store import KeyStore
+from tale.storage.usage import UsageStore
 
 logger = logging.getLogger(__name__)
 
@@ -69,6 +71,7 @@ async def open_gateway(shared: Shared, stack: AsyncExitStack) -> Busy:
     )
     server = _server(shared, "gateway", settings.gateway_port, GATEWAY_INSTRUCTIONS)
     add_gateway_tools(server, tools)
+    add_usage_tools(server, UsageTools(UsageStore(shared.database), clock=shared.clock))
     resources = GatewayResources(coordinator.get, tasks=shared.tasks, calls=shared.calls, clock=shared.clock)
     add_gateway_resources(server, resources)
     tell_changes(server, coordinator.events)
