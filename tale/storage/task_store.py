@@ -11,6 +11,7 @@ from tale.storage import task_moves
 from tale.storage.database import Database
 from tale.storage.rows import insert_into, record_of, task_of, upsert, values_of
 from tale.storage.tables import attempts, feedback, tasks
+from tale.storage.task_jobs import TaskJobs
 from tale.storage.task_moves import Ending
 
 OPEN_STATUSES = (TaskStatus.QUEUED, TaskStatus.RUNNING)
@@ -19,8 +20,10 @@ OPEN_STATUSES = (TaskStatus.QUEUED, TaskStatus.RUNNING)
 class TaskStore:
     """Tasks in the database. Every change is durable on return; all raise DatabaseException when it fails."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, *, jobs: TaskJobs | None = None) -> None:
+        """With `jobs`, each task that is stored is queued there by the same transaction."""
         self._database = database
+        self._jobs = jobs
 
     async def insert(self, task: Task) -> Task:
         """Store a new task and return it; the same idempotency key returns the task that was stored first."""
@@ -28,6 +31,8 @@ class TaskStore:
         def work(connection: Connection) -> Task:
             statement = insert_into(connection, tasks).on_conflict_do_nothing(index_elements=["idempotency_key"])
             if connection.scalar(statement.returning(tasks.c.id), values_of(task)) is not None:
+                if self._jobs:
+                    self._jobs.add(connection, [task])
                 return task
             first = select(tasks).where(tasks.c.idempotency_key == task.idempotency_key)
             return task_of(connection.execute(first).mappings().one())

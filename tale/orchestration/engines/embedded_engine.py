@@ -2,19 +2,13 @@
 
 import asyncio
 import heapq
-import logging
 import random
 from collections.abc import Callable
-from typing import Final
 
-from tale.exceptions import DatabaseException, NetworkException, TaleBaseException, TaskException
+from tale.orchestration.engines.attempt import delay_before_next_s, outcome_of, refused_as_full
 from tale.orchestration.engines.engine import AttemptEnded, RunAttempt
 from tale.records import Task
 from tale.storage.task_store import TaskStore
-
-JITTER: Final = 0.25  # share of the delay that is added at random, so that retries do not march in step
-
-logger = logging.getLogger(__name__)
 
 
 class EmbeddedEngine:
@@ -59,10 +53,7 @@ class EmbeddedEngine:
         """Store and queue a task; durable on return."""
         waiting = self.waiting() + self._inserting
         if waiting >= self._queue_limit:
-            raise TaskException(
-                f"The queue is full ({waiting:,} tasks wait); try again in {self._retry_delay_s:g} s.",
-                {"waiting": waiting, "retry_after_s": self._retry_delay_s},
-            )
+            raise refused_as_full(waiting, self._retry_delay_s)
         self._inserting += 1
         try:
             stored = await self._store.insert(task)
@@ -131,7 +122,7 @@ class EmbeddedEngine:
 
     async def _attempt(self, task_id: str, attempt: int) -> None:
         try:
-            task = await self._outcome(task_id, attempt)
+            task = await outcome_of(self._run, self._store, task_id, attempt, pause_s=self._retry_delay_s)
         finally:
             del self._attempts[task_id]
         if task is None:
@@ -140,27 +131,6 @@ class EmbeddedEngine:
             self._push_later(task)
         self._on_end(task)
 
-    async def _outcome(self, task_id: str, attempt: int) -> Task | None:
-        """The task's row after an attempt. Whatever goes wrong is told by the row, so that no task gets lost."""
-        try:
-            return await self._run(task_id, attempt)
-        except NetworkException as error:
-            logger.warning("Task %s: its runner was lost; it will be taken up again. %s", task_id, error)
-        except TaleBaseException as error:
-            logger.error("Task %s could not be handed out; it will be tried again. %s", task_id, error)
-        except Exception:  # the edge of an attempt: an error of ours must not cost the task
-            logger.exception("An attempt at task %s broke off; it will be tried again.", task_id)
-        return await self._read(task_id)
-
-    async def _read(self, task_id: str) -> Task | None:
-        """The row as it stands; while the database does not answer, ask again at the pace of retries."""
-        while True:
-            try:
-                return await self._store.get(task_id)
-            except DatabaseException as error:
-                logger.error("Task %s cannot be read: %s", task_id, error)
-                await asyncio.sleep(self._retry_delay_s)
-
     def _push_later(self, task: Task) -> None:
-        delay_s = self._retry_delay_s * (1 + JITTER * self._draw())
+        delay_s = delay_before_next_s(task, self._retry_delay_s, draw=self._draw())
         self._retries[task.id] = asyncio.get_running_loop().call_later(delay_s, self._push, task)
