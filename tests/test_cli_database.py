@@ -5,7 +5,6 @@ import shutil
 import sqlite3
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -95,17 +94,6 @@ def test_an_older_one_is_copied_and_brought_up_to_date(tale: Tale, older: Path, 
     assert f"from schema {before} to schema {SCHEMA_REVISION}" in done.out
     assert f"A copy made before is {copy}." in done.out
     assert (revision_of(older), revision_of(copy)) == (SCHEMA_REVISION, before)
-
-
-def test_one_that_another_program_holds_is_left_alone(tale: Tale, older: Path) -> None:
-    with closing(sqlite3.connect(older)) as holder:
-        holder.execute("BEGIN IMMEDIATE")
-        done = tale("db", "upgrade")
-
-    assert done.code == 3
-    assert "locked" in done.err
-    assert done.err.count("\n") == 1
-    assert revision_of(older) != SCHEMA_REVISION
 
 
 def test_one_that_may_not_be_written_is_left_alone(tale: Tale, protected: Path) -> None:

@@ -3,13 +3,12 @@
 import json
 import os
 import signal
-import socket
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import psutil
 import pytest
-from fakes.command_line import Outcome, Terminal, in_subprocess
+from fakes.command_line import Outcome, Terminal, free_port, in_subprocess
 from fakes.engine_script import EngineScript
 from fakes.in_thread import Gate, in_thread
 from fakes.ollama_server import OllamaServer, served
@@ -61,8 +60,10 @@ def test_serve_runs_in_the_foreground_until_an_interrupt_and_ends_well(tale: Tal
     assert {state for state, _ in states(tale).values()} == {"stopped"}
 
 
-def test_serve_ends_well_when_it_is_terminated(tale: Tale) -> None:
-    terminal = Terminal(["serve", "--roles", "gateway,execution"])
+def test_serve_takes_roles_and_a_port_and_ends_well_when_it_is_terminated(foreign: int) -> None:
+    port = free_port()
+    terminal = Terminal(["serve", "--port", str(port), "--roles", "gateway,execution"])
+    terminal.read_until(f"Starting gateway http://127.0.0.1:{port}, execution")
     terminal.read_until("Serving gateway, execution on")
     terminal.process.send_signal(signal.SIGTERM)
 
@@ -90,17 +91,6 @@ def test_serve_on_a_port_in_use_is_one_sentence(foreign: int) -> None:
     assert "Traceback" not in terminal.plain
 
 
-def test_the_port_of_the_gateway_can_be_given(tale: Tale, foreign: int) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as held:
-        free = held.getsockname()[1]
-    terminal = Terminal(["serve", "--port", str(free), "--roles", "gateway"])
-    terminal.read_until(f"Starting gateway http://127.0.0.1:{free}")
-    terminal.read_until("Serving")
-    terminal.interrupt()
-
-    assert terminal.end() == 0
-
-
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
@@ -121,29 +111,20 @@ def test_bad_options_are_refused_before_anything_starts(
 
 
 def test_servers_start_restart_and_stop_in_the_background(tale: Tale) -> None:
-    started = in_subprocess("servers", "start", "--http")
+    started = in_subprocess("servers", "start", "--http", "--roles", "gateway,execution")
     first = states(tale)
-    again = tale("servers", "start")
+    again = tale("servers", "start", "--roles", "gateway")
     restarted = in_subprocess("servers", "restart")
     second = states(tale)
     stopped, nothing = tale("servers", "stop"), tale("servers", "stop")
 
     assert (started.code, again.code, restarted.code, stopped.code, nothing.code) == (0, 3, 0, 0, 0)
-    assert "gateway" in started.out
     assert f"The gateway server runs already (pid {first['gateway'][1]}); `tale servers restart`" in again.err
+    assert first["ux_agent"] == second["ux_agent"] == ("stopped", None)
     assert first["gateway"][1] != second["gateway"][1]
     assert (stopped.out, nothing.out) == ("The servers are stopped.\n", "No servers were running.\n")
     assert not psutil.pid_exists(second["gateway"][1] or 0)
     assert tale("servers", "status").code == 3
-
-
-def test_roles_can_be_started_by_themselves(tale: Tale) -> None:
-    in_subprocess("servers", "start", "--roles", "gateway,execution")
-
-    found = states(tale)
-
-    assert found["ux_agent"] == ("stopped", None)
-    assert found["gateway"][0] in ("starting", "running")
 
 
 def test_servers_on_a_port_in_use_are_not_started_and_the_owner_is_named(tale: Tale, foreign: int) -> None:
