@@ -35,16 +35,39 @@ class Priority:
 
 
 @dataclass(frozen=True, slots=True)
+class ToolCall:
+    """A call of a tool as a model asks for it; `arguments` is JSON as the model wrote it."""
+
+    id: str
+    name: str
+    arguments: str
+
+
+@dataclass(frozen=True, slots=True)
+class ToolCallPart:
+    """A piece of a tool call as it streams: `index` tells which call, id and name come once, arguments bit by bit."""
+
+    index: int
+    id: str | None = None
+    name: str | None = None
+    arguments: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class Message:
     """One turn of a chat as an engine reads it."""
 
-    role: Literal["system", "user", "assistant"]
+    role: Literal["system", "user", "assistant", "tool"]
     content: str
+    parts: Sequence[Mapping[str, Any]] = ()  # in OpenAI's form, in place of `content` where that is not only text
+    tool_calls: Sequence[ToolCall] = ()  # what the assistant asked for
+    tool_call_id: str | None = None  # which of them a tool's message answers
+    name: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class ChatRequest:
-    """What a backend is asked to generate."""
+    """What a backend is asked to generate. Tools, tool_choice and options are in OpenAI's form."""
 
     model: str
     messages: Sequence[Message]
@@ -54,13 +77,20 @@ class ChatRequest:
     seed: int | None = None
     stop: Sequence[str] = ()
     json_schema: Mapping[str, Any] | None = None
+    json_object: bool = False  # JSON is wanted, of whatever schema
+    tools: Sequence[Mapping[str, Any]] = ()
+    tool_choice: str | Mapping[str, Any] | None = None
+    options: Mapping[str, Any] = field(default_factory=dict[str, Any])  # further ones, for engines that know them
 
 
 @dataclass(frozen=True, slots=True)
 class Delta:
-    """A piece of text as the engine produced it."""
+    """A piece of text as the engine produced it; or of its reasoning, or of the tool calls it asks for."""
 
     text: str
+    reasoning: str = ""
+    tool_calls: tuple[ToolCallPart, ...] = ()
+    logprobs: Mapping[str, Any] | None = None  # in OpenAI's form
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,6 +139,17 @@ class Reply:
     finish_reason: str | None = None
     usage: Usage = field(default_factory=Usage)
     timings: EngineTimings = field(default_factory=EngineTimings)
+    reasoning: str | None = None
+    tool_calls: tuple[ToolCall, ...] = ()
+    logprobs: Mapping[str, Any] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Vectors:
+    """One vector a text, in the order of the texts, and what reading them took."""
+
+    rows: list[list[float]]
+    usage: Usage = field(default_factory=Usage)
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,6 +188,7 @@ class CallContext:
     conversation_id: str | None = None
     trace_id: str | None = None
     route_reason: str | None = None
+    key_name: str | None = None  # whose key asked for it
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,18 @@ from tale.metrics.recorder import Recorder
 from tale.metrics.token_tracker import TokenTracker
 from tale.models.model_pool import ModelPool
 from tale.models.pool import ModelState
-from tale.records import CallContext, ChatRequest, Delta, Dispatched, Message, ModelCall, Priority, Reply
+from tale.records import (
+    CallContext,
+    ChatRequest,
+    Delta,
+    Dispatched,
+    Message,
+    ModelCall,
+    Priority,
+    Reply,
+    Usage,
+    Vectors,
+)
 from tale.storage.call_store import CallStore
 from tale.storage.database import Database
 
@@ -303,7 +314,7 @@ async def test_a_model_is_asked_for_by_name_or_refused(start: Start) -> None:
 
 async def test_embeddings_are_measured_too(start: Start) -> None:
     bench = await start()
-    assert await bench.pool.embed("", ["a", "b"], CHAT) == [[1.0], [1.0]]
+    assert await bench.pool.embed("", ["a", "b"], CHAT) == Vectors([[1.0], [1.0]], Usage(input_tokens=2))
     bench.backend.chat_failures = [ModelException("No embeddings here.")]
     with pytest.raises(ModelException):
         await bench.pool.embed("", ["a"], CHAT)

@@ -6,9 +6,9 @@ from collections.abc import AsyncIterator
 import pytest
 from fakes.ollama_server import OllamaServer, served
 
-from tale.exceptions import ModelException, NetworkException
+from tale.exceptions import ModelException, NetworkException, ValidationException
 from tale.models.ollama_backend import OllamaBackend
-from tale.records import ChatRequest, Delta, EngineTimings, Message, PullProgress, Reply, Usage
+from tale.records import ChatRequest, Delta, EngineTimings, Message, PullProgress, Reply, ToolCall, Usage, Vectors
 
 REQUEST = ChatRequest("small", (Message("user", "Hi"),), max_tokens=9, temperature=0.5, stop=("END",))
 
@@ -125,9 +125,51 @@ async def test_it_is_healthy_when_it_answers_and_counts_no_tokens(backend: Ollam
 
 
 async def test_texts_are_embedded(backend: OllamaBackend) -> None:
-    assert await backend.embed("small", ["a", "bb"]) == [[1.0, 1.0], [2.0, 1.0]]
+    assert await backend.embed("small", ["a", "bb"]) == Vectors([[1.0, 1.0], [2.0, 1.0]], Usage(input_tokens=2))
 
 
 async def test_a_json_schema_is_passed_on(engine: OllamaServer, backend: OllamaBackend) -> None:
     await backend.complete(ChatRequest("small", (Message("user", "x"),), json_schema={"type": "object"}))
     assert engine.script.requests[0]["format"] == {"type": "object"}
+
+
+TOOLS = ({"type": "function", "function": {"name": "weather", "parameters": {"type": "object", "properties": {}}}},)
+
+
+async def test_tools_pass_in_both_directions(backend: OllamaBackend, engine: OllamaServer) -> None:
+    engine.script.words, engine.script.calls = [], [("", "weather", '{"place": "Bâle"}')]
+    asked = (Message("user", "Weather?"),)
+    first = [event async for event in backend.chat(ChatRequest("small", asked, tools=TOOLS))][-1]
+    assert isinstance(first, Reply)
+    (call,) = first.tool_calls
+    assert (call.name, call.arguments) == ("weather", '{"place": "Bâle"}')
+    engine.script.words, engine.script.calls = ["Sunny"], []
+    answered = (*asked, Message("assistant", "", tool_calls=(call,)), Message("tool", "sun", tool_call_id=call.id))
+    assert (await backend.complete(ChatRequest("small", answered, tools=TOOLS))).text == "Sunny"
+    sent = engine.script.requests[-1]
+    assert sent["tools"][0]["function"]["name"] == "weather"
+    assert sent["messages"][1]["tool_calls"] == [{"function": {"name": "weather", "arguments": {"place": "Bâle"}}}]
+    assert sent["messages"][2] == {"role": "tool", "content": "sun", "tool_name": "weather"}
+
+
+async def test_pictures_go_as_their_bytes_and_never_as_an_address(backend: OllamaBackend, engine: OllamaServer) -> None:
+    def request(url: str) -> ChatRequest:
+        return ChatRequest(
+            "small", (Message("user", "What is it?", ({"type": "image_url", "image_url": {"url": url}},)),)
+        )
+
+    await backend.complete(request("data:image/png;base64,AAAA"))
+    assert engine.script.requests[-1]["messages"][0]["images"] == ["AAAA"]
+    with pytest.raises(ValidationException, match="data: URLs"):
+        await backend.complete(request("https://example.org/cat.png"))
+
+
+async def test_arguments_of_a_call_that_are_no_json_are_refused(backend: OllamaBackend) -> None:
+    call = ToolCall("call_1", "weather", "{oops")
+    with pytest.raises(ValidationException, match="call_1"):
+        await backend.complete(ChatRequest("small", (Message("assistant", "", tool_calls=(call,)),)))
+
+
+async def test_json_of_any_schema_can_be_asked_for(backend: OllamaBackend, engine: OllamaServer) -> None:
+    await backend.complete(ChatRequest("small", REQUEST.messages, json_object=True))
+    assert engine.script.requests[-1]["format"] == "json"

@@ -10,7 +10,18 @@ from fakes.openai_server import Habits, OpenAIServer
 
 from tale.exceptions import ModelException, NetworkException, TaskException, ValidationException
 from tale.models.openai_backend import OpenAIBackend
-from tale.records import ChatRequest, Delta, EngineTimings, Message, PromptProgress, Reply, Usage
+from tale.records import (
+    ChatRequest,
+    Delta,
+    EngineTimings,
+    Message,
+    PromptProgress,
+    Reply,
+    ToolCall,
+    ToolCallPart,
+    Usage,
+    Vectors,
+)
 
 REQUEST = ChatRequest(
     "small", (Message("user", "Say hello please"),), max_tokens=9, temperature=0.5, top_p=0.9, seed=7, stop=("END",)
@@ -195,7 +206,7 @@ async def test_models_are_the_engine_s_own_affair(engine: OpenAIServer, backend:
 
 
 async def test_texts_are_embedded_in_their_order(backend: OpenAIBackend) -> None:
-    assert await backend.embed("small", ["a", "bbb"]) == [[1.0], [3.0]]
+    assert await backend.embed("small", ["a", "bbb"]) == Vectors([[1.0], [3.0]], Usage(input_tokens=2))
 
 
 async def test_tokens_are_counted_where_the_engine_can(engine: OpenAIServer, backend: OpenAIBackend) -> None:
@@ -209,3 +220,45 @@ async def test_a_json_schema_is_passed_on(engine: OpenAIServer, backend: OpenAIB
     schema = {"type": "object", "properties": {"n": {"type": "integer"}}}
     await backend.complete(ChatRequest("small", (Message("user", "x"),), json_schema=schema))
     assert engine.script.requests[0]["response_format"]["json_schema"]["schema"] == schema
+
+
+TOOLS = ({"type": "function", "function": {"name": "weather", "parameters": {"type": "object"}}},)
+CALLS = [("call_a", "weather", '{"place": "Bâle"}'), ("call_b", "weather", "{}")]
+
+
+async def test_tool_calls_are_put_together_from_their_pieces(backend: OpenAIBackend, engine: OpenAIServer) -> None:
+    engine.script.words, engine.script.calls = [], CALLS
+    request = ChatRequest("small", REQUEST.messages, tools=TOOLS, tool_choice="required", options={"top_logprobs": 2})
+    streamed = [event async for event in backend.chat(request)]
+    assert streamed[-1] == await backend.complete(request)
+    assert isinstance(streamed[-1], Reply)
+    assert streamed[-1].tool_calls == tuple(ToolCall(*call) for call in CALLS)
+    assert streamed[-1].finish_reason == "tool_calls"
+    assert streamed[0] == Delta("", tool_calls=(ToolCallPart(0, "call_a", "weather"),))
+    sent = engine.script.requests[0]
+    assert (sent["tools"], sent["tool_choice"], sent["top_logprobs"]) == (list(TOOLS), "required", 2)
+
+
+async def test_a_conversation_with_tools_and_pictures_is_sent_as_it_was(
+    backend: OpenAIBackend, engine: OpenAIServer
+) -> None:
+    picture = {"type": "image_url", "image_url": {"url": "data:image/png;base64,AAAA"}}
+    call = ToolCall(*CALLS[0])
+    messages = (
+        Message("user", "", (picture,)),
+        Message("assistant", "", tool_calls=(call,)),
+        Message("tool", "sun", tool_call_id=call.id),
+    )
+    await backend.complete(ChatRequest("small", messages))
+    user, assistant, tool = engine.script.requests[0]["messages"]
+    assert user["content"] == [picture]
+    assert assistant["tool_calls"][0]["function"] == {"name": "weather", "arguments": call.arguments}
+    assert tool == {"role": "tool", "content": "sun", "tool_call_id": "call_a"}
+
+
+async def test_reasoning_is_kept_apart_from_the_text(backend: OpenAIBackend, engine: OpenAIServer) -> None:
+    engine.script.reasoning = "Let me think."
+    events = [event async for event in backend.chat(REQUEST)]
+    assert events[0] == Delta("", "Let me think.")
+    assert isinstance(events[-1], Reply)
+    assert (events[-1].reasoning, events[-1].text) == ("Let me think.", "Hello world!")

@@ -14,7 +14,7 @@ from tale.metrics.recorder import Recorder
 from tale.metrics.token_tracker import TokenTracker
 from tale.models.model_pool import ModelPool
 from tale.models.remote_pool import RemoteModelPool
-from tale.records import CallContext, ChatRequest, Delta, Dispatched, Message, Reply
+from tale.records import CallContext, ChatRequest, Delta, Dispatched, Message, Reply, Usage, Vectors
 from tale.servers.model_server import ModelServer, build_model_server
 from tale.settings import load_settings
 from tale.storage.call_store import CallStore
@@ -110,7 +110,7 @@ async def test_status_tokens_and_embeddings_come_through(bench: Bench) -> None:
     await bench.remote.complete(REQUEST, CONTEXT)
     assert await bench.remote.status() == await bench.pool.status()
     assert await bench.remote.count_tokens(REQUEST, CONTEXT) == 7
-    assert await bench.remote.embed("", ["a", "b"], CONTEXT) == [[1.0], [1.0]]
+    assert await bench.remote.embed("", ["a", "b"], CONTEXT) == Vectors([[1.0], [1.0]], Usage(input_tokens=2))
 
 
 async def test_a_stranger_is_refused_but_sees_that_it_lives(bench: Bench) -> None:

@@ -50,6 +50,7 @@ class TokenTracker:
             trace_id=context.trace_id,
             route_reason=context.route_reason,
             budget_tokens=budget_tokens,
+            key_name=context.key_name,
         )
         measured = MeasuredCall(call, self._recorder, began=began, clock=self._clock, timer=self._timer)
         try:

@@ -3,7 +3,7 @@
 from collections.abc import AsyncGenerator, Callable, Sequence
 from typing import Protocol
 
-from tale.records import ChatRequest, Delta, Dispatched, ModelInfo, PromptProgress, PullProgress, Reply
+from tale.records import ChatRequest, Delta, Dispatched, ModelInfo, PromptProgress, PullProgress, Reply, Vectors
 
 ChatEvent = Dispatched | PromptProgress | Delta | Reply  # Dispatched comes from the pool only
 ChatStream = AsyncGenerator[ChatEvent, None]
@@ -26,7 +26,7 @@ class Backend(Protocol):
         """Generate without streaming; cancelling the call stops the engine."""
         ...
 
-    async def embed(self, model: str, texts: Sequence[str]) -> list[list[float]]:
+    async def embed(self, model: str, texts: Sequence[str]) -> Vectors:
         """One vector a text."""
         ...
 

@@ -12,12 +12,12 @@ from tale.models.backend import Backend, ChatEvent, ChatStream
 from tale.models.model_member import Member, Nursery
 from tale.models.pool import PoolStatus
 from tale.models.priority_slots import PrioritySlots
-from tale.records import CallContext, ChatRequest, Delta, Dispatched, Reply, Role, Usage
+from tale.models.prompt_size import most_tokens
+from tale.records import CallContext, ChatRequest, Delta, Dispatched, Reply, Role, Vectors
 
 FIRST_RETRY_S: Final = 5.0  # wait before a model that failed is tried again; it doubles with each failure
 UX_SLOTS: Final = 2  # one of them for chat alone
 TASK_SLOTS: Final = 1
-MESSAGE_TOKENS: Final = 16  # what a chat template adds to a message, at most
 MIN_ANSWER_TOKENS: Final = 32
 INFO_AGE_S: Final = 1.0
 
@@ -138,7 +138,7 @@ class ModelPool:
         loaded = member if member.state == "ready" else next((m for m in self._members if m.state == "ready"), None)
         return None if loaded is None else await self._backend.count_tokens(replace(request, model=loaded.name))
 
-    async def embed(self, model: str, texts: Sequence[str], context: CallContext) -> list[list[float]]:
+    async def embed(self, model: str, texts: Sequence[str], context: CallContext) -> Vectors:
         """One vector a text."""
         wanted = self._member(model, context)
         tracked = await self._tracker.begin(
@@ -151,7 +151,7 @@ class ModelPool:
                 queue_s = time.perf_counter() - began
                 tracked.dispatched(member.name, load_s=load_s, queue_s=queue_s, route_reason=reason)
                 vectors = await self._backend.embed(member.name, texts)
-            await tracked.completed(Reply("", member.name, "stop", Usage()))
+            await tracked.completed(Reply("", member.name, "stop", vectors.usage))
         except BaseException as error:
             if not tracked.is_closed:
                 await asyncio.shield(tracked.failed(error))
@@ -237,11 +237,11 @@ class ModelPool:
         return None
 
     async def _fitted(self, request: ChatRequest, member: Member) -> ChatRequest:
-        """The request with its answer capped to what the context holds beside the prompt. A token is a byte or more."""
+        """The request with its answer capped to what the context holds beside the prompt."""
         context_tokens = member.info.context_tokens if member.info else None
         if context_tokens is None:
             return request
-        most = sum(len(message.content.encode()) + MESSAGE_TOKENS for message in request.messages)
+        most = most_tokens(request)
         if most + (request.max_tokens or 0) <= context_tokens:
             return request
         tokens = await self._backend.count_tokens(request)

@@ -1,17 +1,31 @@
 """Models on Ollama, through its official client."""
 
+import json
 import logging
 import time
+import uuid
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import httpx
 import ollama
 
-from tale.exceptions import ModelException, NetworkException, TaleBaseException
+from tale.exceptions import ModelException, NetworkException, TaleBaseException, ValidationException
 from tale.models.backend import ChatStream, PullListener
-from tale.records import ChatRequest, Delta, EngineTimings, ModelInfo, PullProgress, Reply, Usage
+from tale.records import (
+    ChatRequest,
+    Delta,
+    EngineTimings,
+    Message,
+    ModelInfo,
+    PullProgress,
+    Reply,
+    ToolCall,
+    ToolCallPart,
+    Usage,
+    Vectors,
+)
 
 KEEP_FOREVER: Final = -1
 DROP_NOW: Final = 0
@@ -41,18 +55,17 @@ class OllamaBackend:
 
     async def chat(self, request: ChatRequest) -> ChatStream:
         """Stream a generation; closing the generator closes the connection, which stops Ollama."""
-        text: list[str] = []
+        gathered = _Gathered(request.model)
         async with self._told(request.model):
             stream: AsyncIterator[ollama.ChatResponse] = await self._client.chat(
                 **self._arguments(request), stream=True
             )
             try:
                 async for part in stream:
-                    if part.message.content:
-                        text.append(part.message.content)
-                        yield Delta(part.message.content)
+                    if delta := gathered.take(part.message):
+                        yield delta
                     if part.done:
-                        yield _reply(part, "".join(text), request.model)
+                        yield gathered.reply(part)
                         return
             finally:
                 await stream.aclose()  # pyright: ignore[reportAttributeAccessIssue] - it is an async generator
@@ -62,13 +75,15 @@ class OllamaBackend:
         """Generate without streaming."""
         async with self._told(request.model):
             part: ollama.ChatResponse = await self._client.chat(**self._arguments(request), stream=False)
-        return _reply(part, part.message.content or "", request.model)
+        gathered = _Gathered(request.model)
+        gathered.take(part.message)
+        return gathered.reply(part)
 
-    async def embed(self, model: str, texts: Sequence[str]) -> list[list[float]]:
+    async def embed(self, model: str, texts: Sequence[str]) -> Vectors:
         """One vector a text."""
         async with self._told(model):
             answer = await self._client.embed(model, list(texts), keep_alive=KEEP_FOREVER)
-        return [list(row) for row in answer.embeddings]
+        return Vectors([list(row) for row in answer.embeddings], Usage(input_tokens=answer.prompt_eval_count))
 
     async def count_tokens(self, request: ChatRequest) -> int | None:
         """None: Ollama has no way to count tokens."""
@@ -162,10 +177,11 @@ class OllamaBackend:
         options = self._options(request.model) | {key: value for key, value in wanted.items() if value is not None}
         return {
             "model": request.model,
-            "messages": [{"role": message.role, "content": message.content} for message in request.messages],
+            "messages": _messages_of(request.messages),
+            "tools": list(request.tools) or None,
             "options": options,
             "keep_alive": KEEP_FOREVER,
-            "format": dict(request.json_schema) if request.json_schema is not None else None,
+            "format": dict(request.json_schema) if request.json_schema is not None else _format_of(request),
         }
 
     @asynccontextmanager
@@ -193,18 +209,88 @@ def _refusal(error: ollama.ResponseError, model: str, context: dict[str, Any]) -
     return ModelException(f"Ollama refused: {error.error}.", {**context, "status": error.status_code})
 
 
-def _reply(part: ollama.ChatResponse, text: str, model: str) -> Reply:
-    return Reply(
-        text,
-        model,
-        part.done_reason,
-        Usage(input_tokens=part.prompt_eval_count, output_tokens=part.eval_count),
-        EngineTimings(
-            load_s=_seconds(part.load_duration),
-            prefill_s=_seconds(part.prompt_eval_duration),
-            decode_s=_seconds(part.eval_duration),
-        ),
-    )
+class _Gathered:
+    """What the parts of one answer have told so far."""
+
+    def __init__(self, model: str) -> None:
+        self._model = model
+        self._text: list[str] = []
+        self._reasoning: list[str] = []
+        self._tool_calls: list[ToolCall] = []
+
+    def take(self, message: ollama.Message) -> Delta | None:
+        """Take one part in and tell what is new in it."""
+        text, reasoning = message.content or "", message.thinking or ""
+        if text:
+            self._text.append(text)
+        if reasoning:
+            self._reasoning.append(reasoning)
+        parts = [self._called(call.function) for call in message.tool_calls or ()]
+        return Delta(text, reasoning, tuple(parts)) if text or reasoning or parts else None
+
+    def reply(self, part: ollama.ChatResponse) -> Reply:
+        """The whole, with the figures of the last part."""
+        return Reply(
+            "".join(self._text),
+            self._model,
+            part.done_reason,
+            Usage(input_tokens=part.prompt_eval_count, output_tokens=part.eval_count),
+            EngineTimings(
+                load_s=_seconds(part.load_duration),
+                prefill_s=_seconds(part.prompt_eval_duration),
+                decode_s=_seconds(part.eval_duration),
+            ),
+            reasoning="".join(self._reasoning) or None,
+            tool_calls=tuple(self._tool_calls),
+        )
+
+    def _called(self, function: ollama.Message.ToolCall.Function) -> ToolCallPart:
+        """Ollama's calls come whole and without an id."""
+        arguments = json.dumps(dict(function.arguments), ensure_ascii=False)
+        call = ToolCall(f"call_{uuid.uuid4().hex}", function.name, arguments)
+        self._tool_calls.append(call)
+        return ToolCallPart(len(self._tool_calls) - 1, call.id, call.name, call.arguments)
+
+
+def _messages_of(messages: Sequence[Message]) -> list[dict[str, Any]]:
+    """The messages in Ollama's form, in which a tool's answer names the tool."""
+    named = {call.id: call.name for message in messages for call in message.tool_calls}
+    told: list[dict[str, Any]] = []
+    for message in messages:
+        entry: dict[str, Any] = {"role": message.role, "content": message.content}
+        if images := [_image(part) for part in message.parts if part.get("type") == "image_url"]:
+            entry["images"] = images
+        if message.tool_calls:
+            entry["tool_calls"] = [
+                {"function": {"name": call.name, "arguments": _arguments(call)}} for call in message.tool_calls
+            ]
+        if message.tool_call_id is not None:
+            entry["tool_name"] = message.name or named.get(message.tool_call_id, message.tool_call_id)
+        told.append(entry)
+    return told
+
+
+def _image(part: Mapping[str, Any]) -> str:
+    """The bytes of a picture in base64; Ollama fetches none by address."""
+    address = str(part["image_url"]["url"])
+    scheme, _, data = address.partition(";base64,")
+    if not scheme.startswith("data:") or not data:
+        raise ValidationException("Ollama takes pictures as data: URLs in base64 only.", {"url": address[:80]})
+    return data
+
+
+def _arguments(call: ToolCall) -> dict[str, Any]:
+    try:
+        arguments = json.loads(call.arguments or "{}")
+    except ValueError:
+        arguments = None
+    if not isinstance(arguments, dict):
+        raise ValidationException(f"The arguments of the tool call {call.id} are not a JSON object.")
+    return cast("dict[str, Any]", arguments)
+
+
+def _format_of(request: ChatRequest) -> str | None:
+    return "json" if request.json_object else None
 
 
 def _seconds(nanoseconds: int | None) -> float | None:

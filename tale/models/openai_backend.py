@@ -1,25 +1,33 @@
 """Any engine that speaks OpenAI's HTTP API: vLLM, SGLang, llama-server, Ray Serve, and those tale starts itself."""
 
-import json
 import logging
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Final, cast
 from urllib.parse import urlsplit
 
 import aiohttp
 
-from tale import exceptions
-from tale.exceptions import ModelException, NetworkException, TaleBaseException, ValidationException
+from tale.exceptions import ModelException, NetworkException, TaleBaseException
 from tale.models.backend import ChatStream, PullListener
-from tale.records import ChatRequest, Delta, EngineTimings, ModelInfo, PromptProgress, Reply, Usage
+from tale.models.openai_wire import (
+    Gathered,
+    as_chunk,
+    body_of,
+    chunks_of,
+    events_of,
+    json_of,
+    messages_of,
+    refusal,
+    usage_of,
+)
+from tale.records import ChatRequest, ModelInfo, Reply, Vectors
 
 CONNECT_LIMIT_S: Final = 5.0
 HEALTH_LIMIT_S: Final = 5.0
 LINE_LIMIT_BYTES: Final = 4 * 1024 * 1024
 ERROR_STATUS: Final = 400
-REASON_CHARACTERS: Final = 500
 LOOPBACK: Final = frozenset({"127.0.0.1", "localhost", "::1"})
 
 Json = dict[str, Any]
@@ -33,22 +41,6 @@ class Endpoint:
 
     base_url: str
     api_key: str | None = None
-
-
-@dataclass(slots=True)
-class Gathered:
-    """What the chunks of one stream have told so far."""
-
-    model: str
-    text: list[str] = field(default_factory=list[str])
-    finish_reason: str | None = None
-    usage: Json = field(default_factory=dict[str, Any])
-    timings: Json = field(default_factory=dict[str, Any])
-
-    def reply(self) -> Reply:
-        return Reply(
-            "".join(self.text), self.model, self.finish_reason, _usage_of(self.usage), _timings_of(self.timings)
-        )
 
 
 class OpenAIBackend:
@@ -83,7 +75,7 @@ class OpenAIBackend:
         async with self._exchange(request.model, "/chat/completions", body) as response:
             if response.content_type == "application/json":  # an engine that does not stream
                 chunk = await json_of(response)
-                for event in events_of(_as_chunk(chunk), gathered):
+                for event in events_of(as_chunk(chunk), gathered):
                     yield event
             else:
                 async for chunk in chunks_of(response):
@@ -100,22 +92,25 @@ class OpenAIBackend:
         async with self._exchange(request.model, "/chat/completions", self._body(request)) as response:
             chunk = await json_of(response)
         gathered = Gathered(request.model)
-        for _ in events_of(_as_chunk(chunk), gathered):
+        for _ in events_of(as_chunk(chunk), gathered):
             pass
         return gathered.reply()
 
-    async def embed(self, model: str, texts: Sequence[str]) -> list[list[float]]:
+    async def embed(self, model: str, texts: Sequence[str]) -> Vectors:
         """One vector a text."""
         async with self._exchange(model, "/embeddings", {"model": model, "input": list(texts)}) as response:
             body = await json_of(response)
         rows = sorted(cast("list[Json]", body.get("data") or []), key=lambda row: int(row.get("index", 0)))
-        return [cast("list[float]", row["embedding"]) for row in rows]
+        vectors = [cast("list[float]", row["embedding"]) for row in rows]
+        return Vectors(vectors, usage_of(cast("Json", body.get("usage") or {})))
 
     async def count_tokens(self, request: ChatRequest) -> int | None:
         """Input tokens under the model's template; None where the engine has no way to tell."""
         if not self._llama_cpp:
             return None
-        messages = {"messages": _messages_of(request)}
+        messages: Json = {"messages": messages_of(request)}
+        if request.tools:
+            messages["tools"] = list(request.tools)
         async with self._exchange(request.model, "/apply-template", messages, at_root=True) as response:
             prompt = (await json_of(response))["prompt"]
         body = {"content": prompt, "add_special": True, "parse_special": True}
@@ -173,19 +168,7 @@ class OpenAIBackend:
         return {}
 
     def _body(self, request: ChatRequest) -> Json:
-        body: Json = {"model": request.model, "messages": _messages_of(request)}
-        optional = {
-            "max_tokens": request.max_tokens,
-            "temperature": request.temperature,
-            "top_p": request.top_p,
-            "seed": request.seed,
-            "stop": list(request.stop) or None,
-        }
-        body |= {key: value for key, value in optional.items() if value is not None}
-        if request.json_schema is not None:
-            schema = {"name": "answer", "strict": True, "schema": dict(request.json_schema)}
-            body["response_format"] = {"type": "json_schema", "json_schema": schema}
-        return body | self._extra(request)
+        return body_of(request) | self._extra(request)
 
     async def _listed(self) -> list[str]:
         async with self._exchange("", "/models", None, total_s=HEALTH_LIMIT_S) as response:
@@ -207,7 +190,7 @@ class OpenAIBackend:
                 method, f"{base}{path}", json=body, headers=headers, timeout=limit
             ) as response:
                 if response.status >= ERROR_STATUS:
-                    raise _refusal(response.status, await response.text(), model, endpoint.base_url)
+                    raise refusal(response.status, await response.text(), model, endpoint.base_url)
                 yield response
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
             raise _lost(error, endpoint.base_url) from error
@@ -222,108 +205,6 @@ class OpenAIBackend:
                 connector=aiohttp.TCPConnector(limit=0, force_close=True),
             )
         return self._session
-
-
-async def chunks_of(response: aiohttp.ClientResponse) -> AsyncIterator[Json]:
-    """The JSON chunks of an event stream, up to [DONE] or its end."""
-    async for raw in response.content:
-        line = raw.strip()
-        if not line.startswith(b"data:"):
-            continue
-        data = line[5:].strip()
-        if data == b"[DONE]":
-            return
-        try:
-            chunk = json.loads(data)
-        except ValueError as error:
-            raise ModelException("The engine sent a chunk that is not JSON.", {"chunk": repr(data[:80])}) from error
-        if isinstance(chunk, dict):
-            yield cast("Json", chunk)
-
-
-def events_of(chunk: Json, gathered: Gathered) -> list[PromptProgress | Delta]:
-    """Take one chunk in and tell what is new in it. Usage counts on whichever chunk brings it."""
-    if "error" in chunk:
-        raise _refusal(None, json.dumps(chunk), gathered.model, None)
-    gathered.usage |= cast("Json", chunk.get("usage") or {})
-    gathered.timings |= cast("Json", chunk.get("timings") or {})
-    events: list[PromptProgress | Delta] = []
-    if progress := cast("Json | None", chunk.get("prompt_progress")):
-        events.append(PromptProgress(int(progress["processed"]), int(progress["total"])))
-    for choice in cast("list[Json]", chunk.get("choices") or []):
-        content: object = cast("Json", choice.get("delta") or {}).get("content")
-        if isinstance(content, str) and content:
-            gathered.text.append(content)
-            events.append(Delta(content))
-        gathered.finish_reason = choice.get("finish_reason") or gathered.finish_reason
-    return events
-
-
-def _as_chunk(body: Json) -> Json:
-    """An unstreamed answer in the shape of a chunk."""
-    choices: list[Json] = [
-        {**choice, "delta": choice.get("message")} for choice in cast("list[Json]", body.get("choices") or [])
-    ]
-    return {**body, "choices": choices}
-
-
-async def json_of(response: aiohttp.ClientResponse) -> Json:
-    try:
-        body = await response.json(content_type=None)
-    except ValueError as error:
-        raise ModelException("The engine's answer is not JSON.", {"url": str(response.url)}) from error
-    if not isinstance(body, dict):
-        raise ModelException("The engine's answer is not a JSON object.", {"url": str(response.url)})
-    return cast("Json", body)
-
-
-def _messages_of(request: ChatRequest) -> list[Json]:
-    return [{"role": message.role, "content": message.content} for message in request.messages]
-
-
-def _usage_of(usage: Json) -> Usage:
-    input_details = cast("Json", usage.get("prompt_tokens_details") or {})
-    output_details = cast("Json", usage.get("completion_tokens_details") or {})
-    return Usage(
-        input_tokens=usage.get("prompt_tokens"),
-        output_tokens=usage.get("completion_tokens"),
-        cached_tokens=input_details.get("cached_tokens"),
-        reasoning_tokens=output_details.get("reasoning_tokens"),
-    )
-
-
-def _timings_of(timings: Json) -> EngineTimings:
-    """llama.cpp's milliseconds as seconds; unknown where an engine tells none."""
-    return EngineTimings(prefill_s=_seconds(timings.get("prompt_ms")), decode_s=_seconds(timings.get("predicted_ms")))
-
-
-def _seconds(milliseconds: object) -> float | None:
-    return milliseconds / 1000 if isinstance(milliseconds, int | float) else None
-
-
-def _refusal(status: int | None, body: str, model: str, url: str | None) -> TaleBaseException:
-    """The engine's own words, as the exception that says whether trying again makes sense."""
-    message, details = body[:REASON_CHARACTERS].strip(), cast("Json", {})
-    try:
-        parsed = json.loads(body)
-    except ValueError:
-        parsed = None
-    if isinstance(parsed, dict):
-        told: object = cast("Json", parsed).get("error") or cast("Json", parsed).get("message")
-        if isinstance(told, dict):
-            details = cast("Json", told)
-        message = str(details.get("message") or (told if isinstance(told, str) else message))
-    context: Json = {key: value for key, value in (("model", model), ("status", status), ("url", url)) if value}
-    kind = getattr(exceptions, str(details.get("type")), None)
-    if isinstance(kind, type) and issubclass(kind, TaleBaseException):  # another tale's model server
-        return kind(message, cast("Json | None", details.get("context")))
-    if details.get("type") == "exceed_context_size_error":
-        tokens, room = details.get("n_prompt_tokens"), details.get("n_ctx")
-        return ValidationException(
-            f"The prompt has {tokens} tokens; the model's context holds {room}. Shorten it.",
-            {"input_tokens": tokens, "context_tokens": room},
-        )
-    return ModelException(f"The engine refused: {message or 'no reason given'}.".replace("..", "."), context)
 
 
 def _lost(error: Exception, url: str) -> NetworkException:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Literal, Protocol
 
 from tale.models.backend import ChatStream
-from tale.records import CallContext, ChatRequest, Reply, Role
+from tale.records import CallContext, ChatRequest, Reply, Role, Vectors
 
 State = Literal["missing", "downloading", "downloaded", "loading", "ready", "failed", "unloaded"]
 
@@ -54,7 +54,7 @@ class Pool(Protocol):
         """Input tokens of the request; None where the engine cannot tell."""
         ...
 
-    async def embed(self, model: str, texts: Sequence[str], context: CallContext) -> list[list[float]]:
+    async def embed(self, model: str, texts: Sequence[str], context: CallContext) -> Vectors:
         """One vector a text."""
         ...
 

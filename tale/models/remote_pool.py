@@ -6,9 +6,10 @@ from typing import Any, Final, cast
 
 from tale.exceptions import ModelException, NetworkException, TaleBaseException
 from tale.models.backend import ChatStream
-from tale.models.openai_backend import Gathered, OpenAIBackend, chunks_of, events_of, json_of
+from tale.models.openai_backend import OpenAIBackend
+from tale.models.openai_wire import Gathered, chunks_of, events_of, json_of, usage_of
 from tale.models.pool import ModelState, PoolStatus
-from tale.records import CallContext, ChatRequest, Dispatched, Reply
+from tale.records import CallContext, ChatRequest, Dispatched, Reply, Vectors
 
 CONTEXT_KEY: Final = "tale"  # of request bodies and of chunks: what OpenAI's API has no word for
 PING_INTERVAL_S: Final = 15.0  # while models are fetched and others go first, the model server shows that it lives
@@ -64,12 +65,13 @@ class RemoteModelPool:
         async with self._engine.exchange("", "/tale/count_tokens", body, at_root=True) as response:
             return (await json_of(response)).get("input_tokens")
 
-    async def embed(self, model: str, texts: Sequence[str], context: CallContext) -> list[list[float]]:
+    async def embed(self, model: str, texts: Sequence[str], context: CallContext) -> Vectors:
         """One vector a text."""
         body = {"model": model, "input": list(texts), CONTEXT_KEY: asdict(context)}
         async with self._engine.exchange(model, "/embeddings", body, total_s=EMBED_LIMIT_S) as response:
-            rows = cast("list[dict[str, Any]]", (await json_of(response))["data"])
-        return [row["embedding"] for row in rows]
+            answer = await json_of(response)
+        rows = [row["embedding"] for row in cast("list[dict[str, Any]]", answer["data"])]
+        return Vectors(rows, usage_of(answer.get("usage") or {}))
 
     async def status(self) -> PoolStatus:
         """How the models stand; unknown while the model server does not answer."""

@@ -7,11 +7,10 @@ import logging
 import os
 from contextlib import suppress
 from dataclasses import asdict
-from typing import Any, Final, Literal, TypeVar, cast
+from typing import Any, Final
 
 from aiohttp import web
 from aiohttp.typedefs import Handler
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from tale import __version__
 from tale.exceptions import NetworkException, TaleBaseException, ValidationException
@@ -19,64 +18,24 @@ from tale.mcp.listener import Listener
 from tale.models.backend import ChatEvent
 from tale.models.model_pool import ModelPool
 from tale.models.remote_pool import CONTEXT_KEY, PING_INTERVAL_S
-from tale.records import CallContext, ChatRequest, Delta, Dispatched, Message, Priority, PromptProgress, Reply
+from tale.records import CallContext, Delta, Dispatched, Priority, PromptProgress, Reply
+from tale.servers.openai_answers import (
+    DONE,
+    PING,
+    choice_of,
+    delta_of,
+    embeddings_of,
+    event,
+    finish_reason_of,
+    timings_of,
+    usage_of,
+)
+from tale.servers.openai_forms import ChatBody, EmbeddingBody, read_form
 from tale.settings import Settings
 
 BODY_LIMIT_BYTES: Final = 4 * 1024 * 1024
-MS: Final = 1000
-
-B = TypeVar("B", bound=BaseModel)
 
 logger = logging.getLogger(__name__)
-
-
-class _ChatMessage(BaseModel):
-    role: Literal["system", "user", "assistant"]
-    content: str
-
-
-class _ChatBody(BaseModel):
-    """The part of OpenAI's request that the pool can pass on; the rest is ignored."""
-
-    model_config = ConfigDict(extra="ignore")
-
-    model: str = ""
-    messages: list[_ChatMessage] = Field(min_length=1)
-    max_tokens: int | None = Field(None, ge=1)
-    temperature: float | None = None
-    top_p: float | None = None
-    seed: int | None = None
-    stop: list[str] | str | None = None
-    stream: bool = False
-    response_format: dict[str, Any] | None = None
-    tale: CallContext | None = None
-
-    def request(self) -> ChatRequest:
-        stop = [self.stop] if isinstance(self.stop, str) else self.stop or []
-        schema = cast("dict[str, Any]", (self.response_format or {}).get("json_schema") or {})
-        return ChatRequest(
-            model=self.model,
-            messages=tuple(Message(message.role, message.content) for message in self.messages),
-            max_tokens=self.max_tokens,
-            temperature=self.temperature,
-            top_p=self.top_p,
-            seed=self.seed,
-            stop=tuple(stop),
-            json_schema=schema.get("schema"),
-        )
-
-    def context(self) -> CallContext:
-        return self.tale or CallContext("task", "chat", Priority.TASK)
-
-
-class _EmbeddingBody(BaseModel):
-    """OpenAI's request for vectors; the rest is ignored."""
-
-    model_config = ConfigDict(extra="ignore")
-
-    model: str = ""
-    input: list[str] | str
-    tale: CallContext | None = None
 
 
 class ModelServer:
@@ -135,44 +94,33 @@ class ModelServer:
         return web.json_response(asdict(await self._pool.status()))
 
     async def _count_tokens(self, request: web.Request) -> web.Response:
-        body = await _body_of(request, _ChatBody)
-        return web.json_response({"input_tokens": await self._pool.count_tokens(body.request(), body.context())})
+        body = read_form(await request.read(), ChatBody)
+        return web.json_response({"input_tokens": await self._pool.count_tokens(body.request(), _context_of(body))})
 
     async def _embeddings(self, request: web.Request) -> web.Response:
-        body = await _body_of(request, _EmbeddingBody)
-        texts = [body.input] if isinstance(body.input, str) else body.input
-        vectors = await self._pool.embed(body.model, texts, body.tale or CallContext("ux", "embed"))
-        rows = [{"object": "embedding", "index": index, "embedding": row} for index, row in enumerate(vectors)]
-        return web.json_response({"object": "list", "data": rows})
+        body = read_form(await request.read(), EmbeddingBody)
+        vectors = await self._pool.embed(body.model, body.texts(), body.tale or CallContext("ux", "embed"))
+        return web.json_response(embeddings_of(vectors, body.model, body.encoding_format))
 
     async def _chat(self, request: web.Request) -> web.StreamResponse:
-        body = await _body_of(request, _ChatBody)
+        body = read_form(await request.read(), ChatBody)
         if not body.stream:
-            reply = await self._pool.complete(body.request(), body.context())
+            reply = await self._pool.complete(body.request(), _context_of(body))
             return web.json_response(_answer(reply))
         response = web.StreamResponse(headers={"Content-Type": "text/event-stream", "Cache-Control": "no-cache"})
         await response.prepare(request)
-        stream = self._pool.chat(body.request(), body.context())
+        stream = self._pool.chat(body.request(), _context_of(body))
         pings = asyncio.create_task(_ping(response, self._ping_interval_s), name="model-server-pings")
         try:
-            async for event in stream:
-                await _send(response, _chunk(event))
+            async for told in stream:
+                await response.write(event(_chunk(told)))
         except TaleBaseException as error:  # the status is out already: the stream itself says what happened
-            await _send(response, _error(error))
+            await response.write(event(_error(error)))
         finally:
             pings.cancel()
             await stream.aclose()
-        await response.write(b"data: [DONE]\n\n")
+        await response.write(DONE)
         return response
-
-
-async def _body_of(request: web.Request, form: type[B]) -> B:
-    try:
-        return form.model_validate_json(await request.read())
-    except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        where = ".".join(str(part) for part in first["loc"])
-        raise ValidationException(f"The request's {where or 'body'}: {first['msg']}.") from error
 
 
 async def _ping(response: web.StreamResponse, interval_s: float) -> None:
@@ -180,48 +128,34 @@ async def _ping(response: web.StreamResponse, interval_s: float) -> None:
     with suppress(ConnectionError):  # what a lost connection means is decided where the answer is written
         while True:
             await asyncio.sleep(interval_s)
-            await response.write(b": ping\n\n")
+            await response.write(PING)
 
 
-async def _send(response: web.StreamResponse, chunk: dict[str, Any]) -> None:
-    await response.write(f"data: {json.dumps(chunk, separators=(',', ':'))}\n\n".encode())
+def _context_of(body: ChatBody) -> CallContext:
+    return body.tale or CallContext("task", "chat", Priority.TASK)
 
 
-def _chunk(event: ChatEvent) -> dict[str, Any]:
+def _chunk(told: ChatEvent) -> dict[str, Any]:
     chunk: dict[str, Any] = {"object": "chat.completion.chunk", "choices": []}
-    match event:
+    match told:
         case Dispatched():
-            return {**chunk, CONTEXT_KEY: {"dispatched": asdict(event)}}
+            return {**chunk, CONTEXT_KEY: {"dispatched": asdict(told)}}
         case PromptProgress(processed_tokens=processed, total_tokens=total):
             return {**chunk, "prompt_progress": {"processed": processed, "total": total}}
-        case Delta(text=text):
-            return {**chunk, "choices": [{"index": 0, "delta": {"content": text}, "finish_reason": None}]}
+        case Delta(logprobs=logprobs):
+            choice: dict[str, Any] = {"index": 0, "delta": delta_of(told), "finish_reason": None}
+            return {**chunk, "choices": [choice if logprobs is None else {**choice, "logprobs": logprobs}]}
         case Reply():
-            ending: dict[str, Any] = {"index": 0, "delta": {}, "finish_reason": event.finish_reason or "stop"}
-            return {**chunk, "model": event.model, "choices": [ending], **_figures(event)}
+            ending: dict[str, Any] = {"index": 0, "delta": {}, "finish_reason": finish_reason_of(told)}
+            return {**chunk, "model": told.model, "choices": [ending], **_figures(told)}
 
 
 def _answer(reply: Reply) -> dict[str, Any]:
-    message = {"role": "assistant", "content": reply.text}
-    choice = {"index": 0, "message": message, "finish_reason": reply.finish_reason or "stop"}
-    return {"object": "chat.completion", "model": reply.model, "choices": [choice], **_figures(reply)}
+    return {"object": "chat.completion", "model": reply.model, "choices": [choice_of(reply)], **_figures(reply)}
 
 
 def _figures(reply: Reply) -> dict[str, Any]:
-    usage, timings = reply.usage, reply.timings
-    return {
-        "usage": {
-            "prompt_tokens": usage.input_tokens,
-            "completion_tokens": usage.output_tokens,
-            "prompt_tokens_details": {"cached_tokens": usage.cached_tokens},
-            "completion_tokens_details": {"reasoning_tokens": usage.reasoning_tokens},
-        },
-        "timings": {"prompt_ms": _ms(timings.prefill_s), "predicted_ms": _ms(timings.decode_s)},
-    }
-
-
-def _ms(seconds: float | None) -> float | None:
-    return None if seconds is None else seconds * MS
+    return {"usage": usage_of(reply.usage), "timings": timings_of(reply)}
 
 
 def _error(error: TaleBaseException) -> dict[str, Any]:

@@ -11,6 +11,8 @@ class EngineScript:
 
     models: list[str] = field(default_factory=lambda: ["small", "large"])
     words: list[str] = field(default_factory=lambda: ["Hello", " world", "!"])
+    calls: list[tuple[str, str, str]] = field(default_factory=list)  # tools asked for: id, name, arguments as JSON
+    reasoning: str = ""  # comes before the words
     input_tokens: int = 11
     gate: asyncio.Event | None = None  # waited for after the first word
     break_after: int | None = None  # the connection is cut after so many words

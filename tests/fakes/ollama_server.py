@@ -51,7 +51,13 @@ class OllamaServer:
     async def embed(self, request: web.Request) -> web.Response:
         body = await self._body(request)
         texts = [body["input"]] if isinstance(body["input"], str) else body["input"]
-        return web.json_response({"model": body["model"], "embeddings": [[float(len(text)), 1.0] for text in texts]})
+        return web.json_response(
+            {
+                "model": body["model"],
+                "embeddings": [[float(len(text)), 1.0] for text in texts],
+                "prompt_eval_count": len(texts),
+            }
+        )
 
     async def delete(self, request: web.Request) -> web.Response:
         body = await self._body(request)
@@ -102,6 +108,11 @@ class OllamaServer:
         except (asyncio.CancelledError, ConnectionError):
             self.script.left.set()
             raise
+        if self.script.reasoning:
+            await self._line(response, {"model": model, "message": {"role": "assistant", "thinking": "Hm."}})
+        for _, name, arguments in self.script.calls:
+            call = {"function": {"name": name, "arguments": json.loads(arguments)}}
+            await self._line(response, {"model": model, "message": {"role": "assistant", "tool_calls": [call]}})
         await self._line(response, self._end(model, ""))
         return response
 

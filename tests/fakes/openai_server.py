@@ -66,7 +66,8 @@ class OpenAIServer:
     async def embeddings(self, request: web.Request) -> web.Response:
         body = await request.json()
         rows = [{"index": index, "embedding": [float(len(text))]} for index, text in enumerate(body["input"])]
-        return web.json_response({"data": rows[::-1]})
+        tokens = sum(len(text.split()) for text in body["input"])
+        return web.json_response({"data": rows[::-1], "usage": {"prompt_tokens": tokens, "total_tokens": tokens}})
 
     async def chat(self, request: web.Request) -> web.StreamResponse:
         body = json.loads(await request.read())
@@ -75,8 +76,8 @@ class OpenAIServer:
             status, told = self.script.refuse
             return web.Response(status=status, text=told if isinstance(told, str) else json.dumps(told))
         if not body.get("stream"):
-            message = {"role": "assistant", "content": "".join(self.script.words)}
-            choice = {"index": 0, "message": message, "finish_reason": "stop"}
+            message = {"role": "assistant", "content": "".join(self.script.words), **self._beside()}
+            choice = {"index": 0, "message": message, "finish_reason": self._finish_reason}
             return web.json_response({"choices": [choice], **self._usage(), **self._timings()})
         return await self._stream(request)
 
@@ -87,6 +88,8 @@ class OpenAIServer:
             await self._write(response, ": a comment")
             if self.habits.prompt_progress:
                 await self._chunk(response, {"choices": [], "prompt_progress": {"processed": 4, "total": 11}})
+            if self.script.reasoning:
+                await self._delta(response, {"reasoning_content": self.script.reasoning})
             for number, word in enumerate(self.script.words):
                 if number == self.script.break_after:
                     assert request.transport is not None
@@ -102,13 +105,34 @@ class OpenAIServer:
         return response
 
     async def _finish(self, response: web.StreamResponse) -> None:
-        ending: dict[str, Any] = {"choices": [{"delta": {}, "finish_reason": "stop"}]}
+        for index, (call_id, name, arguments) in enumerate(self.script.calls):
+            begin = {"index": index, "id": call_id, "type": "function", "function": {"name": name, "arguments": ""}}
+            await self._delta(response, {"tool_calls": [begin]})
+            for piece in (arguments[:5], arguments[5:]):
+                await self._delta(response, {"tool_calls": [{"index": index, "function": {"arguments": piece}}]})
+        ending: dict[str, Any] = {"choices": [{"delta": {}, "finish_reason": self._finish_reason}]}
         last = self._usage() if self.habits.usage in ("last", "every") else {}
         await self._chunk(response, {**ending, **last, **self._timings()})
         if self.habits.usage == "own chunk":
             await self._chunk(response, {"choices": [], **self._usage()})
         if self.habits.done:
             await self._write(response, "data: [DONE]")
+
+    @property
+    def _finish_reason(self) -> str:
+        return "tool_calls" if self.script.calls else "stop"
+
+    def _beside(self) -> dict[str, Any]:
+        """What an unstreamed message holds beside its text."""
+        calls = [
+            {"id": call_id, "type": "function", "function": {"name": name, "arguments": arguments}}
+            for call_id, name, arguments in self.script.calls
+        ]
+        reasoning = {"reasoning_content": self.script.reasoning} if self.script.reasoning else {}
+        return {**reasoning, **({"tool_calls": calls} if calls else {})}
+
+    async def _delta(self, response: web.StreamResponse, delta: dict[str, Any]) -> None:
+        await self._chunk(response, {"choices": [{"delta": delta, "finish_reason": None}]})
 
     async def _chunk(self, response: web.StreamResponse, value: dict[str, Any]) -> None:
         await self._write(response, f"data: {json.dumps(value, ensure_ascii=False)}")

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 from tale.exceptions import ModelException, NetworkException, TaleBaseException
 from tale.models.backend import ChatStream, PullListener
-from tale.records import ChatRequest, Delta, EngineTimings, ModelInfo, PullProgress, Reply, Usage
+from tale.records import ChatRequest, Delta, EngineTimings, ModelInfo, PullProgress, Reply, Usage, Vectors
 
 
 class ScriptedBackend:
@@ -58,10 +58,10 @@ class ScriptedBackend:
     async def complete(self, request: ChatRequest) -> Reply:
         raise AssertionError("the pool always streams")
 
-    async def embed(self, model: str, texts: Sequence[str]) -> list[list[float]]:
+    async def embed(self, model: str, texts: Sequence[str]) -> Vectors:
         if self.chat_failures:
             raise self.chat_failures.pop(0)
-        return [[1.0] for _ in texts]
+        return Vectors([[1.0] for _ in texts], Usage(input_tokens=sum(len(text.split()) for text in texts)))
 
     async def count_tokens(self, request: ChatRequest) -> int | None:
         return self.tokens

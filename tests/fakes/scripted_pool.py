@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 from tale.models.backend import ChatStream
 from tale.models.pool import ModelState, PoolStatus
-from tale.records import CallContext, ChatRequest, Delta, Dispatched, EngineTimings, Reply, Usage
+from tale.records import CallContext, ChatRequest, Delta, Dispatched, EngineTimings, Reply, Usage, Vectors
 
 
 class ScriptedPool:
@@ -51,8 +51,8 @@ class ScriptedPool:
     async def count_tokens(self, request: ChatRequest, context: CallContext) -> int | None:
         return self.tokens
 
-    async def embed(self, model: str, texts: Sequence[str], context: CallContext) -> list[list[float]]:
-        return [[0.0] for _ in texts]
+    async def embed(self, model: str, texts: Sequence[str], context: CallContext) -> Vectors:
+        return Vectors([[0.0] for _ in texts])
 
     async def status(self) -> PoolStatus:
         return PoolStatus(provider="scripted", reason="It is a test.", url=None, models=self.states)
