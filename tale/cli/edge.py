@@ -135,9 +135,10 @@ def _ending(error: BaseException, invocation: Invocation) -> int:
 
 def _usage(error: typer.TyperException) -> str:
     context = getattr(error, "ctx", None)
-    where = f"; `{context.command_path} --help` tells more" if context is not None else ""
     message = error.format_message().replace("Value error, ", "").rstrip(".")
-    return f"{message}{where}."
+    if context is None:
+        return f"{message}."
+    return f"{message}{'' if message.endswith('?') else ';'} `{context.command_path} --help` tells more."
 
 
 def _unexpected(error: BaseException, log: Path) -> str:

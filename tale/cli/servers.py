@@ -31,7 +31,10 @@ def serve(
     roles: Roles = None,
     http: Http = False,
 ) -> None:
-    """Run the servers in the foreground until Ctrl-C, which ends them with exit code 0."""
+    """Run the servers in the foreground until Ctrl-C.
+
+    An interrupt or a SIGTERM lets running work end in good order; the exit code is 0 then.
+    """
     from tale.cli.rendering import Screen
     from tale.servers.bootstrap import DEFAULT_ROLES, run_service, set_up_logging
 
