@@ -40,7 +40,7 @@ def test_the_options_reach_the_gateway_with_a_key_that_makes_sending_twice_safe(
 
     (sent,) = gateway.asked("submit_task")
     assert len(sent.pop("idempotency_key")) == 36
-    assert sent == {"text": "Work", "priority": -3, "timeout_s": 60, "max_output_tokens": 50}
+    assert sent == {"text": "Work", "priority": -3, "timeout_s": 60, "max_output_tokens": 50, "expect": None}
 
 
 def test_json_prints_the_task_and_nothing_else(gateway: FakeGateway, tale: Tale) -> None:
@@ -242,3 +242,31 @@ def test_a_service_that_restarts_in_between_is_waited_for(
     assert "the task is kept" in done.err
     assert "The servers are back." in done.err
     assert len(gateway.asked("submit_task")) == 1
+
+
+def test_checks_reach_the_gateway_and_a_schema_may_be_a_file(gateway: FakeGateway, tale: Tale, tmp_path: Path) -> None:
+    (tmp_path / "schema.json").write_text('{"type": "object"}')
+
+    tale("submit", "Work", "--expect-json", str(tmp_path / "schema.json"), "--expect-regex", "^a", "--expect-python")
+    tale("submit", "Work", "--expect-json", '{"type": "array"}')
+
+    both = [sent["expect"] for sent in gateway.asked("submit_task")]
+    assert both == [
+        {"regex": "^a", "json_schema": {"type": "object"}, "python": True},
+        {"json_schema": {"type": "array"}},
+    ]
+
+
+@pytest.mark.parametrize(
+    ("schema", "complaint"),
+    [("nowhere.json", "nowhere.json cannot be read"), ("{", "is not JSON"), ("list.json", "must be a JSON object")],
+)
+def test_a_schema_that_cannot_be_read_is_told(
+    gateway: FakeGateway, tale: Tale, tmp_path: Path, schema: str, complaint: str
+) -> None:
+    (tmp_path / "list.json").write_text("[]")
+
+    done = tale("submit", "Work", "--expect-json", schema)
+
+    assert (done.code, gateway.asked("submit_task")) == (2, [])
+    assert complaint in done.err

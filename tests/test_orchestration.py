@@ -12,8 +12,9 @@ from fakes.scripted_pool import ScriptedPool
 
 from tale.exceptions import ModelException, NetworkException, TaleBaseException, TaskException, ValidationException
 from tale.models.pool import ModelState
-from tale.orchestration.coordinator import HTTPCoordinator, Submission
+from tale.orchestration.coordinator import HTTPCoordinator
 from tale.orchestration.executor import Progress, TaskExecutor
+from tale.orchestration.intake import Submission
 from tale.orchestration.task_events import TaskEvent
 from tale.records import Task, TaskStatus
 from tale.settings import Settings, load_settings

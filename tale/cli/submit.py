@@ -1,7 +1,6 @@
 """The command that hands a task in and, unless told otherwise, waits for its answer."""
 
 import asyncio
-import sys
 import uuid
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Annotated, Any, Final
@@ -10,9 +9,11 @@ import typer
 
 from tale.cli.edge import FAILED, INTERRUPTED, complain
 from tale.cli.invocation import settings_of
+from tale.cli.standard_input import text_from_stdin
+from tale.cli.submit_options import ExpectJson, ExpectPython, ExpectRegex, MaxTokens, Priority, Timeout, expect_of
 from tale.cli.tasks import Json, ending
 from tale.exceptions import TaleBaseException, ValidationException
-from tale.validation import TIMEOUT_RANGE_S, validate_task_text
+from tale.validation import validate_task_text
 
 if TYPE_CHECKING:
     from tale.cli.progress import WaitProgress
@@ -20,23 +21,9 @@ if TYPE_CHECKING:
     from tale.settings import Settings
 
 STDIN: Final = "-"
-PRIORITY_RANGE: Final = (-100, 100)
 
 Words = Annotated[list[str] | None, typer.Argument(help='The task in quotes; "-" reads it from stdin.', metavar="TASK")]
 Wait = Annotated[bool, typer.Option("--wait/--no-wait", help="Wait for the answer, or print the id only.")]
-MaxTokens = Annotated[
-    int | None, typer.Option("--max-tokens", help="Most tokens the answer may have.", min=1, metavar="N")
-]
-Priority = Annotated[
-    int,
-    typer.Option(
-        help="More urgent tasks have larger numbers.", min=PRIORITY_RANGE[0], max=PRIORITY_RANGE[1], metavar="N"
-    ),
-]
-Timeout = Annotated[
-    int | None,
-    typer.Option(help="Seconds one attempt may take.", min=TIMEOUT_RANGE_S[0], max=TIMEOUT_RANGE_S[1], metavar="N"),
-]
 Cancel = Annotated[
     bool, typer.Option("--cancel-on-interrupt", help="Ctrl-C cancels the task; without it the task runs on.")
 ]
@@ -50,6 +37,9 @@ def submit(
     max_tokens: MaxTokens = None,
     priority: Priority = 0,
     timeout: Timeout = None,
+    expect_regex: ExpectRegex = None,
+    expect_json: ExpectJson = None,
+    expect_python: ExpectPython = False,
     cancel_on_interrupt: Cancel = False,
 ) -> None:
     """Hand a task in, wait for its answer and print it. The servers are started if none run.
@@ -57,14 +47,17 @@ def submit(
     In a pipe, stdout gets the answer and nothing else. Exit codes: 0 the task completed, 1 it failed or was
     cancelled, 2 wrong usage or input, 3 no server or model, 130 interrupted (the task runs on).
     """
-    text = validate_task_text(_text_of(words or []))
+    arguments = {
+        "text": validate_task_text(_text_of(words or [])),
+        "priority": priority,
+        "timeout_s": timeout,
+        "max_output_tokens": max_tokens,
+        "expect": expect_of(expect_regex, expect_json, python=expect_python),
+    }
     from tale.cli.rendering import Screen
 
     screen = Screen()
-    errand = Errand(
-        settings_of(context),
-        {"text": text, "priority": priority, "timeout_s": timeout, "max_output_tokens": max_tokens},
-    )
+    errand = Errand(settings_of(context), arguments)
     view = _carried_out(errand, screen, wait=wait, quiet=as_json, cancel=cancel_on_interrupt)
     if as_json:
         screen.json(view)
@@ -140,14 +133,7 @@ def _text_of(words: list[str]) -> str:
         case []:
             raise ValidationException('There is no task; say what is to be done: tale submit "Write a haiku".')
         case [word] if word == STDIN:
-            if sys.stdin is None or sys.stdin.isatty():
-                raise ValidationException('"-" reads the task from a pipe: echo "Write a haiku" | tale submit -')
-            try:
-                return sys.stdin.buffer.read().decode("utf-8")
-            except UnicodeDecodeError as error:
-                raise ValidationException(
-                    f"The text on stdin is not valid UTF-8 (byte {error.start + 1}); convert it and send it again."
-                ) from error
+            return text_from_stdin()
         case [word]:
             return word
         case _:

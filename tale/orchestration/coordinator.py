@@ -2,29 +2,24 @@
 
 import asyncio
 import logging
-import uuid
 from collections.abc import Awaitable, Callable, Coroutine
-from dataclasses import dataclass
 from typing import Any, Final, Protocol, TypeVar
 
 from tale.exceptions import NetworkException, TaleBaseException, TaskException, ValidationException
 from tale.models.pool import Pool
 from tale.orchestration.engines.embedded_engine import EmbeddedEngine
 from tale.orchestration.engines.engine import TaskEngine
+from tale.orchestration.intake import Intake, Submission
 from tale.orchestration.task_events import TaskEvent, TaskEvents
 from tale.records import ACKNOWLEDGE, CallContext, ChatRequest, Message, Priority, Task, TaskStatus
 from tale.settings import Settings
 from tale.storage.task_store import TaskStore
-from tale.validation import validate_task_text, validate_timeout_seconds
 
 ACKNOWLEDGEMENT_TOKENS: Final = 24
 ACKNOWLEDGEMENT: Final = (
     "The user has handed in a task that another model now carries out. Do not do the task. "
     "Say in one short sentence, starting with a verb ending in -ing, what is being worked on."
 )
-PRIORITY_RANGE: Final = (-100, 100)
-MIN_ANSWER_TOKENS: Final = 64  # room for an answer without which a task is not worth starting
-MAX_ANSWER_TOKENS: Final = 1_000_000
 
 T = TypeVar("T")
 
@@ -47,19 +42,6 @@ class ExecutionClient(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True)
-class Submission:
-    """What a client asks for when it hands in a task."""
-
-    text: str
-    priority: int = 0
-    timeout_s: int | None = None
-    max_output_tokens: int | None = None
-    idempotency_key: str | None = None
-    conversation_id: str | None = None
-    trace_id: str | None = None
-
-
 class HTTPCoordinator:
     """gateway → coordinator → execution server → result. The task's row is the truth at every step."""
 
@@ -78,6 +60,7 @@ class HTTPCoordinator:
         self._execution = execution
         self._pool = pool
         self._clock = clock
+        self._intake = Intake(settings, pool, clock=clock)
         self.events = TaskEvents()
         self.engine: TaskEngine = engine or EmbeddedEngine(
             store,
@@ -106,7 +89,7 @@ class HTTPCoordinator:
     async def submit(self, submission: Submission) -> Task:
         """Check and store a task; durable on return. Raises ValidationException, or TaskException when full."""
         try:
-            task = await self._checked(submission)
+            (task,) = await self._intake.accept([submission])
         except ValidationException as error:
             logger.info("A task was refused: %s", error.message)
             raise
@@ -166,47 +149,6 @@ class HTTPCoordinator:
         if task is None:
             raise _unknown(task_id)
         return task
-
-    async def _checked(self, submission: Submission) -> Task:
-        settings = self._settings
-        low, high = PRIORITY_RANGE
-        if not low <= submission.priority <= high:
-            raise ValidationException(f"The priority {submission.priority} is out of range; use {low} to {high}.")
-        limit = submission.max_output_tokens
-        if limit is not None and not 1 <= limit <= MAX_ANSWER_TOKENS:
-            raise ValidationException(f"The limit of output tokens must be from 1 to {MAX_ANSWER_TOKENS:,}.")
-        text = validate_task_text(submission.text)
-        await self._refuse_oversize(text)
-        timeout = submission.timeout_s
-        return Task(
-            id=str(uuid.uuid4()),
-            text=text,
-            status=TaskStatus.QUEUED,
-            created_at=self._clock(),
-            priority=submission.priority,
-            timeout_s=settings.task_timeout_s if timeout is None else validate_timeout_seconds(timeout),
-            max_output_tokens=submission.max_output_tokens or settings.max_output_tokens,
-            conversation_id=submission.conversation_id,
-            idempotency_key=submission.idempotency_key,
-            trace_id=submission.trace_id,
-        )
-
-    async def _refuse_oversize(self, text: str) -> None:
-        """Refuse what no context holds. A token is at least one byte, so most texts need no counting."""
-        room = self._settings.task_context_tokens - MIN_ANSWER_TOKENS
-        if len(text.encode()) <= room // 2:
-            return
-        request = ChatRequest(model="", messages=(Message("user", text),))
-        try:
-            tokens = await self._pool.count_tokens(request, CallContext(role="task", operation="count"))
-        except (TaleBaseException, TimeoutError):
-            logger.info("The prompt could not be counted now; it will be when the model is ready.")
-            return
-        if tokens is not None and tokens > room:
-            raise ValidationException(
-                f"The task has {tokens:,} tokens; the model's context holds {room:,} beside an answer. Shorten it.",
-                {"input_tokens": tokens, "context_tokens": self._settings.task_context_tokens},
-            )
 
     async def _run(self, task_id: str, attempt: int) -> Task | None:
         def on_progress(progress: float, total: float | None, message: str | None) -> None:

@@ -8,12 +8,12 @@ from typing import Final, Literal
 
 from tale.exceptions import ModelException, TaleBaseException, TaskException, ValidationException
 from tale.models.pool import Pool
+from tale.orchestration.checking import failure_of
+from tale.orchestration.task_prompt import CHECK_FAILED, request_for, route_reason_for
 from tale.records import (
     CallContext,
-    ChatRequest,
     Delta,
     Dispatched,
-    Message,
     Priority,
     PromptProgress,
     Reply,
@@ -22,12 +22,7 @@ from tale.records import (
 )
 from tale.storage.task_store import TaskStore
 
-TASK_INSTRUCTIONS: Final = (
-    "You carry out the user's task completely and at once. Answer with the result itself; "
-    "put code in fenced blocks and keep explanations short."
-)
 BROKE_OFF: Final = "The attempt broke off by an error inside tale; the server's log has the details."
-TASK_TEMPERATURE: Final = 0.2  # small models wander off at their engines' defaults
 
 logger = logging.getLogger(__name__)
 
@@ -173,9 +168,7 @@ class TaskExecutor:
         try:
             job.tell(Progress("Waiting for a model"))
             reply = await self._generate(job, task)
-            await self._finish(
-                job, task, TaskStatus.COMPLETED, result=reply.text or None, finish_reason=reply.finish_reason
-            )
+            await self._settle(job, task, reply)
         except asyncio.CancelledError:
             await self._settle_stopped(job, task)
         except (ValidationException, TimeoutError) as error:
@@ -188,12 +181,8 @@ class TaskExecutor:
             await self._release(job, task, "failed", error_class=type(error).__name__, error=BROKE_OFF)
 
     async def _generate(self, job: _Job, task: Task) -> Reply:
-        request = ChatRequest(
-            model="",
-            messages=(Message("system", TASK_INSTRUCTIONS), Message("user", task.text)),
-            max_tokens=task.max_output_tokens or self._max_output_tokens,
-            temperature=TASK_TEMPERATURE,
-        )
+        earlier = await self._store.attempts(task.id) if task.expect and task.failures else []
+        request = request_for(task, max_output_tokens=self._max_output_tokens, earlier=earlier)
         context = CallContext(
             role="task",
             operation="execute",
@@ -202,6 +191,7 @@ class TaskExecutor:
             attempt=task.attempt,
             conversation_id=task.conversation_id,
             trace_id=task.trace_id,
+            route_reason=route_reason_for(earlier),
         )
         stream = self._pool.chat(request, context)
         try:
@@ -216,6 +206,20 @@ class TaskExecutor:
         finally:
             await stream.aclose()
         raise ModelException("The model's answer broke off before its end; try again.", {"task_id": task.id})
+
+    async def _settle(self, job: _Job, task: Task, reply: Reply) -> None:
+        """The answer ends the task, unless it fails a check: then it is a failed attempt like any other."""
+        failure = None
+        if task.expect:
+            job.tell(Progress("Checking the answer", len(job.text)))
+            failure = await failure_of(task.expect, reply.text)
+        kept: dict[str, str | None] = {"result": reply.text or None, "finish_reason": reply.finish_reason}
+        if failure is None:
+            await self._finish(job, task, TaskStatus.COMPLETED, **kept)
+            return
+        logger.warning("Task %s, attempt %d failed its check: %s", task.id, task.attempt, failure)
+        error = f"The answer failed its check: {failure}."
+        await self._release(job, task, "failed", result=kept["result"], error_class=CHECK_FAILED, error=error)
 
     def _note(self, job: _Job, event: Dispatched | PromptProgress | Delta) -> None:
         match event:

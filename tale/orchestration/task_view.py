@@ -3,7 +3,9 @@
 The classes have no slots: the MCP SDK reads the schema of a tool's answer off the class, and takes slots for defaults.
 """
 
+import json
 from dataclasses import dataclass
+from typing import Any
 
 from tale.records import Task, TokenTotals
 
@@ -46,6 +48,7 @@ class TaskView:
     failures: int
     timeout_s: int
     max_output_tokens: int | None
+    expect: dict[str, Any] | None
     model: str | None
     role: str | None
     route_reason: str | None
@@ -82,6 +85,7 @@ def task_view(task: Task, totals: TokenTotals, *, now: float) -> TaskView:
         failures=task.failures,
         timeout_s=task.timeout_s,
         max_output_tokens=task.max_output_tokens,
+        expect=json.loads(task.expect) if task.expect else None,
         model=task.model,
         role=task.role,
         route_reason=task.route_reason,

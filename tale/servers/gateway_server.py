@@ -8,7 +8,8 @@ from typing import Any, Final, Literal
 from tale.exceptions import ModelException, NetworkException, TaskException, ValidationException
 from tale.mcp.base_server import BaseMCPServer, ToolContext
 from tale.models.pool import Pool
-from tale.orchestration.coordinator import HTTPCoordinator, Submission
+from tale.orchestration.coordinator import HTTPCoordinator
+from tale.orchestration.intake import Submission
 from tale.orchestration.task_events import TaskEvent
 from tale.orchestration.task_view import TaskList, TaskView, task_view
 from tale.records import CallContext, ChatRequest, Message, Task, TaskStatus, TokenTotals
@@ -78,6 +79,7 @@ class GatewayTools:
         max_output_tokens: int | None = None,
         idempotency_key: str | None = None,
         conversation_id: str | None = None,
+        expect: dict[str, Any] | None = None,
     ) -> TaskView:
         """Hand in a task and return at once; it is stored durably and will be done even if a server dies.
 
@@ -88,11 +90,20 @@ class GatewayTools:
             max_output_tokens: Most tokens the answer may have.
             idempotency_key: A key of the caller's own; the same key returns the task stored first.
             conversation_id: Conversation the task belongs to.
+            expect: Checks of the answer: {"regex": "..."}, {"json_schema": {...}}, {"python": true} (its code
+                compiles), or several of them. An answer that fails one is a failed attempt, which is made again.
         """
         if idempotency_key is not None and not 0 < len(idempotency_key) <= MAX_KEY_CHARACTERS:
             raise ValidationException(f"The idempotency key must have 1 to {MAX_KEY_CHARACTERS} characters.")
         submission = Submission(
-            text, priority, timeout_s, max_output_tokens, idempotency_key, conversation_id, context.trace_id
+            text,
+            priority,
+            timeout_s,
+            max_output_tokens,
+            idempotency_key,
+            conversation_id,
+            context.trace_id,
+            expect=expect,
         )
         task = await self._coordinator.submit(submission)
         context.concerns(task.id)

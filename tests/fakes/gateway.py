@@ -45,6 +45,7 @@ def task(text: str, **known: Any) -> dict[str, Any]:
         "failures": 0,
         "timeout_s": 300,
         "max_output_tokens": 2048,
+        "expect": None,
         "model": "large-model",
         "role": "task",
         "route_reason": "tasks go to the task model",
@@ -99,9 +100,10 @@ class FakeGateway:
         max_output_tokens: int | None = None,
         idempotency_key: str | None = None,
         conversation_id: str | None = None,
+        expect: dict[str, Any] | None = None,
     ) -> dict[str, Any]:
         """Store a task."""
-        given = {"priority": priority, "timeout_s": timeout_s, "max_output_tokens": max_output_tokens}
+        given = {"priority": priority, "timeout_s": timeout_s, "max_output_tokens": max_output_tokens, "expect": expect}
         self.calls.append(("submit_task", {"text": text, "idempotency_key": idempotency_key, **given}))
         if self.refusal:
             raise self.refusal

@@ -1,0 +1,69 @@
+"""What can be said of a task on the command line besides its text, and how it is told to the gateway."""
+
+import json
+from pathlib import Path
+from typing import Annotated, Any, Final, cast
+
+import typer
+
+from tale.exceptions import ValidationException
+from tale.validation import TIMEOUT_RANGE_S
+
+PRIORITY_RANGE: Final = (-100, 100)
+
+MaxTokens = Annotated[
+    int | None, typer.Option("--max-tokens", help="Most tokens the answer may have.", min=1, metavar="N")
+]
+Priority = Annotated[
+    int,
+    typer.Option(
+        help="More urgent tasks have larger numbers.", min=PRIORITY_RANGE[0], max=PRIORITY_RANGE[1], metavar="N"
+    ),
+]
+Timeout = Annotated[
+    int | None,
+    typer.Option(help="Seconds one attempt may take.", min=TIMEOUT_RANGE_S[0], max=TIMEOUT_RANGE_S[1], metavar="N"),
+]
+ExpectRegex = Annotated[
+    str | None, typer.Option("--expect-regex", help="The answer must match this regular expression.", metavar="RE")
+]
+ExpectJson = Annotated[
+    str | None,
+    typer.Option("--expect-json", help="The answer must fit this JSON schema: JSON, or a file of it.", metavar="JSON"),
+]
+ExpectPython = Annotated[bool, typer.Option("--expect-python", help="The Python code of the answer must compile.")]
+
+
+def expect_of(regex: str | None, schema: str | None, *, python: bool) -> dict[str, Any] | None:
+    """The checks in the form the gateway takes; None where there are none."""
+    expect: dict[str, Any] = {}
+    if regex is not None:
+        expect["regex"] = regex
+    if schema is not None:
+        expect["json_schema"] = _schema_of(schema)
+    if python:
+        expect["python"] = True
+    return expect or None
+
+
+def read_text(path: Path, option: str) -> str:
+    """A file of text; raises ValidationException naming the option where it cannot be read."""
+    try:
+        return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise ValidationException(
+            f"{option}: {path} is no UTF-8 text (byte {error.start + 1}); only text files can be used."
+        ) from error
+    except OSError as error:
+        raise ValidationException(f"{option}: {path} cannot be read: {error.strerror or error}.") from error
+
+
+def _schema_of(given: str) -> dict[str, Any]:
+    text = given if given.lstrip().startswith("{") else read_text(Path(given), "--expect-json")
+    try:
+        schema: object = json.loads(text)
+    except ValueError as error:
+        raise ValidationException(f"--expect-json: the schema is not JSON: {error}.") from error
+    if not isinstance(schema, dict):
+        raise ValidationException('--expect-json: the schema must be a JSON object, such as {"type": "object"}.')
+    return cast("dict[str, Any]", schema)
