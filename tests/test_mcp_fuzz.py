@@ -1,8 +1,11 @@
 """No body, header or connection makes the server fail, hang or remember: not those written down, nor random ones."""
 
 import asyncio
+import gc
 import json
+import logging
 import random
+from collections import Counter
 from collections.abc import Coroutine, Iterator
 from typing import Any, TypeVar
 
@@ -113,6 +116,30 @@ def test_whoever_hangs_up_is_forgotten(bench: Bench, name: str, data: bytes) -> 
             await asyncio.sleep(0.01)
 
     bench.run(until_quiet())
+
+
+def test_hundreds_of_hostile_requests_leave_nothing_behind(bench: Bench, caplog: pytest.LogCaptureFixture) -> None:
+    """The long form of this, with figures of memory, is benchmarks/mcp_soak.py."""
+    caplog.set_level(logging.CRITICAL)  # records of errors would hold what they tell of
+
+    def held() -> Counter[str]:
+        bench.run(bench.server.endpoint.sessions.close())
+        gc.collect()
+        kinds = (type(thing) for thing in gc.get_objects())
+        return Counter(
+            kind.__name__ for kind in kinds if str(kind.__module__).startswith(("tale.mcp", "mcp.", "aiohttp.web"))
+        )
+
+    def attack() -> None:
+        for hostile in corpus()[::3]:
+            bench.post(hostile.body, hostile.headers)
+        for _, data in connections():
+            bench.run(_said(bench, data))
+
+    attack()
+    before = held()
+    attack()
+    assert held() - before == Counter()
 
 
 def test_one_request_in_another_is_not_served(bench: Bench) -> None:
