@@ -21,7 +21,8 @@ from tale.records import ModelCall
 from tale.servers.usage_tools import UsageTools, add_usage_tools
 from tale.storage.call_store import CallStore
 from tale.storage.database import Database
-from tale.storage.usage import Usage, UsageLine, UsageQuery, UsageStore, merged, query_of, read_once, usage_of
+from tale.storage.reader import read_once
+from tale.storage.usage import Usage, UsageLine, UsageQuery, UsageStore, merged, query_of, usage_of
 from tale.validation import validate_age, validate_day, validate_moment
 
 Tale = Callable[..., Outcome]

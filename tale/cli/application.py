@@ -17,6 +17,7 @@ from tale.cli.keys import keys
 from tale.cli.models import models
 from tale.cli.servers import serve, servers
 from tale.cli.submit import submit
+from tale.cli.transfer import export_history, import_history
 from tale.cli.usage import usage
 
 EXIT_CODES = "Exit codes: 0 ok, 1 the task failed, 2 wrong usage or input, 3 no server or model, 130 interrupted."
@@ -67,6 +68,8 @@ application.command("result")(tasks.result)
 application.command("cancel")(tasks.cancel)
 application.command("chat")(chat)
 application.command("usage")(usage)
+application.command("export")(export_history)
+application.command("import")(import_history)
 application.command("serve")(serve)
 application.add_typer(servers, name="servers")
 application.add_typer(models, name="models")

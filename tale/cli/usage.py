@@ -63,7 +63,8 @@ def _found(settings: "Settings", wanted: dict[str, Any]) -> dict[str, Any]:
     """From the database, or from the gateway where that is another machine's."""
     from tale.cli.gateway import ask
     from tale.cli.rendering import Screen
-    from tale.storage.usage import Usage, UsageLine, query_of, read_once, usage_of
+    from tale.storage.reader import read_once
+    from tale.storage.usage import Usage, UsageLine, query_of, usage_of
 
     if settings.gateway_url is not None:
         return ask(settings, "get_usage", wanted, say=Screen().aside)

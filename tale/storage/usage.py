@@ -3,19 +3,15 @@
 UsageLine and Usage have no slots: the MCP SDK reads the schema of a tool's answer off them.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import datetime
-from typing import Any, Final, Literal, TypeVar
+from typing import Any, Final, Literal
 
 from sqlalchemy import ColumnElement, Connection, Integer, and_, cast, func, select
 
-from tale.exceptions import DatabaseException
 from tale.storage.database import Database
-from tale.storage.engines import make_engine, parse_url
-from tale.storage.faults import faults_named
-from tale.storage.tables import SCHEMA_REVISION, model_calls
-from tale.storage.upgrade import BUSY_TIMEOUT_S, current_revision
+from tale.storage.tables import model_calls
 from tale.validation import validate_day, validate_moment, validate_task_id
 
 By = Literal["model", "role", "operation", "key", "day"]
@@ -24,8 +20,6 @@ TOKENS: Final = ("input_tokens", "output_tokens", "cached_tokens", "reasoning_to
 TIMES: Final = ("queue_s", "load_s", "prefill_s", "decode_s", "other_s", "total_s")
 CANCELLED: Final = "Cancelled"
 SLOT_S: Final = 900  # every time zone is a whole number of quarters of an hour off: days are made up of those
-
-T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,28 +101,6 @@ class UsageStore:
     async def usage(self, query: UsageQuery) -> Usage:
         """What the calls used."""
         return await self._database.read(lambda connection: usage_of(connection, query))
-
-
-def read_once(url: str, work: Callable[[Connection], T], *, absent: T) -> T:
-    """Read from a database that this process does not hold open; `absent` where there is none. Changes nothing.
-
-    Raises DatabaseException for one that cannot be read or is of another version of tale.
-    """
-    parsed = parse_url(url)
-    revision = current_revision(url)
-    if revision is None:
-        return absent
-    if revision != SCHEMA_REVISION:
-        raise DatabaseException(
-            f"The database is of schema {revision}, this tale reads {SCHEMA_REVISION}; "
-            "bring it up to date with `tale db upgrade`, or update tale."
-        )
-    engine = make_engine(parsed, "read", busy_timeout_s=BUSY_TIMEOUT_S)
-    try:
-        with faults_named(parsed), engine.begin() as connection:
-            return work(connection)
-    finally:
-        engine.dispose()
 
 
 def usage_of(connection: Connection, query: UsageQuery) -> Usage:
