@@ -291,6 +291,23 @@ class Task:
 
 
 @dataclass(frozen=True, slots=True)
+class Attachment:
+    """A file of text that comes with a task."""
+
+    name: str
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class NewTask:
+    """A task that is to be stored, the ids of those it waits for, and the files that come with it."""
+
+    task: Task
+    after: tuple[str, ...] = ()
+    attachments: tuple[Attachment, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Attempt:
     """One try at a task."""
 

@@ -10,10 +10,12 @@ from typing import Any, Final, Literal
 from sqlalchemy import Connection, insert, select, update
 
 from tale.records import Task, TaskStatus
+from tale.storage import dependencies
 from tale.storage.rows import task_of
 from tale.storage.tables import attempts, tasks
 
 EXHAUSTED: Final = "AttemptsExhausted"
+DEADLINE_PASSED: Final = "DeadlinePassed"
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,10 +37,11 @@ def claim(
     """Begin the next attempt, and take a running one from an owner that died; None when there is nothing to run.
 
     With `expected_attempt` the task must still be at that attempt, without it the task must be queued. A task whose
-    cancellation was asked for is cancelled instead, one whose failures reach `max_failures` has failed.
+    cancellation was asked for is cancelled instead, one whose failures reach `max_failures` or whose deadline has
+    passed has failed. One that waits for other tasks is left alone.
     """
     task = _locked(connection, task_id)
-    if task is None or task.status.is_final:
+    if task is None or task.status.is_final or task.open_dependencies:
         return None
     if expected_attempt is None and task.status is not TaskStatus.QUEUED:
         return None
@@ -49,12 +52,15 @@ def claim(
         failures += 1
         _end_attempt(connection, task_id, task.attempt, now=now, outcome="lost")
     if task.cancel_requested_at is not None:
-        _change(connection, task, status=TaskStatus.CANCELLED, ended_at=now, failures=failures)
+        _end(connection, task, status=TaskStatus.CANCELLED, ended_at=now, failures=failures)
         return None
     if failures >= max_failures:
         error = f"The task was given up after {failures} attempts that failed or lost their runner."
         exhausted: dict[str, Any] = {"error_class": EXHAUSTED, "error": error}
-        _change(connection, task, status=TaskStatus.FAILED, ended_at=now, failures=failures, **exhausted)
+        _end(connection, task, status=TaskStatus.FAILED, ended_at=now, failures=failures, **exhausted)
+        return None
+    if _is_late(task, now):
+        _end(connection, task, status=TaskStatus.FAILED, ended_at=now, failures=failures, **_late(task))
         return None
     number = task.attempt + 1
     connection.execute(insert(attempts), {"task_id": task_id, "number": number, "started_at": now})
@@ -72,7 +78,7 @@ def finish(
         return False
     _end_attempt(connection, task_id, attempt, now=now, outcome=status.value, ending=ending)
     failures = task.failures + (status is TaskStatus.FAILED)
-    _change(connection, task, status=status, ended_at=now, failures=failures, **_values(ending))
+    _end(connection, task, status=status, ended_at=now, failures=failures, **_values(ending))
     return True
 
 
@@ -88,8 +94,8 @@ def release(
 ) -> Task | None:
     """End the attempt, not the task: queue it again; None when the attempt is not the one in force.
 
-    A failed attempt counts, and the one that reaches `max_failures` fails the task. A task whose cancellation was
-    asked for is cancelled.
+    A failed attempt counts, and the one that reaches `max_failures`, or ends after the deadline, fails the task. A task
+    whose cancellation was asked for is cancelled.
     """
     task = _in_force(connection, task_id, attempt)
     if task is None:
@@ -98,11 +104,13 @@ def release(
     if task.cancel_requested_at is not None:
         status, attempt_outcome = TaskStatus.CANCELLED, "failed" if outcome == "failed" else "cancelled"
     else:
-        exhausted = outcome == "failed" and failures >= max_failures
+        exhausted = outcome == "failed" and (failures >= max_failures or _is_late(task, now))
         status, attempt_outcome = TaskStatus.FAILED if exhausted else TaskStatus.QUEUED, outcome
     _end_attempt(connection, task_id, attempt, now=now, outcome=attempt_outcome, ending=ending)
-    ended_at = now if status.is_final else None
-    return _change(connection, task, status=status, ended_at=ended_at, failures=failures, **_values(ending))
+    values: dict[str, Any] = {"status": status, "failures": failures, **_values(ending)}
+    if status.is_final:
+        return _end(connection, task, ended_at=now, **values)
+    return _change(connection, task, ended_at=None, **values)
 
 
 def request_cancel(connection: Connection, task_id: str, *, now: float) -> Task | None:
@@ -111,8 +119,16 @@ def request_cancel(connection: Connection, task_id: str, *, now: float) -> Task 
     if task is None or task.status.is_final or task.cancel_requested_at is not None:
         return task
     if task.status is TaskStatus.QUEUED:
-        return _change(connection, task, status=TaskStatus.CANCELLED, cancel_requested_at=now, ended_at=now)
+        return _end(connection, task, status=TaskStatus.CANCELLED, cancel_requested_at=now, ended_at=now)
     return _change(connection, task, cancel_requested_at=now)
+
+
+def expire(connection: Connection, *, now: float) -> list[Task]:
+    """Fail the queued tasks whose deadline has passed; returns them. Running ones are stopped by their runners."""
+    due = select(tasks).where(tasks.c.deadline_at <= now, tasks.c.ended_at.is_(None))
+    queued = due.where(tasks.c.status == TaskStatus.QUEUED).order_by(tasks.c.id).with_for_update(skip_locked=True)
+    found = [task_of(row) for row in connection.execute(queued).mappings()]
+    return [_end(connection, task, status=TaskStatus.FAILED, ended_at=now, **_late(task)) for task in found]
 
 
 def _locked(connection: Connection, task_id: str) -> Task | None:
@@ -131,6 +147,22 @@ def _change(connection: Connection, task: Task, **values: Any) -> Task:
     """The locked task with these values, in its row and as returned."""
     connection.execute(update(tasks).where(tasks.c.id == task.id).values(**values))
     return replace(task, **values)
+
+
+def _end(connection: Connection, task: Task, *, ended_at: float, **values: Any) -> Task:
+    """The locked task with a final status, of which those that wait for it learn at once."""
+    ended = _change(connection, task, ended_at=ended_at, **values)
+    dependencies.settle(connection, ended, now=ended_at)
+    return ended
+
+
+def _is_late(task: Task, now: float) -> bool:
+    return task.deadline_at is not None and task.deadline_at <= now
+
+
+def _late(task: Task) -> dict[str, str]:
+    waited = "between two attempts" if task.attempt else "while the task waited in the queue"
+    return {"error_class": DEADLINE_PASSED, "error": f"The deadline passed {waited}; give it more with --deadline."}
 
 
 def _end_attempt(

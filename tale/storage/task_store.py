@@ -1,15 +1,16 @@
 """Keeps tasks, their attempts and what users think of them."""
 
 import builtins
+from collections.abc import Sequence
 from typing import Any, Literal
 
 from sqlalchemy import Connection, func, select, tuple_
 
 from tale.exceptions import ValidationException
-from tale.records import Attempt, Task, TaskStatus
-from tale.storage import task_moves
+from tale.records import Attempt, NewTask, Task, TaskStatus
+from tale.storage import dependencies, new_tasks, task_moves
 from tale.storage.database import Database
-from tale.storage.rows import insert_into, record_of, task_of, upsert, values_of
+from tale.storage.rows import record_of, task_of, upsert
 from tale.storage.tables import attempts, feedback, tasks
 from tale.storage.task_jobs import TaskJobs
 from tale.storage.task_moves import Ending
@@ -27,15 +28,21 @@ class TaskStore:
 
     async def insert(self, task: Task) -> Task:
         """Store a new task and return it; the same idempotency key returns the task that was stored first."""
+        (stored,) = await self.insert_all([NewTask(task)])
+        return stored
 
-        def work(connection: Connection) -> Task:
-            statement = insert_into(connection, tasks).on_conflict_do_nothing(index_elements=["idempotency_key"])
-            if connection.scalar(statement.returning(tasks.c.id), values_of(task)) is not None:
-                if self._jobs:
-                    self._jobs.add(connection, [task])
-                return task
-            first = select(tasks).where(tasks.c.idempotency_key == task.idempotency_key)
-            return task_of(connection.execute(first).mappings().one())
+    async def insert_all(self, new: Sequence[NewTask]) -> builtins.list[Task]:
+        """Store all of these, or none; returns each as it is stored, in its place the one first stored with its key.
+
+        A task that waits for one that has failed or was cancelled has failed, too. Raises ValidationException where
+        one is to wait for a task that is not there.
+        """
+
+        def work(connection: Connection) -> builtins.list[Task]:
+            stored = [new_tasks.store(connection, each) for each in new]
+            if self._jobs:
+                self._jobs.add(connection, [task for task, is_new in stored if is_new and not task.status.is_final])
+            return [task for task, _ in stored]
 
         return await self._database.write(work)
 
@@ -71,9 +78,14 @@ class TaskStore:
         if not status.is_final:
             raise ValidationException(f"A task cannot finish as {status.value}; use release to queue it again.")
         ending = Ending(result, model, role, route_reason, finish_reason, error_class, error)
-        return await self._database.write(
-            lambda connection: task_moves.finish(connection, task_id, attempt, status=status, now=now, ending=ending)
-        )
+
+        def work(connection: Connection) -> bool:
+            is_ended = task_moves.finish(connection, task_id, attempt, status=status, now=now, ending=ending)
+            if self._jobs and is_ended and status is TaskStatus.COMPLETED:
+                self._jobs.add(connection, dependencies.waiting_for(connection, task_id))
+            return is_ended
+
+        return await self._database.write(work)
 
     async def release(
         self,
@@ -104,6 +116,16 @@ class TaskStore:
     async def request_cancel(self, task_id: str, now: float) -> Task | None:
         """Cancel a queued task, mark a running one, leave a final one; None for an unknown id."""
         return await self._database.write(lambda connection: task_moves.request_cancel(connection, task_id, now=now))
+
+    async def expire(self, now: float) -> builtins.list[Task]:
+        """Fail the queued tasks whose deadline has passed, and return them."""
+        return await self._database.write(lambda connection: task_moves.expire(connection, now=now))
+
+    async def next_deadline(self) -> float | None:
+        """The earliest deadline of a task that waits in the queue."""
+        queued = (tasks.c.status == TaskStatus.QUEUED, tasks.c.ended_at.is_(None), tasks.c.deadline_at.is_not(None))
+        earliest = select(func.min(tasks.c.deadline_at)).where(*queued)
+        return await self._database.read(lambda connection: connection.scalar(earliest))
 
     async def get(self, task_id: str) -> Task | None:
         """The task as it stands; None for an unknown id."""

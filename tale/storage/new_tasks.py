@@ -1,0 +1,39 @@
+"""Stores new tasks with the tasks they wait for and the files that come with them, inside one transaction."""
+
+from sqlalchemy import Connection, insert, select
+
+from tale.records import NewTask, Task
+from tale.storage import dependencies
+from tale.storage.rows import insert_into, task_of, values_of
+from tale.storage.tables import attachments, tasks
+
+
+def store(connection: Connection, new: NewTask) -> tuple[Task, bool]:
+    """The task as it is stored, and whether it is new: the same idempotency key gives the one stored first."""
+    task = new.task
+    if new.after:
+        if first := _first(connection, task):
+            return first, False
+        task = dependencies.tied(connection, task, new.after, now=task.created_at)
+    statement = insert_into(connection, tasks).on_conflict_do_nothing(index_elements=["idempotency_key"])
+    if connection.scalar(statement.returning(tasks.c.id), values_of(task)) is None:
+        first = _first(connection, task)
+        assert first is not None  # noqa: S101 - it is what the key was in conflict with
+        return first, False
+    if new.after:
+        dependencies.keep(connection, task.id, new.after)
+    if new.attachments:
+        rows = [
+            {"task_id": task.id, "position": position, "name": file.name, "text": file.text}
+            for position, file in enumerate(new.attachments)
+        ]
+        connection.execute(insert(attachments), rows)
+    return task, True
+
+
+def _first(connection: Connection, task: Task) -> Task | None:
+    if task.idempotency_key is None:
+        return None
+    mine = select(tasks).where(tasks.c.idempotency_key == task.idempotency_key)
+    row = connection.execute(mine).mappings().first()
+    return None if row is None else task_of(row)
