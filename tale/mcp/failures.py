@@ -5,7 +5,7 @@ from typing import Any, Final, cast
 
 from tale import exceptions
 from tale.exceptions import NetworkException, ServerException, TaleBaseException, ValidationException
-from tale.mcp.wire import ERROR_META_KEY, Message
+from tale.mcp.wire import ERROR_META_KEY, Message, as_object
 
 INVALID_PARAMS_CODE: Final = -32602
 UNSUPPORTED_VERSION_CODE: Final = -32022
@@ -45,10 +45,8 @@ def foreign(url: str, status: int, text: str) -> NetworkException:
 
 def of_tool(result: Message) -> TaleBaseException:
     """For a tool that refused: the server's own exception where the server is tale's."""
-    meta: object = result.get("_meta")
-    told: object = cast("Message", meta).get(ERROR_META_KEY) if isinstance(meta, dict) else None
-    if isinstance(told, dict):
-        described = cast("Message", told)
+    described = as_object(as_object(result.get("_meta")).get(ERROR_META_KEY))
+    if described:
         kind = getattr(exceptions, str(described.get("type")), None)
         if isinstance(kind, type) and issubclass(kind, TaleBaseException):
             context: object = described.get("context")
@@ -68,8 +66,7 @@ def means_handshake_only(error: Message, version: str) -> bool:
 
     Such servers ask for a session or an initialization, or name the versions that they know, in words of their own.
     """
-    data: object = error.get("data")
-    supported: object = cast("Message", data).get("supported") if isinstance(data, dict) else None
+    supported: object = as_object(error.get("data")).get("supported")
     if error.get("code") == UNSUPPORTED_VERSION_CODE:
         return not (isinstance(supported, list) and version in supported)
     text = str(error.get("message", "")).lower()

@@ -94,13 +94,16 @@ class HTTPMCPClient:
     async def list_tools(self) -> list[dict[str, Any]]:
         """The server's tools with their schemas; those whose parameters ask for impossible headers are left out."""
         tools: list[dict[str, Any]] = []
-        cursor: str | None = None
+        cursors: list[object] = [None]
         while True:
-            page = await self.request("tools/list", {"cursor": cursor} if cursor else {}, idempotent=True)
-            tools += self._parameter_headers.learn(page.get("tools") or [])
-            cursor = page.get("nextCursor")
+            page = await self.request("tools/list", {"cursor": cursors[-1]} if cursors[-1] else {}, idempotent=True)
+            tools += self._parameter_headers.learn(page.get("tools"))
+            cursor: object = page.get("nextCursor")
             if not cursor:
                 return tools
+            if cursor in cursors:
+                raise ServerException("The server's list of tools goes round in circles.", {"url": self.url})
+            cursors.append(cursor)
 
     async def call_tool(
         self,

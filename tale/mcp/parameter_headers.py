@@ -4,7 +4,7 @@ import json
 import logging
 from typing import Any, cast
 
-from tale.mcp.wire import Message
+from tale.mcp.wire import Message, as_object
 
 logger = logging.getLogger(__name__)
 
@@ -15,13 +15,12 @@ class ParameterHeaders:
     def __init__(self) -> None:
         self._by_tool: dict[str, dict[tuple[str, ...], str]] = {}
 
-    def learn(self, tools: list[Any]) -> list[dict[str, Any]]:
+    def learn(self, tools: object) -> list[dict[str, Any]]:
         """Read the listings; returns those of tools that can be called."""
         usable: list[dict[str, Any]] = []
-        for tool in tools:
-            if not isinstance(tool, dict):
+        for listing in map(as_object, cast("list[object]", tools) if isinstance(tools, list) else []):
+            if not listing:
                 continue
-            listing = cast("dict[str, Any]", tool)
             if "x-mcp-header" not in json.dumps(listing.get("inputSchema")) or self._learn_one(listing):
                 usable.append(listing)
         return usable

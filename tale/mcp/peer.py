@@ -4,6 +4,7 @@ import asyncio
 import itertools
 import logging
 from collections.abc import Callable, Mapping
+from http import HTTPStatus
 from typing import Any, Final, cast
 from urllib.parse import urlsplit
 
@@ -16,7 +17,7 @@ from tale.mcp.envelopes import MODERN_VERSION, ClientSession, Envelope
 from tale.mcp.places import LOOPBACK_NAMES
 from tale.mcp.questions import OnQuestion, answer_to
 from tale.mcp.standing_stream import StandingStream
-from tale.mcp.wire import EVENT_STREAM, LAST_EVENT_HEADER, SESSION_HEADER, Message, notification
+from tale.mcp.wire import EVENT_STREAM, LAST_EVENT_HEADER, SESSION_HEADER, Message, as_object, notification
 
 CONNECT_LIMIT_S: Final = 5.0
 CLOSE_LIMIT_S: Final = 1.0  # for last words to the server
@@ -89,10 +90,11 @@ class Peer:
                     raise ServerException("The server forgets each session at once.", {"url": self.url}) from None
                 reopened = True
                 continue
-            error = answer.get("error")
-            if not isinstance(error, dict):
-                return cast("Message", answer.get("result") or {})
-            refusal = cast("Message", error)
+            result, refusal = answer.get("result"), as_object(answer.get("error"))
+            if isinstance(result, dict) and not refusal:
+                return cast("Message", result)
+            if not refusal:
+                raise failures.foreign(self.url, HTTPStatus.OK, str(answer))
             if session is None and failures.means_handshake_only(refusal, MODERN_VERSION):
                 self._modern = False
             elif refusal.get("code") == failures.UNSUPPORTED_VERSION_CODE and not repeated:
@@ -150,7 +152,7 @@ class Peer:
             session_id = response.headers.get(SESSION_HEADER)
         result: object = (answer or {}).get("result")
         if not isinstance(result, dict):
-            raise failures.of_protocol((answer or {}).get("error") or {}, self.url)
+            raise failures.of_protocol(as_object((answer or {}).get("error")), self.url)
         session = ClientSession(session_id, str(cast("Message", result).get("protocolVersion")))
         await self._tell(session, notification("notifications/initialized", None))
         return session
@@ -233,8 +235,12 @@ class Peer:
             if session is not None:
                 await self._tell(session, await answer_to(message, self._on_question))
         elif message.get("method") == "notifications/progress" and on_progress:
-            told = cast("Message", message.get("params") or {})
-            on_progress(told.get("progress", 0), told.get("total"), told.get("message"))
+            told = as_object(message.get("params"))
+            progress, total, text = (told.get(name) for name in ("progress", "total", "message"))
+            if isinstance(progress, int | float):
+                on_progress(
+                    progress, total if isinstance(total, int | float) else None, text if isinstance(text, str) else None
+                )
 
     async def _tell(self, session: ClientSession, message: Message) -> None:
         async with self.http().post(f"{self.url}/mcp", json=message, headers=session.headers):

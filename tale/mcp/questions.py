@@ -2,10 +2,10 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from typing import Any, Final, cast
+from typing import Any, Final
 
 from tale.exceptions import ServerException, TaleBaseException
-from tale.mcp.wire import Message, error_message
+from tale.mcp.wire import Message, as_object, error_message
 
 METHOD_NOT_FOUND_CODE: Final = -32601
 INTERNAL_ERROR_CODE: Final = -32603
@@ -33,8 +33,7 @@ async def inputs_for(result: Message, on_question: OnQuestion | None) -> Message
 
     Raises ServerException where there is nobody to answer them.
     """
-    asked: object = result.get("inputRequests") or {}
-    questions = cast("dict[str, Message]", asked) if isinstance(asked, dict) else {}
+    questions = {key: as_object(question) for key, question in as_object(result.get("inputRequests")).items()}
     state: Message = {"requestState": result["requestState"]} if "requestState" in result else {}
     if not questions:
         return state
@@ -48,5 +47,4 @@ async def inputs_for(result: Message, on_question: OnQuestion | None) -> Message
 
 
 def _params_of(question: Message) -> Message:
-    params: object = question.get("params")
-    return cast("Message", params) if isinstance(params, dict) else {}
+    return as_object(question.get("params"))

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping
-from typing import Any, Final, NoReturn
+from typing import Any, Final, NoReturn, cast
 
 SESSION_HEADER: Final = "Mcp-Session-Id"
 VERSION_HEADER: Final = "Mcp-Protocol-Version"
@@ -31,6 +31,11 @@ def decode(body: bytes) -> object:
 def encode(message: Message) -> bytes:
     """Write JSON in UTF-8; what UTF-8 cannot hold becomes "?". Raises ValueError or RecursionError."""
     return _encoder.encode(message).encode("utf-8", "replace")
+
+
+def as_object(value: object) -> Message:
+    """The value if it is a JSON object, else an empty one."""
+    return cast("Message", value) if isinstance(value, dict) else {}
 
 
 def event(message: Message) -> bytes:
