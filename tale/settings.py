@@ -76,6 +76,7 @@ class Settings(BaseModel):
     rate_limit_burst: int = Field(200, ge=1, description="requests that a named key may make at once")
 
     database_url: str | None = Field(None, description="SQLAlchemy URL; default: tale.db in the home folder")
+    retention_days: int | None = Field(None, ge=1, description="history older than this is deleted; default: none is")
 
     backend: Literal["auto", "ollama", "embedded", "openai"] = Field("auto", description="where the models run")
     ollama_url: HttpUrl = Field("http://127.0.0.1:11434", description="address of Ollama")

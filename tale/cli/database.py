@@ -1,14 +1,23 @@
-"""Commands about the database: upgrade, backup."""
+"""Commands about the database: upgrade, backup, prune."""
 
+import asyncio
+import time
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from tale.cli.confirmation import Yes, confirmed
 from tale.cli.groups import group
 from tale.cli.invocation import settings_of
+from tale.cli.tasks import Json
+from tale.exceptions import ValidationException
 
-database = group("Upgrade or copy the database.")
+if TYPE_CHECKING:
+    from tale.settings import Settings
+    from tale.storage.retention import Pruned
+
+database = group("Upgrade, copy or prune the database.")
 
 
 @database.command("upgrade")
@@ -45,3 +54,66 @@ def backup(
         target = settings.home / "backups"
         target.mkdir(parents=True, exist_ok=True)
     Screen().show(f"Copied to {copy(settings.database, target)}.")
+
+
+@database.command("prune")
+def prune(
+    context: typer.Context,
+    older_than: Annotated[
+        str | None, typer.Option(help="Age beyond which history goes, such as 90d; default: retention_days.")
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only tell what would go.")] = False,
+    yes: Yes = False,
+    as_json: Json = False,
+) -> None:
+    """Delete tasks, calls and conversations that ended long ago; open tasks and all they build upon stay.
+
+    The servers may run meanwhile. `tale export` keeps a copy first.
+    """
+    from dataclasses import asdict
+
+    from tale.cli.rendering import Screen
+    from tale.storage.reader import read_once
+    from tale.storage.retention import Pruned, prunable
+    from tale.validation import validate_age
+
+    settings = settings_of(context)
+    if older_than is None and settings.retention_days is None:
+        raise ValidationException("--older-than is missing; tell the age beyond which history goes, such as 90d.")
+    before = time.time() - validate_age(older_than or f"{settings.retention_days}d")
+    found = read_once(settings.database, lambda connection: prunable(connection, before), absent=Pruned())
+    screen = Screen()
+    done = not dry_run and not found.is_empty and confirmed(f"Delete {_told(found)} for good?", yes=yes)
+    if done:
+        found = asyncio.run(_pruned(settings, before))
+    if as_json:
+        screen.json({**asdict(found), "deleted": done})
+    elif found.is_empty:
+        screen.show("Nothing is that old.")
+    elif done:
+        screen.show(f"Deleted {_told(found)}.")
+        screen.aside("The file keeps its size; the room in it is used again.")
+    elif dry_run:
+        screen.show(f"Would delete {_told(found)}.")
+
+
+async def _pruned(settings: "Settings", before: float) -> "Pruned":
+    from tale.storage.database import Database
+    from tale.storage.retention import prune as throw_away
+
+    database = await asyncio.to_thread(Database.open, settings.database, backup_folder=settings.home / "backups")
+    try:
+        return await throw_away(database, before)
+    finally:
+        await database.close()
+
+
+def _told(pruned: "Pruned") -> str:
+    counts = {
+        "task": pruned.tasks,
+        "model call": pruned.model_calls,
+        "MCP call": pruned.mcp_calls,
+        "conversation": pruned.conversations,
+    }
+    parts = [f"{count:,} {noun}{'' if count == 1 else 's'}" for noun, count in counts.items()]
+    return f"{', '.join(parts[:-1])} and {parts[-1]}"

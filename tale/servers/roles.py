@@ -21,7 +21,10 @@ from tale.servers.gateway_resources import GatewayResources, add_gateway_resourc
 from tale.servers.gateway_server import INSTRUCTIONS as GATEWAY_INSTRUCTIONS
 from tale.servers.gateway_server import GatewayTools, add_gateway_tools
 from tale.servers.model_server import build_model_server
+from tale.servers.openai_api import OpenAIApi
+from tale.servers.openai_failures import in_openai_form
 from tale.servers.shared import Shared, model_server_settings
+from tale.servers.upkeep import Upkeep
 from tale.servers.usage_tools import UsageTools, add_usage_tools
 from tale.servers.ux_agent_server import INSTRUCTIONS as UX_AGENT_INSTRUCTIONS
 from tale.servers.ux_agent_server import UXAgentTools, add_ux_agent_tools
@@ -76,9 +79,13 @@ async def open_gateway(shared: Shared, stack: AsyncExitStack) -> Busy:
     add_gateway_resources(server, resources)
     tell_changes(server, coordinator.events)
     server.add_tasks(WaitedTasks(server, "wait_for_task", view=resources.task, coordinator=coordinator))
+    _add_openai_api(server, shared)
     await _serve(server, stack, grace_s=0)
     await coordinator.start()
     stack.push_async_callback(coordinator.stop, settings.stop_grace_s)
+    upkeep = Upkeep(settings, shared.database, clock=shared.clock)
+    upkeep.start()
+    stack.push_async_callback(upkeep.stop)
     return lambda: coordinator.engine.waiting() + coordinator.engine.running() > 0
 
 
@@ -138,6 +145,17 @@ def _server(shared: Shared, role: str, port: int, instructions: str) -> HTTPMCPS
         instructions=instructions,
         limits=_limits(shared.settings),
     )
+
+
+def _add_openai_api(server: HTTPMCPServer, shared: Shared) -> None:
+    api = OpenAIApi(
+        shared.pool,
+        server="tale-gateway",
+        record=shared.record_mcp,
+        created=shared.started_at,
+        ping_interval_s=_limits(shared.settings).ping_interval_s,
+    )
+    server.add_routes(api.routes(), outer=in_openai_form)
 
 
 async def _serve(server: HTTPMCPServer, stack: AsyncExitStack, *, grace_s: float) -> None:
