@@ -2,8 +2,6 @@
 
 import asyncio
 import logging
-import random
-import re
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Final, get_args
 
@@ -21,6 +19,7 @@ from mcp.types import INTERNAL_ERROR, INVALID_REQUEST, JSONRPCNotification, JSON
 from tale.mcp.admission import caller_of
 from tale.mcp.inbound import JSON_TYPE, accepts_stream
 from tale.mcp.wire import EVENT_STREAM, SESSION_HEADER, Message, encode, error_message, event, notification
+from tale.traces import TRACE_HEADER, trace_id_of
 
 if TYPE_CHECKING:
     from tale.mcp.sessions import Session
@@ -33,9 +32,6 @@ STREAM_HEADERS: Final = {
     "Cache-Control": "no-cache, no-transform",
     "X-Accel-Buffering": "no",
 }
-TRACEPARENT: Final = re.compile(r"^[0-9a-f]{2}-([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}")
-NO_TRACE: Final = "0" * 32
-TRACE_BITS: Final = 128
 LOG_LEVELS: Final[tuple[LoggingLevel, ...]] = get_args(LoggingLevel)  # by severity
 PRIMED_SINCE: Final = "2025-11-25"  # clients of older versions may stumble over an event without data
 OK, ACCEPTED = 200, 202
@@ -76,7 +72,7 @@ class Exchange:
         self.task_id: str | None = None
         self.caller = caller_of(request)
         self.headers: Mapping[str, str] = request.headers
-        self.trace_id = _trace_of(request.headers.get("traceparent"))
+        self.trace_id = trace_id_of(request.headers.get(TRACE_HEADER))
         self.can_send_request = session is not None and self.can_stream
         self.left: asyncio.Future[None] | None = None  # resolved when the response has ended before the request has
 
@@ -267,13 +263,6 @@ class Exchange:
             await self._open()
             await self._write(PING)
             await asyncio.sleep(self._ping_interval_s)
-
-
-def _trace_of(traceparent: str | None) -> str:
-    found = TRACEPARENT.match(traceparent or "")
-    if found and found[1] != NO_TRACE:
-        return found[1]
-    return f"{random.getrandbits(TRACE_BITS):032x}"
 
 
 def is_primed(session: "Session") -> bool:

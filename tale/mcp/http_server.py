@@ -4,6 +4,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from aiohttp import web
+from aiohttp.typedefs import Middleware
 
 from tale.exceptions import ServerException
 from tale.mcp.admission import Admission, Entrance
@@ -61,6 +62,7 @@ class HTTPMCPServer(BaseMCPServer):
         self._admission = Admission(name, host=host, entrance=entrance)
         self._listener: Listener | None = None
         self._further_routes: list[web.AbstractRouteDef] = []
+        self._outer: list[Middleware] = []
         self.endpoint = Endpoint(
             self._kernel,
             Dispatch(self._kernel, self._quick_calls, observer=observer, ping_interval_s=limits.ping_interval_s),
@@ -79,13 +81,19 @@ class HTTPMCPServer(BaseMCPServer):
         )
         self.changes.subscribe(self.endpoint.note_change)
 
-    def add_routes(self, routes: Iterable[web.AbstractRouteDef]) -> None:
-        """Serve further paths beside /mcp and /health, under the same rules of admission."""
+    def add_routes(self, routes: Iterable[web.AbstractRouteDef], *, outer: Middleware | None = None) -> None:
+        """Serve further paths beside /mcp and /health, under the same rules of admission.
+
+        The middleware `outer` sees every request before admission does, and its refusals.
+        """
         self._further_routes.extend(routes)
+        if outer is not None:
+            self._outer.append(outer)
 
     def application(self) -> web.Application:
         """A new aiohttp application that serves this server's tools and health."""
-        application = web.Application(client_max_size=self._limits.body_bytes, middlewares=[self._admission.middleware])
+        middlewares = [*self._outer, self._admission.middleware]
+        application = web.Application(client_max_size=self._limits.body_bytes, middlewares=middlewares)
         application.cleanup_ctx.append(self.endpoint.lifespan)
         application.router.add_post("/mcp", self.endpoint.post)
         application.router.add_get("/mcp", self.endpoint.get, allow_head=False)

@@ -52,6 +52,7 @@ class Member:
             waiting=self.slots.waiting,
             running=self.slots.running,
             load_s=self.load_s,
+            context_tokens=info.context_tokens if info else None,
         )
 
 

@@ -10,7 +10,7 @@ from typing import Final, Literal, Protocol
 from tale.exceptions import ModelException, NetworkException, TaleBaseException, ValidationException
 from tale.models.backend import Backend, ChatEvent, ChatStream
 from tale.models.model_member import Member, Nursery
-from tale.models.pool import PoolStatus
+from tale.models.pool import Beside, PoolStatus
 from tale.models.priority_slots import PrioritySlots
 from tale.models.prompt_size import most_tokens
 from tale.records import CallContext, ChatRequest, Delta, Dispatched, Reply, Role, Vectors
@@ -105,7 +105,7 @@ class ModelPool:
         await self._nursery.close()
         await self._backend.close()
 
-    async def chat(self, request: ChatRequest, context: CallContext) -> ChatStream:
+    async def chat(self, request: ChatRequest, context: CallContext, *, beside: Beside | None = None) -> ChatStream:
         """Stream a generation: Dispatched when the engine starts, Reply after the call's row is complete."""
         wanted = self._member(request.model, context)
         tracked = await self._tracker.begin(
@@ -114,7 +114,8 @@ class ModelPool:
         try:
             async for event in self._served(wanted, request, context, tracked):
                 if isinstance(event, Reply):
-                    await tracked.completed(event)
+                    ended = tracked.completed(event)
+                    await (ended if beside is None else asyncio.gather(ended, beside()))
                 yield event
         except BaseException as error:
             if not tracked.is_closed:

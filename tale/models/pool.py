@@ -1,12 +1,13 @@
 """The host's one pool as every role sees it: held in the same process, or reached through the model server."""
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
 from tale.models.backend import ChatStream
 from tale.records import CallContext, ChatRequest, Reply, Role, Vectors
 
+Beside = Callable[[], Awaitable[None]]
 State = Literal["missing", "downloading", "downloaded", "loading", "ready", "failed", "unloaded"]
 
 
@@ -27,6 +28,7 @@ class ModelState:
     waiting: int = 0
     running: int = 0
     load_s: float | None = None
+    context_tokens: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,8 +44,11 @@ class PoolStatus:
 class Pool(Protocol):
     """Where every model call of every role goes; queued by priority, measured and recorded there."""
 
-    def chat(self, request: ChatRequest, context: CallContext) -> ChatStream:
-        """Stream a generation, Dispatched first and Reply last; an empty request.model means the context's role."""
+    def chat(self, request: ChatRequest, context: CallContext, *, beside: Beside | None = None) -> ChatStream:
+        """Stream a generation, Dispatched first and Reply last; an empty request.model means the context's role.
+
+        `beside` is awaited while the call's row is completed, so that what it writes goes into the same commit.
+        """
         ...
 
     async def complete(self, request: ChatRequest, context: CallContext) -> Reply:

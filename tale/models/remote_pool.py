@@ -8,7 +8,7 @@ from tale.exceptions import ModelException, NetworkException, TaleBaseException
 from tale.models.backend import ChatStream
 from tale.models.openai_backend import OpenAIBackend
 from tale.models.openai_wire import Gathered, chunks_of, events_of, json_of, usage_of
-from tale.models.pool import ModelState, PoolStatus
+from tale.models.pool import Beside, ModelState, PoolStatus
 from tale.records import CallContext, ChatRequest, Dispatched, Reply, Vectors
 
 CONTEXT_KEY: Final = "tale"  # of request bodies and of chunks: what OpenAI's API has no word for
@@ -31,7 +31,7 @@ class RemoteModelPool:
         """Close the connections."""
         await self._engine.close()
 
-    async def chat(self, request: ChatRequest, context: CallContext) -> ChatStream:
+    async def chat(self, request: ChatRequest, context: CallContext, *, beside: Beside | None = None) -> ChatStream:
         """Stream a generation; closing the generator stops the engine."""
         body = {**self._engine.body_of(request, context), "stream": True}
         gathered = Gathered(request.model)
@@ -46,6 +46,8 @@ class RemoteModelPool:
                     yield event
         if gathered.finish_reason is None:
             raise NetworkException("The model server broke off before the end of its answer.", {"url": self._url})
+        if beside is not None:
+            await beside()
         yield gathered.reply()
 
     async def complete(self, request: ChatRequest, context: CallContext) -> Reply:

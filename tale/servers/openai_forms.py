@@ -2,13 +2,14 @@
 
 from typing import Annotated, Any, Final, Literal, TypeVar, cast
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from tale.exceptions import ValidationException
 from tale.records import CallContext, ChatRequest, Message, ToolCall
 
 LARGEST_INTEGER: Final = 2**31 - 1
 LARGEST_SEED: Final = 2**63 - 1
+MOST_TEXTS: Final = 2_048  # as OpenAI has it
 PASSED_ON: Final = frozenset(  # to the engine as they are; what else a client sends is ignored
     {
         "chat_template_kwargs",
@@ -133,6 +134,8 @@ class ChatBody(BaseModel):
 
     def request(self) -> ChatRequest:
         """What the pool is asked for. Raises ValidationException."""
+        if self.n not in (None, 1):
+            raise ValidationException("The request's n: one answer a request is given; send it again.", {"param": "n"})
         stop = [self.stop] if isinstance(self.stop, str) else self.stop or []
         wanted = self.response_format
         return ChatRequest(
@@ -162,6 +165,18 @@ class EmbeddingBody(BaseModel):
     dimensions: int | None = None
     tale: CallContext | None = None
 
+    @field_validator("input", mode="before")
+    @classmethod
+    def _refuse_tokens(cls, given: object) -> object:
+        if not isinstance(given, list):
+            return given
+        entries = cast("list[object]", given)
+        if any(isinstance(entry, int | list) for entry in entries):
+            raise ValueError("text is needed here, one string or a list of them; arrays of tokens are not taken")
+        if len(entries) > MOST_TEXTS:
+            raise ValueError(f"at most {MOST_TEXTS:,} texts are taken at once")
+        return entries
+
     def texts(self) -> list[str]:
         """What is to be embedded."""
         return [self.input] if isinstance(self.input, str) else self.input
@@ -174,7 +189,7 @@ def read_form(body: bytes, form: type[B]) -> B:
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
         where = ".".join(str(part) for part in first["loc"])
-        message = f"The request's {where or 'body'}: {first['msg']}."
+        message = f"The request's {where or 'body'}: {first['msg'].removeprefix('Value error, ')}."
         raise ValidationException(message, {"param": where or None}) from error
 
 

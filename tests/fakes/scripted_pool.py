@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Sequence
 
 from tale.models.backend import ChatStream
-from tale.models.pool import ModelState, PoolStatus
+from tale.models.pool import Beside, ModelState, PoolStatus
 from tale.records import CallContext, ChatRequest, Delta, Dispatched, EngineTimings, Reply, Usage, Vectors
 
 
@@ -22,7 +22,7 @@ class ScriptedPool:
         self.states: tuple[ModelState, ...] = ()
         self.started = asyncio.Event()
 
-    async def chat(self, request: ChatRequest, context: CallContext) -> ChatStream:
+    async def chat(self, request: ChatRequest, context: CallContext, *, beside: Beside | None = None) -> ChatStream:
         script = self.scripts[min(len(self.calls), len(self.scripts) - 1)]
         self.calls.append((request, context))
         text = ""
@@ -40,6 +40,8 @@ class ScriptedPool:
         except (asyncio.CancelledError, GeneratorExit):
             self.stopped += 1
             raise
+        if beside is not None:
+            await beside()
         yield Reply(text, "scripted", "stop", Usage(12, len(script), 0), EngineTimings(prefill_s=0.1, decode_s=0.2))
 
     async def complete(self, request: ChatRequest, context: CallContext) -> Reply:
