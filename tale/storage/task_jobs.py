@@ -1,7 +1,7 @@
 """The jobs of tasks in pgqueuer's tables on PostgreSQL: each is added by the transaction that stores its task."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from sqlalchemy import ARRAY, Connection, String, bindparam, func, select, text
 
@@ -54,7 +54,7 @@ class TaskJobs:
 
         settings = job_settings()
         self._database = database
-        self._table = settings.queue_table
+        self._table, self._log = settings.queue_table, settings.queue_table_log
         self._insert = QueryQueueBuilder(settings).build_enqueue_query("skip").encode()
 
     def add(self, connection: Connection, added: Sequence[Task]) -> None:
@@ -73,7 +73,8 @@ class TaskJobs:
             [task.id for task in ready],
             ["{}"] * count,
         )
-        with RawCursor(connection.connection.driver_connection) as cursor:
+        driver: Any = connection.connection.driver_connection
+        with RawCursor(driver) as cursor:
             cursor.execute(self._insert, values)
 
     async def repair(self) -> int:
@@ -101,6 +102,11 @@ class TaskJobs:
         statement = text(
             f"DELETE FROM {self._table} WHERE dedupe_key = ANY(:ids) AND status = 'queued'"  # noqa: S608 - as above
         ).bindparams(bindparam("ids", list(task_ids), ARRAY(String)))
+        await self._database.write(lambda connection: connection.execute(statement).rowcount)
+
+    async def clear_log(self) -> None:
+        """Throw away what pgqueuer logs of each job; our own table of attempts is the history."""
+        statement = text(f"DELETE FROM {self._log}")  # noqa: S608 - our constant
         await self._database.write(lambda connection: connection.execute(statement).rowcount)
 
     async def counts(self) -> tuple[int, int]:

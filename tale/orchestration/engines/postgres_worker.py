@@ -1,0 +1,232 @@
+"""Picks jobs from pgqueuer's queue for as long as the process lives, whatever becomes of the database meanwhile."""
+
+import asyncio
+import logging
+from collections.abc import AsyncGenerator, Awaitable, Callable, Generator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from datetime import timedelta
+from typing import Final
+
+import asyncpg
+from pgqueuer.adapters.drivers.asyncpg import AsyncpgPoolDriver
+from pgqueuer.adapters.persistence.qb import QueryBuilderEnvironment, QueryQueueBuilder, QuerySchedulerBuilder
+from pgqueuer.adapters.persistence.queries import Queries
+from pgqueuer.core.buffers import JobStatusLogBuffer
+from pgqueuer.core.executors import AbstractEntrypointExecutor
+from pgqueuer.core.qm import QueueManager
+from pgqueuer.domain import models, types
+from pgqueuer.domain.settings import DBSettings
+from pgqueuer.ports.driver import Driver
+from pgqueuer.ports.repository import EntrypointExecutionParameter
+
+from tale.storage.task_jobs import ENTRYPOINT
+
+CONNECTIONS: Final = 4  # of one worker: one listens, the others claim, beat and report
+RECONNECT_S: Final = 1.0
+NEVER: Final = timedelta(0)  # as pgqueuer reads it
+DATABASE_FAULTS: Final = (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, TimeoutError)
+
+logger = logging.getLogger(__name__)
+
+Handler = Callable[[models.Job], Awaitable[None]]
+
+
+class LeftAlone(Exception):
+    """The job is another worker's by now; its row is none of our business."""
+
+
+@dataclass(frozen=True, slots=True)
+class Pace:
+    """How soon a dead worker is noticed: its jobs are taken over `heartbeat_s` after its last beat.
+
+    Workers look at least every `poll_s` seconds; new jobs are told of at once. A worker beats twice in `heartbeat_s`.
+    """
+
+    heartbeat_s: float = 10.0
+    poll_s: float = 5.0
+
+
+def queries(driver: Driver, settings: DBSettings) -> Queries:
+    """pgqueuer's statements with our names."""
+    return Queries(
+        driver, QueryBuilderEnvironment(settings), QueryQueueBuilder(settings), QuerySchedulerBuilder(settings)
+    )
+
+
+class _Jobs(Queries):
+    """pgqueuer's statements; a job that is put back is told of, as a new one is."""
+
+    async def retry_job(
+        self, job: models.Job, delay: timedelta, traceback_record: models.TracebackRecord | None
+    ) -> None:
+        """Queue a job again, its priority kept. Its history is in our own table of attempts."""
+        del traceback_record
+        await super().retry_job(job, delay, None)
+        settings = self.qbq.settings
+        changed = models.TableChangedEvent(
+            channel=settings.channel,
+            sent_at=models.utc_now(),
+            type="table_changed_event",
+            operation="update",
+            table=settings.queue_table,
+        )
+        await self.driver.notify(settings.channel, changed.model_dump_json())
+
+
+@dataclass
+class _Manager(QueueManager):
+    """pgqueuer's loop with as many jobs at a time as there are free slots, which never gives a job up.
+
+    pgqueuer itself wants at least two jobs at a time, and deletes a job whose handler failed.
+    """
+
+    free_slots: Callable[[], int] = field(default=lambda: 1, kw_only=True)
+
+    async def fetch_jobs(
+        self, batch_size: int, global_concurrency_limit: int | None, heartbeat_timeout: timedelta
+    ) -> AsyncGenerator[models.Job, None]:
+        """Jobs for the free slots."""
+        del batch_size, global_concurrency_limit
+        entrypoints = {name: EntrypointExecutionParameter(concurrency_limit=0) for name in self.entrypoint_registry}
+        while not self.shutdown.is_set() and (free := self.free_slots()) > 0:
+            with self._told_when_broken():
+                jobs = await self.queries.dequeue(free, entrypoints, self.queue_manager_id, None, heartbeat_timeout)
+            if not jobs:
+                return
+            for job in jobs:
+                yield job
+
+    async def _effective_dequeue_timeout(self, dequeue_timeout: timedelta) -> timedelta:
+        """While all slots are taken there is nothing to look for: the end of a job is told of."""
+        if self.free_slots() <= 0:
+            return dequeue_timeout
+        with self._told_when_broken():
+            return await super()._effective_dequeue_timeout(dequeue_timeout)
+
+    @contextmanager
+    def _told_when_broken(self) -> Generator[None]:
+        """Have the supervisor know at once: `run` itself only returns when all that runs has ended."""
+        try:
+            yield
+        except Exception:
+            self.shutdown.set()
+            raise
+
+    async def log_failure(
+        self, job: models.Job, executor: AbstractEntrypointExecutor, exc: Exception, jbuff: JobStatusLogBuffer
+    ) -> None:
+        """Leave the job as it is: without heartbeats it is soon taken up again, by us or by another worker."""
+        del executor, jbuff
+        if not isinstance(exc, LeftAlone):
+            logger.error("Job %s could not be put back; it will be taken up again.", job.id, exc_info=exc)
+
+
+class PostgresWorker:
+    """Hands jobs to `handle`, at most `slots` at a time. When the database was away it begins anew by itself.
+
+    `on_connect` is awaited whenever it has connected, before jobs are picked.
+    """
+
+    def __init__(
+        self,
+        dsn: str,
+        settings: DBSettings,
+        handle: Handler,
+        *,
+        slots: int,
+        pace: Pace,
+        on_connect: Callable[[], Awaitable[object]],
+    ) -> None:
+        self._dsn = dsn
+        self._settings = settings
+        self._handle = handle
+        self._slots = slots
+        self._pace = pace
+        self._on_connect = on_connect
+        self._managers: list[_Manager] = []
+        self._runs: set[asyncio.Task[None]] = set()
+        self._stopping = self._is_paused = False
+        self._supervisor: asyncio.Task[None] | None = None
+
+    def start(self) -> None:
+        """Begin to pick jobs."""
+        self._supervisor = asyncio.create_task(self._supervise(), name="postgres-worker")
+
+    def pick_no_more(self) -> None:
+        """Leave what is queued to others; what runs goes on."""
+        self._stopping = True
+        for manager in self._managers:
+            manager.shutdown.set()
+
+    def pause(self) -> None:
+        """Pick no jobs until `resume`; what runs goes on."""
+        self._is_paused = True
+
+    def resume(self) -> None:
+        """Pick jobs again, within the time between two looks."""
+        self._is_paused = False
+
+    async def close(self) -> None:
+        """End when what runs has ended."""
+        self.pick_no_more()
+        if self._supervisor is not None:
+            self._supervisor.cancel()
+            await asyncio.gather(self._supervisor, return_exceptions=True)
+        await asyncio.gather(*self._runs, return_exceptions=True)
+
+    def _free_slots(self) -> int:
+        if self._is_paused:
+            return 0
+        return self._slots - sum(len(manager.job_context) for manager in self._managers)
+
+    async def _supervise(self) -> None:
+        """Keep one manager picking. One whose connection broke finishes what runs, while the next one begins."""
+        while not self._stopping:
+            try:
+                await self._on_connect()
+                pool = await asyncpg.create_pool(self._dsn, min_size=1, max_size=CONNECTIONS)
+            except Exception as error:  # noqa: BLE001 - the edge of the worker: whatever it is, try again
+                logger.error("The queue is out of reach: %s", error)
+                await asyncio.sleep(RECONNECT_S)
+                continue
+            manager = self._manager(pool)
+            run = asyncio.create_task(self._run(manager, pool))
+            self._runs.add(run)
+            run.add_done_callback(self._runs.discard)
+            await manager.shutdown.wait()
+            if not self._stopping:
+                await asyncio.sleep(RECONNECT_S)
+
+    def _manager(self, pool: asyncpg.Pool) -> _Manager:
+        jobs = _Jobs(
+            AsyncpgPoolDriver(pool),
+            QueryBuilderEnvironment(self._settings),
+            QueryQueueBuilder(self._settings),
+            QuerySchedulerBuilder(self._settings),
+        )
+        manager = _Manager(jobs, channel=types.Channel(self._settings.channel), free_slots=self._free_slots)
+
+        @manager.entrypoint(ENTRYPOINT)
+        async def handle(job: models.Job) -> None:  # pyright: ignore[reportUnusedFunction] - registered by its decorator
+            await self._handle(job)
+
+        self._managers.append(manager)
+        return manager
+
+    async def _run(self, manager: _Manager, pool: asyncpg.Pool) -> None:
+        try:
+            await manager.run(
+                dequeue_timeout=timedelta(seconds=self._pace.poll_s),
+                batch_size=1,  # of what is reported at once, too: an end must not wait for others
+                shutdown_on_listener_failure=True,
+                heartbeat_timeout=timedelta(seconds=self._pace.heartbeat_s),
+                log_aggregation_interval=NEVER,  # nothing reads its statistics
+            )
+        except Exception as error:  # noqa: BLE001 - the edge of the worker: the supervisor begins anew
+            logger.error("The connection to the queue broke: %s", error)
+        finally:
+            manager.shutdown.set()
+            self._managers.remove(manager)
+            with suppress(*DATABASE_FAULTS):
+                pool.terminate()

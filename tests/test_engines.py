@@ -1,0 +1,386 @@
+"""Both task engines hand tasks out by priority, try again what failed, take up what was left behind, and lose none."""
+
+import asyncio
+import uuid
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from tale.exceptions import DatabaseException, NetworkException, TaskException
+from tale.orchestration.engines.embedded_engine import EmbeddedEngine
+from tale.orchestration.engines.engine import RunAttempt, TaskEngine
+from tale.records import Task, TaskStatus
+from tale.storage.database import Database
+from tale.storage.engines import postgresql_dsn
+from tale.storage.task_store import TaskStore
+
+MAX_FAILURES = 3
+
+
+class FaultyStore(TaskStore):
+    """Cannot be read so many times."""
+
+    faults = 0
+
+    async def get(self, task_id: str) -> Task | None:
+        if self.faults:
+            self.faults -= 1
+            raise DatabaseException("The disk does not answer.")
+        return await super().get(task_id)
+
+
+@dataclass
+class Kit:
+    """A database with its store, and engines on it, of one kind."""
+
+    url: str
+    database: Database
+    store: FaultyStore
+
+    def engine(
+        self,
+        run: RunAttempt | None,
+        *,
+        slots: int = 1,
+        queue_limit: int = 100,
+        retry_delay_s: float = 0.0,
+        ended: Callable[[Task], None] | None = None,
+    ) -> TaskEngine:
+        on_end = ended or (lambda _: None)
+        if self.url.startswith("sqlite"):
+            return EmbeddedEngine(
+                self.store,
+                run or nothing,
+                slots=slots,
+                queue_limit=queue_limit,
+                retry_delay_s=retry_delay_s,
+                on_end=on_end,
+                draw=lambda: 0.0,
+            )
+        from tale.orchestration.engines.postgres_engine import PostgresEngine
+        from tale.orchestration.engines.postgres_worker import Pace
+        from tale.storage.task_jobs import TaskJobs
+
+        dsn = postgresql_dsn(self.url)
+        assert dsn is not None
+        return PostgresEngine(
+            self.store,
+            TaskJobs(self.database),
+            dsn,
+            run,
+            slots=slots,
+            queue_limit=queue_limit,
+            retry_delay_s=retry_delay_s,
+            on_end=on_end,
+            draw=lambda: 0.0,
+            pace=Pace(heartbeat_s=0.6, poll_s=0.2),
+        )
+
+
+@pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.postgres)])
+async def kit(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Kit]:
+    if request.param == "sqlite":
+        url = f"sqlite:///{tmp_path / 'tale.db'}"
+        database, jobs = Database.open(url), None
+    else:
+        pytest.importorskip("pgqueuer")
+        from tale.storage.task_jobs import TaskJobs
+
+        url = request.getfixturevalue("postgres_url")
+        database = Database.open(url)
+        jobs = TaskJobs(database)
+    made = Kit(url, database, FaultyStore(database, jobs=jobs))
+    if jobs:
+        gateway = made.engine(None)
+        await gateway.start()  # makes pgqueuer's tables
+        await gateway.stop(0.0)
+    yield made
+    await database.close()
+
+
+def new_task(text: str, *, priority: int = 0, created_at: float = 1.0, key: str | None = None) -> Task:
+    return Task(
+        str(uuid.uuid4()), text, TaskStatus.QUEUED, created_at, priority=priority, timeout_s=10, idempotency_key=key
+    )
+
+
+async def nothing(task_id: str, attempt: int) -> Task | None:
+    raise AssertionError("This engine is not to run anything.")
+
+
+class Runner:
+    """Claims and completes each task, in the order it is handed them; the first attempts fail, or lose their runner."""
+
+    def __init__(self, store: TaskStore, total: int, failures: int = 0, lost: int = 0) -> None:
+        self.store, self.left, self.failures, self.lost = store, total, failures, lost
+        self.order: list[str] = []
+        self.done = asyncio.Event()
+
+    async def __call__(self, task_id: str, attempt: int) -> Task | None:
+        task = await self.store.claim(task_id, expected_attempt=attempt, now=1.0, max_failures=MAX_FAILURES)
+        if task is None:
+            return await self._ended(task_id)
+        self.order.append(task.text)
+        if self.lost:
+            self.lost -= 1
+            raise NetworkException("The runner died.")
+        if self.failures:
+            self.failures -= 1
+            await self.store.release(task.id, task.attempt, outcome="failed", now=2.0, max_failures=MAX_FAILURES)
+        else:
+            await self.store.finish(task.id, task.attempt, status=TaskStatus.COMPLETED, now=2.0, result="ok")
+        return await self._ended(task_id)
+
+    async def _ended(self, task_id: str) -> Task | None:
+        task = await self.store.get(task_id)
+        if task is not None and task.status.is_final:
+            self.left -= 1
+            if not self.left:
+                self.done.set()
+        return task
+
+
+async def test_urgent_tasks_go_first_and_equals_in_order_of_submission(kit: Kit) -> None:
+    runner = Runner(kit.store, 4)
+    gateway = kit.engine(None)  # whose tasks are run elsewhere, or after a restart
+    queue = kit.engine(runner)
+    for text, priority, moment in [("early", 0, 1.0), ("late", 0, 2.0), ("urgent", 5, 3.0), ("idle", -5, 0.0)]:
+        await gateway.submit(new_task(text, priority=priority, created_at=moment))
+    await queue.start()
+    await runner.done.wait()
+    await queue.stop(1.0)
+    assert runner.order == ["urgent", "early", "late", "idle"]
+
+
+async def test_a_failed_attempt_is_made_again(kit: Kit) -> None:
+    runner = Runner(kit.store, 1, failures=2)
+    queue = kit.engine(runner)
+    await queue.start()
+    task = await queue.submit(new_task("x"))
+    await runner.done.wait()
+    await queue.stop(1.0)
+    assert runner.order == ["x"] * 3
+    row = await kit.store.get(task.id)
+    assert row is not None
+    assert (row.status, row.failures) == (TaskStatus.COMPLETED, 2)
+
+
+async def test_a_task_that_fails_again_and_again_ends_as_failed_with_its_history(kit: Kit) -> None:
+    runner = Runner(kit.store, 1, failures=99)
+    queue = kit.engine(runner)
+    await queue.start()
+    task = await queue.submit(new_task("x"))
+    await runner.done.wait()
+    await queue.stop(1.0)
+    row = await kit.store.get(task.id)
+    assert row is not None
+    assert (row.status, row.failures) == (TaskStatus.FAILED, MAX_FAILURES)
+    assert [past.outcome for past in await kit.store.attempts(task.id)] == ["failed"] * MAX_FAILURES
+
+
+async def test_a_task_that_kills_its_runners_is_given_up(kit: Kit) -> None:
+    runner = Runner(kit.store, 1, lost=99)
+    queue = kit.engine(runner)
+    await queue.start()
+    task = await queue.submit(new_task("poison"))
+    await runner.done.wait()
+    await queue.stop(1.0)
+    row = await kit.store.get(task.id)
+    assert row is not None
+    assert (row.status, row.error_class) == (TaskStatus.FAILED, "AttemptsExhausted")
+    assert [past.outcome for past in await kit.store.attempts(task.id)] == ["lost"] * MAX_FAILURES
+
+
+async def test_a_task_whose_runner_is_lost_is_taken_up_again(kit: Kit) -> None:
+    runner = Runner(kit.store, 1, lost=1)
+    queue = kit.engine(runner)
+    await queue.start()
+    task = await queue.submit(new_task("x"))
+    await runner.done.wait()
+    await queue.stop(1.0)
+    assert [past.outcome for past in await kit.store.attempts(task.id)] == ["lost", "completed"]
+
+
+async def test_a_running_task_of_a_dead_process_is_taken_up_at_the_start(kit: Kit) -> None:
+    runner = Runner(kit.store, 1)
+    queue = kit.engine(runner)
+    task = await kit.store.insert(new_task("x"))
+    await kit.store.claim(task.id, expected_attempt=0, now=1.0, max_failures=9)
+    await queue.start()
+    await runner.done.wait()
+    await queue.stop(1.0)
+    assert [past.outcome for past in await kit.store.attempts(task.id)] == ["lost", "completed"]
+
+
+async def test_a_retry_keeps_its_priority(kit: Kit) -> None:
+    runner = Runner(kit.store, 3, failures=1)
+    gateway = kit.engine(None)
+    for text, priority in [("urgent", 9), ("a", 0), ("b", 0)]:
+        await gateway.submit(new_task(text, priority=priority))
+    queue = kit.engine(runner)
+    await queue.start()
+    await runner.done.wait()
+    await queue.stop(1.0)
+    assert sorted(runner.order) == ["a", "b", "urgent", "urgent"]
+    assert runner.order[-1] != "urgent"  # the retry went before one that had waited longer
+
+
+async def test_the_same_key_gives_the_task_stored_first_and_queues_nothing(kit: Kit) -> None:
+    runner = Runner(kit.store, 2)
+    queue = kit.engine(runner)
+    await queue.start()
+    first = await queue.submit(new_task("x", key="k"))
+    second = await queue.submit(new_task("y", key="k"))
+    assert second.id == first.id
+    await queue.submit(new_task("z"))
+    await runner.done.wait()
+    await queue.stop(1.0)
+    assert runner.order == ["x", "z"]
+
+
+async def test_a_full_queue_refuses_and_says_when_to_come_back(kit: Kit) -> None:
+    queue = kit.engine(None, queue_limit=2)
+    await queue.submit(new_task("a"))
+    await queue.submit(new_task("b"))
+    with pytest.raises(TaskException, match="The queue is full") as caught:
+        await queue.submit(new_task("c"))
+    assert caught.value.context["waiting"] == 2
+
+
+async def test_a_stop_lets_go_of_attempts_that_do_not_end_in_time_and_the_next_engine_runs_them(kit: Kit) -> None:
+    started, let_go = asyncio.Event(), asyncio.Event()
+
+    async def run(task_id: str, attempt: int) -> Task | None:
+        task = await kit.store.claim(task_id, expected_attempt=attempt, now=1.0, max_failures=MAX_FAILURES)
+        assert task is not None
+        started.set()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            await kit.store.release(task.id, task.attempt, outcome="handed_back", now=2.0, max_failures=MAX_FAILURES)
+            let_go.set()
+        return None
+
+    queue = kit.engine(run)
+    await queue.start()
+    task = await queue.submit(new_task("x"))
+    await started.wait()
+    await queue.stop(0.01)
+    assert let_go.is_set()
+    runner = Runner(kit.store, 1)
+    successor = kit.engine(runner)
+    await successor.start()
+    await runner.done.wait()
+    await successor.stop(1.0)
+    row = await kit.store.get(task.id)
+    assert row is not None
+    assert (row.status, row.failures) == (TaskStatus.COMPLETED, 0)  # a hand-back is no failure
+    assert [past.outcome for past in await kit.store.attempts(task.id)] == ["handed_back", "completed"]
+
+
+async def test_slots_limit_what_runs_at_the_same_time(kit: Kit) -> None:
+    running = most = ended = 0
+    pair, finished = asyncio.Barrier(2), asyncio.Event()
+
+    async def run(task_id: str, attempt: int) -> Task | None:
+        nonlocal running, most, ended
+        running += 1
+        most = max(most, running)
+        await pair.wait()  # opens only when two are here at the same time
+        running -= 1
+        ended += 1
+        if ended == 6:
+            finished.set()
+        return None
+
+    queue = kit.engine(run, slots=2)
+    await queue.start()
+    for number in range(6):
+        await queue.submit(new_task(str(number)))
+    await finished.wait()
+    await queue.stop(1.0)
+    assert most == 2
+
+
+async def test_an_error_of_our_own_does_not_lose_the_task(kit: Kit) -> None:
+    runner = Runner(kit.store, 1)
+    broken = True
+
+    async def run(task_id: str, attempt: int) -> Task | None:
+        nonlocal broken
+        if broken:
+            broken = False
+            raise KeyError("not foreseen")
+        return await runner(task_id, attempt)
+
+    queue = kit.engine(run)
+    await queue.start()
+    await queue.submit(new_task("x"))
+    await runner.done.wait()
+    await queue.stop(1.0)
+    assert runner.order == ["x"]
+
+
+async def test_the_end_of_a_task_is_told_even_when_its_runner_s_answer_was_lost(kit: Kit) -> None:
+    told: asyncio.Queue[Task] = asyncio.Queue()
+
+    async def run(task_id: str, attempt: int) -> Task | None:
+        await kit.store.claim(task_id, expected_attempt=attempt, now=1.0, max_failures=9)
+        await kit.store.finish(task_id, 1, status=TaskStatus.COMPLETED, now=2.0, result="ok")
+        raise NetworkException("The connection broke just then.")
+
+    queue = kit.engine(run, ended=told.put_nowait)
+    await queue.start()
+    await queue.submit(new_task("x"))
+    assert (await told.get()).status is TaskStatus.COMPLETED
+    await queue.stop(1.0)
+
+
+async def test_a_withdrawn_task_makes_room_at_once_and_is_not_run(kit: Kit) -> None:
+    runner = Runner(kit.store, 1)
+    queue = kit.engine(runner, queue_limit=1)
+    withdrawn = await queue.submit(new_task("withdrawn"))
+    await kit.store.request_cancel(withdrawn.id, 1.0)
+    queue.withdraw(withdrawn.id)
+    await queue.submit(new_task("kept"))
+    queue.withdraw(str(uuid.uuid4()))
+    await queue.start()
+    await runner.done.wait()
+    await queue.stop(1.0)
+    assert runner.order == ["kept"]
+
+
+async def test_a_database_that_does_not_answer_for_a_while_costs_no_task(kit: Kit) -> None:
+    runner = Runner(kit.store, 1, lost=1)
+    queue = kit.engine(runner)
+    await queue.start()
+    kit.store.faults = 2
+    await queue.submit(new_task("x"))
+    await runner.done.wait()
+    await queue.stop(1.0)
+    assert runner.order == ["x", "x"]
+
+
+async def test_many_tasks_at_once_are_each_run_once(kit: Kit) -> None:
+    runner = Runner(kit.store, 60)
+    queue = kit.engine(runner, slots=8)
+    await queue.start()
+    await asyncio.gather(*(queue.submit(new_task(str(number))) for number in range(60)))
+    await runner.done.wait()
+    await queue.stop(1.0)
+    assert sorted(runner.order, key=int) == [str(number) for number in range(60)]
+
+
+async def test_a_paused_engine_begins_nothing_until_it_is_resumed(kit: Kit) -> None:
+    runner = Runner(kit.store, 1)
+    queue = kit.engine(runner)
+    queue.pause()
+    await queue.start()
+    await queue.submit(new_task("x"))
+    assert runner.order == []
+    queue.resume()
+    await runner.done.wait()
+    await queue.stop(1.0)
+    assert runner.order == ["x"]
