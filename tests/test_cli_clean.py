@@ -65,7 +65,7 @@ def test_where_nobody_can_be_asked_nothing_is_deleted(tale: Tale, filled: Path) 
 @pytest.mark.parametrize(("answer", "left", "said"), [("y\n", [], "8 kB freed."), ("\n", list(FREE), "Nothing was")])
 def test_on_a_terminal_it_asks(filled: Path, answer: str, left: list[str], said: str) -> None:
     terminal = Terminal(["clean"])
-    terminal.read_until("Delete these 8 (8 kB)? [y/N]: ")
+    terminal.read_until_asked("Delete these 8 (8 kB)? [y/N]: ")
     terminal.type(answer)
 
     assert terminal.end() == 0
@@ -75,7 +75,7 @@ def test_on_a_terminal_it_asks(filled: Path, answer: str, left: list[str], said:
 
 def test_an_interrupt_instead_of_an_answer_deletes_nothing(filled: Path) -> None:
     terminal = Terminal(["clean"])
-    terminal.read_until("[y/N]: ")
+    terminal.read_until_asked("[y/N]: ")
     terminal.interrupt()
 
     assert terminal.end() == 130
@@ -91,7 +91,7 @@ def test_where_there_is_nothing_it_says_so_and_makes_nothing(tale: Tale, tale_ho
 
 def test_what_goes_by_itself_in_the_meantime_is_no_error(filled: Path) -> None:
     terminal = Terminal(["clean"])
-    terminal.read_until("[y/N]: ")
+    terminal.read_until_asked("[y/N]: ")
     (filled / "run" / "service.log.1").unlink()
     terminal.type("y\n")
 

@@ -213,7 +213,7 @@ def test_what_ollama_does_not_know_is_told(ollama: OllamaServer, tale: Tale) -> 
 @pytest.mark.model
 def test_remove_asks_first(fetched: Path) -> None:
     terminal = Terminal(["models", "remove", MODEL])
-    terminal.read_until("Delete smollm2:135m (98 MB)? [y/N]: ")
+    terminal.read_until_asked("Delete smollm2:135m (98 MB)? [y/N]: ")
     terminal.type("n\n")
 
     assert terminal.end() == 0

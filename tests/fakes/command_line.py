@@ -16,10 +16,14 @@ import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from typing import NoReturn
+
+import psutil
 
 COMMAND = (sys.executable, "-m", "tale.cli.main")
 ESCAPE = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]|\x1b\][^\x07]*\x07|\x1b[()][A-Z0-9]")
 PATIENCE_S = 60.0
+LOOK_INTERVAL_S = 0.01
 
 
 @dataclass(frozen=True)
@@ -82,10 +86,15 @@ class Terminal:
         """Read until the text has been shown."""
         deadline = time.monotonic() + PATIENCE_S
         while text not in self.plain:
-            if time.monotonic() > deadline or not self._read(1.0):
-                self.process.kill()
-                self.end()
-                raise AssertionError(f"{text!r} never came: {self.plain!r}")
+            if time.monotonic() > deadline or not self._read():
+                self._give_up(f"{text!r} never came")
+
+    def read_until_asked(self, question: str) -> None:
+        """Read until the command waits for an answer: a signal between its question and its wait would go unnoticed."""
+        self.read_until(question)
+        command = psutil.Process(self.process.pid)
+        while command.status() != psutil.STATUS_SLEEPING:
+            time.sleep(LOOK_INTERVAL_S)
 
     def type(self, text: str) -> None:
         """Type on the terminal."""
@@ -97,16 +106,13 @@ class Terminal:
 
     def end(self) -> int:
         """Read what there is to the end; returns the exit code."""
-        while self._read(PATIENCE_S):
-            pass
+        deadline = time.monotonic() + PATIENCE_S
+        while self._read():
+            if time.monotonic() > deadline:
+                self._give_up("the command does not end")
         modes = termios.tcgetattr(self._master)[3]
         self.is_restored = bool(modes & termios.ECHO and modes & termios.ICANON) and "\x1b[?25l" not in self.raw
-        os.close(self._master)
-        code = self.process.wait(PATIENCE_S)
-        self.piped = self.process.stdout.read().decode() if self.process.stdout else ""
-        if self.process.stdout:
-            self.process.stdout.close()
-        return code
+        return self._close()
 
     @property
     def lines(self) -> list[str]:
@@ -118,9 +124,9 @@ class Terminal:
         """Everything shown so far, without colours and cursor movements."""
         return ESCAPE.sub("", self.raw)
 
-    def _read(self, patience_s: float) -> bool:
-        """Take in what comes; False at the end."""
-        if not select.select([self._master], [], [], patience_s)[0]:
+    def _read(self) -> bool:
+        """Take in what comes within a second; False at the end."""
+        if not select.select([self._master], [], [], 1.0)[0]:
             return True
         try:
             data = os.read(self._master, 65_536)
@@ -128,3 +134,16 @@ class Terminal:
             return False
         self.raw += self._decoder.decode(data)
         return bool(data)
+
+    def _give_up(self, reason: str) -> NoReturn:
+        self.process.kill()
+        self._close()
+        raise AssertionError(f"{reason}: {self.plain!r}")
+
+    def _close(self) -> int:
+        os.close(self._master)
+        code = self.process.wait(PATIENCE_S)
+        self.piped = self.process.stdout.read().decode() if self.process.stdout else ""
+        if self.process.stdout:
+            self.process.stdout.close()
+        return code
