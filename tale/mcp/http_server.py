@@ -60,6 +60,10 @@ class HTTPMCPServer(BaseMCPServer):
         own_keys = {"api_key": api_key} if api_key else {}
         entrance = entrance or Entrance(own_keys=own_keys, needs_key=bool(own_keys))
         self._admission = Admission(name, host=host, entrance=entrance)
+        sessions = Sessions(limit=limits.sessions, idle_s=limits.session_idle_s, is_good=self._admission.keys.is_good)
+        self._health = HealthRoutes(
+            name, version=version, health=health, sessions=lambda: len(sessions), limit_s=limits.health_s
+        )
         self._listener: Listener | None = None
         self._further_routes: list[web.AbstractRouteDef] = []
         self._outer: list[Middleware] = []
@@ -67,17 +71,8 @@ class HTTPMCPServer(BaseMCPServer):
             self._kernel,
             Dispatch(self._kernel, self._quick_calls, observer=observer, ping_interval_s=limits.ping_interval_s),
             access=self.access,
-            sessions=Sessions(
-                limit=limits.sessions, idle_s=limits.session_idle_s, is_good=self._admission.keys.is_good
-            ),
+            sessions=sessions,
             ping_interval_s=limits.ping_interval_s,
-        )
-        self._health = HealthRoutes(
-            name,
-            version=version,
-            health=health,
-            sessions=lambda: len(self.endpoint.sessions),
-            limit_s=limits.health_s,
         )
         self.changes.subscribe(self.endpoint.note_change)
 
