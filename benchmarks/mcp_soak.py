@@ -188,14 +188,19 @@ async def visit_and_drop(bench: Bench, tally: Tally) -> None:
 async def visit_stream(bench: Bench, tally: Tally) -> None:
     """A session with its standing stream open and a task in it, whose client goes away without a word."""
     opened, _ = await bench.post(tally, encoded(initialize()), {})
-    session = {"Mcp-Session-Id": opened.get("Mcp-Session-Id", ""), "Mcp-Protocol-Version": HANDSHAKE}
+    if "Mcp-Session-Id" not in opened:
+        return  # the connection broke; the tally knows
+    session = {"Mcp-Session-Id": opened["Mcp-Session-Id"], "Mcp-Protocol-Version": HANDSHAKE}
     stream = {**session, "Accept": "text/event-stream"}
     with suppress(aiohttp.ClientError):
         async with bench.http.get(f"{bench.url}/mcp", headers=stream):
             call = {"name": "submit_task", "arguments": {"text": "Write a haiku"}}
             _, told = await bench.post(tally, encoded(request("tools/call", call)), session)
-            if told:
-                tally.tasks.add(json.loads(told)["result"]["structuredContent"]["id"])
+            result = json.loads(told or "{}").get("result")
+            if result:
+                tally.tasks.add(result["structuredContent"]["id"])
+            else:
+                tally.statuses[f"refused: {told[:60]}"] += 1
 
 
 async def done(client: HTTPMCPClient, tally: Tally) -> None:
@@ -248,6 +253,8 @@ async def phase(title: str, service: ServiceUnderTest, work: Callable[[Bench, Ta
     watcher.cancel()
     sessions, lost, unfinished = await left_behind(service, tally)
     answers = ", ".join(f"{status}: {number:,}" for status, number in sorted(tally.statuses.items()))
+    tenths = " ".join(f"{value:.0f}" for value in tally.resident_mb[:: max(1, len(tally.resident_mb) // 10)])
+    print(f"memory over time, MB: {tenths}")
     print(f"{took:.0f} s, {sum(tally.statuses.values()):,} answers, {len(tally.tasks):,} tasks; {answers}")
     return show(
         title,
