@@ -223,6 +223,17 @@ def test_a_closed_stream_is_no_obstacle(gateway: FakeGateway, closed: str) -> No
     assert ("tokens:" in done.stderr) == ("2>&-" not in closed)
 
 
+@pytest.mark.parametrize("program", ["yes", "cat /dev/zero"])
+def test_a_pipe_that_never_ends_is_not_read_for_ever(tale_home: Path, program: str) -> None:
+    shell = ["sh", "-c", f'{program} | "$@"', "sh", *COMMAND, "submit", "-"]
+
+    done = subprocess.run(shell, capture_output=True, text=True)
+
+    assert done.returncode == 2
+    assert "more than 80,000 bytes; a task has at most 10,000 characters" in done.stderr
+    assert not tale_home.exists()
+
+
 def test_a_shell_is_told_what_could_be_typed_next(tale_home: Path) -> None:
     asked = {"_TALE_COMPLETE": "complete_bash", "COMP_WORDS": "tale s", "COMP_CWORD": "1"}
 
