@@ -19,6 +19,9 @@ from tale.mcp.http_client import HTTPMCPClient
 
 TOOLS = {
     "submit_task",
+    "submit_tasks",
+    "pause_queue",
+    "resume_queue",
     "get_task_status",
     "get_task_result",
     "wait_for_task",
@@ -27,6 +30,7 @@ TOOLS = {
     "predict_task",
     "record_feedback",
     "get_server_info",
+    "get_usage",
 }
 
 

@@ -2,7 +2,7 @@
 
 import asyncio
 import uuid
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from tale.orchestration.coordinator import HTTPCoordinator
 from tale.orchestration.executor import Progress, TaskExecutor
 from tale.orchestration.intake import Submission
 from tale.orchestration.task_events import TaskEvent
-from tale.records import Task, TaskStatus
+from tale.records import NewTask, Task, TaskStatus
 from tale.settings import Settings, load_settings
 from tale.storage.database import Database
 from tale.storage.task_store import TaskStore
@@ -64,13 +64,13 @@ class SlowStore(TaskStore):
         self.written, self.gate = asyncio.Event(), asyncio.Event()
         self.is_slow = False
 
-    async def insert(self, task: Task) -> Task:
-        return await self._slowed(await super().insert(task))
+    async def insert_all(self, new: Sequence[NewTask]) -> list[Task]:
+        return await self._slowed(await super().insert_all(new))
 
     async def request_cancel(self, task_id: str, now: float) -> Task | None:
         return await self._slowed(await super().request_cancel(task_id, now))
 
-    async def _slowed(self, task: Task | None) -> Any:
+    async def _slowed(self, task: Any) -> Any:
         self.written.set()
         if self.is_slow:
             await self.gate.wait()

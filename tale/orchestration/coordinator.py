@@ -2,17 +2,20 @@
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from typing import Any, Final, Protocol, TypeVar
 
-from tale.exceptions import NetworkException, TaleBaseException, TaskException, ValidationException
+from tale.exceptions import DatabaseException, NetworkException, TaleBaseException, TaskException, ValidationException
 from tale.models.pool import Pool
+from tale.orchestration.deadlines import DeadlineWatch
+from tale.orchestration.engines.attempt import SHORTEST_PAUSE_S
 from tale.orchestration.engines.embedded_engine import EmbeddedEngine
 from tale.orchestration.engines.engine import TaskEngine
 from tale.orchestration.intake import Intake, Submission
 from tale.orchestration.task_events import TaskEvent, TaskEvents
-from tale.records import ACKNOWLEDGE, CallContext, ChatRequest, Message, Priority, Task, TaskStatus
+from tale.records import ACKNOWLEDGE, CallContext, ChatRequest, Message, NewTask, Priority, Task, TaskStatus
 from tale.settings import Settings
+from tale.storage.dependencies import DEPENDENCY_FAILED
 from tale.storage.task_store import TaskStore
 
 ACKNOWLEDGEMENT_TOKENS: Final = 24
@@ -54,6 +57,7 @@ class HTTPCoordinator:
         pool: Pool,
         clock: Callable[[], float],
         engine: TaskEngine | None = None,
+        events: TaskEvents | None = None,
     ) -> None:
         self._settings = settings
         self._store = store
@@ -61,7 +65,7 @@ class HTTPCoordinator:
         self._pool = pool
         self._clock = clock
         self._intake = Intake(settings, pool, clock=clock)
-        self.events = TaskEvents()
+        self.events = events or TaskEvents()
         self.engine: TaskEngine = engine or EmbeddedEngine(
             store,
             self._run,
@@ -72,13 +76,20 @@ class HTTPCoordinator:
         )
         self._acknowledged: dict[str, asyncio.Task[None]] = {}
         self._steps: set[asyncio.Task[Any]] = set()
+        self._deadlines = DeadlineWatch(store, clock=clock, on_late=self._ended_in_the_queue)
+        self._awaited: set[str] = set()  # tasks for which others wait
 
     async def start(self) -> None:
-        """Take up unfinished tasks and begin handing out."""
+        """Take up unfinished tasks and begin handing out, unless the queue is paused."""
+        if await self._store.paused_at() is not None:
+            self.engine.pause()
+        self._awaited = await self._store.awaited()
         await self.engine.start()
+        await self._deadlines.start()
 
     async def stop(self, grace_s: float) -> None:
         """Hand out nothing more and let go of what does not end within `grace_s` seconds."""
+        await self._deadlines.stop()
         await self.engine.stop(grace_s)
         if self._steps:
             await asyncio.wait(self._steps, timeout=grace_s)
@@ -88,20 +99,46 @@ class HTTPCoordinator:
 
     async def submit(self, submission: Submission) -> Task:
         """Check and store a task; durable on return. Raises ValidationException, or TaskException when full."""
+        (stored,) = await self.submit_all([submission])
+        return stored
+
+    async def submit_all(self, submissions: Sequence[Submission]) -> list[Task]:
+        """The same for several tasks: all of them are taken, or none."""
         try:
-            (task,) = await self._intake.accept([submission])
+            new = await self._intake.accept(submissions)
         except ValidationException as error:
             logger.info("A task was refused: %s", error.message)
             raise
-        self._tell(task.id, TaskStatus.QUEUED, "Queued")  # before the engine has it, which may tell more at once
+        return await self._carried_out(self._hand_in(new))
+
+    async def _hand_in(self, new: Sequence[NewTask]) -> list[Task]:
+        for each in new:  # before the engine has them, which may tell more at once
+            self._awaited.update(each.after)
+            self._tell(each.task.id, TaskStatus.QUEUED, "Waiting for other tasks" if each.after else "Queued")
         try:
-            stored = await self._carried_out(self.engine.submit(task))
+            stored = await self.engine.submit_all(new)
         except TaleBaseException:
-            self.events.forget(task.id)
+            for each in new:
+                self.events.forget(each.task.id)
             raise
-        if stored.id != task.id:
-            self.events.forget(task.id)
+        for task, each in zip(stored, new, strict=True):
+            if task.id != each.task.id:
+                self.events.forget(each.task.id)
+            elif task.status.is_final:
+                self._tell_how_it_ended(task)
+            else:
+                self._deadlines.note(task.deadline_at)
         return stored
+
+    async def pause(self) -> None:
+        """Begin no attempts, after a restart either, until `resume`; those under way go on."""
+        await self._store.pause(self._clock())
+        self.engine.pause()
+
+    async def resume(self) -> None:
+        """Begin attempts again."""
+        await self._store.resume()
+        self.engine.resume()
 
     async def wait(
         self, task_id: str, *, timeout_s: float, on_event: Callable[[TaskEvent], Awaitable[None]] | None = None
@@ -139,8 +176,7 @@ class HTTPCoordinator:
                 logger.warning("Task %s will be cancelled when its runner answers again: %s", task_id, error)
             task = await self.get(task_id)
         if task.status.is_final:
-            self.engine.withdraw(task_id)
-            self._tell_how_it_ended(task)
+            self._ended_in_the_queue(task)
         return task
 
     async def get(self, task_id: str) -> Task:
@@ -170,6 +206,31 @@ class HTTPCoordinator:
         self._forget(task.id)
         self._tell(task.id, task.status, f"Task {task.status.value}")
 
+        if task.id in self._awaited:
+            self._awaited.discard(task.id)
+            self._take_step(self._tell_dependents(task.id))
+
+    async def _tell_dependents(self, task_id: str) -> None:
+        """Hand out the tasks that waited for this one alone; tell of those that ended with it."""
+        for task in await self._read_dependents(task_id):
+            if task.status is TaskStatus.QUEUED and not task.open_dependencies:
+                self._tell(task.id, task.status, "Queued")
+                self.engine.hand_out(task)
+            elif task.error_class == DEPENDENCY_FAILED:
+                self._ended_in_the_queue(task)
+
+    async def _read_dependents(self, task_id: str) -> list[Task]:
+        while True:
+            try:
+                return await self._store.dependents(task_id)
+            except DatabaseException as error:
+                logger.error("The tasks that wait for %s cannot be read: %s", task_id, error)
+                await asyncio.sleep(max(self._settings.retry_delay_s, SHORTEST_PAUSE_S))
+
+    def _ended_in_the_queue(self, task: Task) -> None:
+        self.engine.withdraw(task.id)
+        self._tell_how_it_ended(task)
+
     def _forget(self, task_id: str) -> None:
         self.events.forget(task_id)
         if acknowledgement := self._acknowledged.pop(task_id, None):
@@ -177,10 +238,13 @@ class HTTPCoordinator:
 
     async def _carried_out(self, step: Coroutine[Any, Any, T]) -> T:
         """Take a step to its end even when the caller goes away meanwhile: a row must not change with nobody told."""
+        return await asyncio.shield(self._take_step(step))
+
+    def _take_step(self, step: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
         task = asyncio.create_task(step)
         self._steps.add(task)
         task.add_done_callback(self._steps.discard)
-        return await asyncio.shield(task)
+        return task
 
     def _tell(self, task_id: str, status: TaskStatus, message: str, output_tokens: int | None = None) -> None:
         self.events.publish(TaskEvent(task_id, status, message, output_tokens))

@@ -12,6 +12,7 @@ from tale.orchestration.checking import failure_of
 from tale.orchestration.task_prompt import CHECK_FAILED, request_for, route_reason_for
 from tale.records import (
     CallContext,
+    ChatRequest,
     Delta,
     Dispatched,
     Priority,
@@ -35,7 +36,13 @@ class Progress:
     output_tokens: int | None = None
 
 
+class DeadlinePassed(TaskException):
+    """The task's deadline came while it ran."""
+
+
 Listener = Callable[[Progress], None]
+OnText = Callable[[str, int, str], None]
+"""Is told what a model writes: (task id, number of the attempt, the next piece of its text)."""
 
 
 @dataclass(slots=True)
@@ -77,9 +84,11 @@ class TaskExecutor:
         max_output_tokens: int,
         max_failures: int,
         clock: Callable[[], float],
+        on_text: OnText | None = None,
     ) -> None:
         self._store = store
         self._pool = pool
+        self._on_text = on_text
         self._max_output_tokens = max_output_tokens
         self._max_failures = max_failures
         self._clock = clock
@@ -171,7 +180,7 @@ class TaskExecutor:
             await self._settle(job, task, reply)
         except asyncio.CancelledError:
             await self._settle_stopped(job, task)
-        except (ValidationException, TimeoutError) as error:
+        except (ValidationException, TimeoutError, DeadlinePassed) as error:
             await self._finish(job, task, TaskStatus.FAILED, **_described(error, task))
         except TaleBaseException as error:
             logger.warning("Task %s, attempt %d failed: %s", task.id, task.attempt, error)
@@ -182,7 +191,13 @@ class TaskExecutor:
 
     async def _generate(self, job: _Job, task: Task) -> Reply:
         earlier = await self._store.attempts(task.id) if task.expect and task.failures else []
-        request = request_for(task, max_output_tokens=self._max_output_tokens, earlier=earlier)
+        request = request_for(
+            task,
+            max_output_tokens=self._max_output_tokens,
+            earlier=earlier,
+            files=await self._store.attachments(task.id) if task.attached_files else (),
+            results=await self._store.awaited_by(task.id) if task.with_results else (),
+        )
         context = CallContext(
             role="task",
             operation="execute",
@@ -193,6 +208,17 @@ class TaskExecutor:
             trace_id=task.trace_id,
             route_reason=route_reason_for(earlier),
         )
+        left_s = None if task.deadline_at is None else max(0.0, task.deadline_at - self._clock())
+        deadline = asyncio.timeout(left_s)
+        try:
+            async with deadline:
+                return await self._written(job, task, request, context)
+        except TimeoutError as error:
+            if deadline.expired():
+                raise DeadlinePassed("The deadline passed while the task ran; give it more with --deadline.") from error
+            raise
+
+    async def _written(self, job: _Job, task: Task, request: ChatRequest, context: CallContext) -> Reply:
         stream = self._pool.chat(request, context)
         try:
             # The limit is on the model's work: it starts when the engine does, not while a model is being fetched.
@@ -203,6 +229,8 @@ class TaskExecutor:
                     if isinstance(event, Reply):
                         return event
                     self._note(job, event)
+                    if self._on_text and isinstance(event, Delta) and event.text:
+                        self._on_text(task.id, task.attempt, event.text)
         finally:
             await stream.aclose()
         raise ModelException("The model's answer broke off before its end; try again.", {"task_id": task.id})

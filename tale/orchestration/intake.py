@@ -12,13 +12,18 @@ from tale.exceptions import TaleBaseException, ValidationException
 from tale.models.pool import Pool
 from tale.orchestration.checking import refuse_invalid
 from tale.orchestration.task_prompt import messages_for
-from tale.records import CallContext, ChatRequest, Task, TaskStatus
+from tale.records import Attachment, CallContext, ChatRequest, NewTask, Task, TaskStatus
 from tale.settings import Settings
-from tale.validation import validate_task_text, validate_timeout_seconds
+from tale.validation import validate_task_id, validate_task_text, validate_timeout_seconds
 
 PRIORITY_RANGE: Final = (-100, 100)
 MIN_ANSWER_TOKENS: Final = 64  # room for an answer without which a task is not worth starting
 MAX_ANSWER_TOKENS: Final = 1_000_000
+MAX_DEADLINE_S: Final = 30 * 86_400
+MAX_FILES: Final = 50
+MAX_FILE_BYTES: Final = 1_000_000
+MAX_NAME_CHARACTERS: Final = 255
+MAX_AWAITED: Final = 100  # tasks that one may wait for
 
 logger = logging.getLogger(__name__)
 
@@ -35,6 +40,10 @@ class Submission:
     conversation_id: str | None = None
     trace_id: str | None = None
     expect: Mapping[str, Any] | None = None
+    deadline_s: int | None = None  # from now
+    after: Sequence[str] = ()  # ids of tasks to wait for
+    with_results: bool = False
+    attachments: Sequence[Attachment] = ()
 
 
 class Intake:
@@ -45,13 +54,17 @@ class Intake:
         self._pool = pool
         self._clock = clock
 
-    async def accept(self, submissions: Sequence[Submission]) -> list[Task]:
+    async def accept(self, submissions: Sequence[Submission]) -> list[NewTask]:
         """The tasks, if all of them can be done."""
-        made = [self._task(submission) for submission in submissions]
-        await refuse_invalid([task.expect for task in made if task.expect])
-        for task in made:
-            await self._refuse_oversize(task)
+        made = [self._new(each) for each in submissions]
+        await refuse_invalid([new.task.expect for new in made if new.task.expect])
+        for new in made:
+            await self._refuse_oversize(new)
         return made
+
+    def _new(self, submission: Submission) -> NewTask:
+        files = _checked_files(submission.attachments)
+        return NewTask(self._task(submission), _awaited_ids(submission.after), files)
 
     def _task(self, submission: Submission) -> Task:
         settings = self._settings
@@ -61,12 +74,17 @@ class Intake:
         limit = submission.max_output_tokens
         if limit is not None and not 1 <= limit <= MAX_ANSWER_TOKENS:
             raise ValidationException(f"The limit of output tokens must be from 1 to {MAX_ANSWER_TOKENS:,}.")
-        timeout, expect = submission.timeout_s, submission.expect
+        timeout, expect, deadline_s = submission.timeout_s, submission.expect, submission.deadline_s
+        if deadline_s is not None and not 1 <= deadline_s <= MAX_DEADLINE_S:
+            raise ValidationException(f"The deadline must be from 1 to {MAX_DEADLINE_S:,} seconds from now.")
+        if submission.with_results and not submission.after:
+            raise ValidationException("There are no results to go with the task: name in `after` what it waits for.")
+        now = self._clock()
         return Task(
             id=str(uuid.uuid4()),
             text=validate_task_text(submission.text),
             status=TaskStatus.QUEUED,
-            created_at=self._clock(),
+            created_at=now,
             priority=submission.priority,
             timeout_s=settings.task_timeout_s if timeout is None else validate_timeout_seconds(timeout),
             max_output_tokens=submission.max_output_tokens or settings.max_output_tokens,
@@ -74,12 +92,15 @@ class Intake:
             idempotency_key=submission.idempotency_key,
             trace_id=submission.trace_id,
             expect=None if expect is None else json.dumps(parse_expect(expect)),
+            deadline_at=None if deadline_s is None else now + deadline_s,
+            with_results=submission.with_results,
+            attached_files=len(submission.attachments),
         )
 
-    async def _refuse_oversize(self, task: Task) -> None:
+    async def _refuse_oversize(self, new: NewTask) -> None:
         """Refuse what no context holds. A token is at least one byte, so most prompts need no counting."""
         room = self._settings.task_context_tokens - MIN_ANSWER_TOKENS
-        messages = messages_for(task)
+        messages = messages_for(new.task, files=new.attachments)
         if sum(len(message.content.encode()) for message in messages) <= room // 2:
             return
         request = ChatRequest(model="", messages=messages)
@@ -90,6 +111,32 @@ class Intake:
             return
         if tokens is not None and tokens > room:
             raise ValidationException(
-                f"The task has {tokens:,} tokens; the model's context holds {room:,} beside an answer. Shorten it.",
+                f"The task has {tokens:,} tokens{' with its files' if new.attachments else ''}; "
+                f"the model's context holds {room:,} beside an answer. Shorten it.",
                 {"input_tokens": tokens, "context_tokens": self._settings.task_context_tokens},
             )
+
+
+def _awaited_ids(after: Sequence[str]) -> tuple[str, ...]:
+    ids = tuple(dict.fromkeys(validate_task_id(task_id) for task_id in after))
+    if len(ids) > MAX_AWAITED:
+        raise ValidationException(f"A task can wait for {MAX_AWAITED} others at most, not for {len(ids)}.")
+    return ids
+
+
+def _checked_files(files: Sequence[Attachment]) -> tuple[Attachment, ...]:
+    if len(files) > MAX_FILES:
+        raise ValidationException(f"A task can have {MAX_FILES} files at most, not {len(files)}.")
+    for file in files:
+        if not 0 < len(file.name) <= MAX_NAME_CHARACTERS or not file.name.isprintable():
+            raise ValidationException(
+                f"The name of an attached file must have 1 to {MAX_NAME_CHARACTERS} printable characters."
+            )
+        if "\x00" in file.text:
+            raise ValidationException(f"{file.name} is no text: it holds NUL bytes; only text files can be attached.")
+        if (size := len(file.text.encode("utf-8", "surrogatepass"))) > MAX_FILE_BYTES:
+            raise ValidationException(
+                f"{file.name} has {size:,} bytes; a file of at most {MAX_FILE_BYTES:,} can be attached.",
+                {"bytes": size, "limit": MAX_FILE_BYTES},
+            )
+    return tuple(files)

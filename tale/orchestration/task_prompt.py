@@ -4,7 +4,7 @@ import json
 from collections.abc import Sequence
 from typing import Any, Final
 
-from tale.records import Attempt, ChatRequest, Message, Task
+from tale.records import Attachment, Attempt, ChatRequest, Message, Task
 
 TASK_INSTRUCTIONS: Final = (
     "You carry out the user's task completely and at once. Answer with the result itself; "
@@ -16,26 +16,43 @@ SECOND_TRY: Final = "An earlier answer to this task was not accepted. Take care 
 TASK_TEMPERATURE: Final = 0.2  # small models wander off at their engines' defaults
 
 
-def request_for(task: Task, *, max_output_tokens: int, earlier: Sequence[Attempt] = ()) -> ChatRequest:
-    """The request of an attempt; `earlier` are the attempts before it."""
-    schema = schema_of(task)
+def request_for(
+    task: Task,
+    *,
+    max_output_tokens: int,
+    earlier: Sequence[Attempt] = (),
+    files: Sequence[Attachment] = (),
+    results: Sequence[Task] = (),
+) -> ChatRequest:
+    """The request of an attempt: `earlier` are the attempts before it, `results` the tasks that it waited for."""
     return ChatRequest(
         model="",
-        messages=messages_for(task, earlier=earlier),
+        messages=messages_for(task, earlier=earlier, files=files, results=results),
         max_tokens=task.max_output_tokens or max_output_tokens,
         temperature=TASK_TEMPERATURE,
-        json_schema=schema,
+        json_schema=schema_of(task),
     )
 
 
-def messages_for(task: Task, *, earlier: Sequence[Attempt] = ()) -> tuple[Message, ...]:
-    """The instructions and the task. A pattern that the answer has to match is not told: it may be the answer."""
+def messages_for(
+    task: Task,
+    *,
+    earlier: Sequence[Attempt] = (),
+    files: Sequence[Attachment] = (),
+    results: Sequence[Task] = (),
+) -> tuple[Message, ...]:
+    """The instructions, then what comes with the task, then the task.
+
+    A pattern that the answer has to match is not told: it may be the answer.
+    """
     schema = schema_of(task)
     instructions = [TASK_INSTRUCTIONS if schema is None else f"{JSON_INSTRUCTIONS}{json.dumps(schema)}"]
     if failed := _failed_checks(earlier):
         reason = failed[-1].error or ""
         instructions.append(SECOND_TRY if ": regex:" in reason else f"{SECOND_TRY} {reason}")
-    return (Message("system", "\n".join(instructions)), Message("user", task.text))
+    given = [f'<file name="{file.name}">\n{file.text}\n</file>' for file in files]
+    given += [f"<result>\n<task>{done.text}</task>\n{done.result or ''}\n</result>" for done in results]
+    return (Message("system", "\n".join(instructions)), Message("user", "\n\n".join([*given, task.text])))
 
 
 def schema_of(task: Task) -> dict[str, Any] | None:

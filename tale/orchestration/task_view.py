@@ -33,7 +33,7 @@ class TimingsView:
 
 @dataclass(frozen=True)
 class TaskView:
-    """One task. Times are Unix seconds, durations seconds, unknown values null."""
+    """One task. Times are Unix seconds, durations seconds, unknown values null; `waits_for` counts unfinished tasks."""
 
     id: str
     text: str
@@ -49,6 +49,9 @@ class TaskView:
     timeout_s: int
     max_output_tokens: int | None
     expect: dict[str, Any] | None
+    deadline_at: float | None
+    waits_for: int
+    attached_files: int
     model: str | None
     role: str | None
     route_reason: str | None
@@ -66,6 +69,30 @@ class TaskList:
 
     tasks: list[TaskView]
     next: str | None
+
+
+@dataclass(frozen=True)
+class TaskReceipt:
+    """A task that was stored."""
+
+    id: str
+    status: str
+
+
+@dataclass(frozen=True)
+class TaskReceipts:
+    """The tasks of one call, in its order."""
+
+    tasks: list[TaskReceipt]
+
+
+@dataclass(frozen=True)
+class QueueView:
+    """How the queue stands; `paused_at` in Unix seconds, null while tasks are begun."""
+
+    paused_at: float | None
+    queued: int
+    running: int
 
 
 def task_view(task: Task, totals: TokenTotals, *, now: float) -> TaskView:
@@ -86,6 +113,9 @@ def task_view(task: Task, totals: TokenTotals, *, now: float) -> TaskView:
         timeout_s=task.timeout_s,
         max_output_tokens=task.max_output_tokens,
         expect=json.loads(task.expect) if task.expect else None,
+        deadline_at=task.deadline_at,
+        waits_for=task.open_dependencies,
+        attached_files=task.attached_files,
         model=task.model,
         role=task.role,
         route_reason=task.route_reason,

@@ -5,15 +5,16 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
 from typing import Any, Final, Literal
 
+from tale.credentials import Scope
 from tale.exceptions import ModelException, NetworkException, TaskException, ValidationException
 from tale.mcp.base_server import BaseMCPServer, ToolContext
 from tale.models.pool import Pool
 from tale.orchestration.coordinator import HTTPCoordinator
-from tale.orchestration.intake import Submission
 from tale.orchestration.task_events import TaskEvent
-from tale.orchestration.task_view import TaskList, TaskView, task_view
+from tale.orchestration.task_view import QueueView, TaskList, TaskReceipt, TaskReceipts, TaskView, task_view
 from tale.records import CallContext, ChatRequest, Message, Task, TaskStatus, TokenTotals
 from tale.servers.progress import relay_progress
+from tale.servers.task_requests import AttachedFile, TaskRequest, submissions_of
 from tale.servers.waited_tasks import long_call
 from tale.settings import Settings
 from tale.storage.call_store import CallStore
@@ -27,7 +28,6 @@ INSTRUCTIONS: Final = (
 )
 DEFAULT_WAIT_S: Final = 45  # below the 60 s after which common clients give up
 MAX_LISTED: Final = 200
-MAX_KEY_CHARACTERS: Final = 200
 
 Rating = Literal["good", "bad"]
 Status = Literal["queued", "running", "completed", "failed", "cancelled"]
@@ -80,6 +80,10 @@ class GatewayTools:
         idempotency_key: str | None = None,
         conversation_id: str | None = None,
         expect: dict[str, Any] | None = None,
+        deadline_s: int | None = None,
+        after: list[str] | None = None,
+        with_results: bool = False,
+        attachments: list[AttachedFile] | None = None,
     ) -> TaskView:
         """Hand in a task and return at once; it is stored durably and will be done even if a server dies.
 
@@ -92,24 +96,33 @@ class GatewayTools:
             conversation_id: Conversation the task belongs to.
             expect: Checks of the answer: {"regex": "..."}, {"json_schema": {...}}, {"python": true} (its code
                 compiles), or several of them. An answer that fails one is a failed attempt, which is made again.
+            deadline_s: Seconds from now after which it fails instead of being begun or going on.
+            after: Ids of tasks to wait for; it is begun when all of them have completed, and fails if one does not.
+            with_results: Whether the model gets to read the results of those tasks.
+            attachments: Text files that the model gets to read; at most 50, of 1 MB each, and of no more tokens in all
+                than its context holds.
         """
-        if idempotency_key is not None and not 0 < len(idempotency_key) <= MAX_KEY_CHARACTERS:
-            raise ValidationException(f"The idempotency key must have 1 to {MAX_KEY_CHARACTERS} characters.")
-        submission = Submission(
-            text,
-            priority,
-            timeout_s,
-            max_output_tokens,
-            idempotency_key,
-            conversation_id,
-            context.trace_id,
-            expect=expect,
-        )
-        task = await self._coordinator.submit(submission)
-        context.concerns(task.id)
-        if idempotency_key is None:  # it is new: nothing has been called for it, which need not be read
-            return task_view(task, TokenTotals(calls=0), now=self._clock())
-        return await self._view(task)
+        given = (text, priority, timeout_s, max_output_tokens, idempotency_key, conversation_id, expect, deadline_s)
+        return await self._submitted(TaskRequest(*given, after or [], with_results, attachments or []), context)
+
+    async def submit_tasks(self, tasks: list[TaskRequest], context: ToolContext) -> TaskReceipts:
+        """Hand in several tasks at once: all of them are stored, or none.
+
+        Args:
+            tasks: 1 to 500 tasks; each an object with what submit_task takes.
+        """
+        stored = await self._coordinator.submit_all(submissions_of(tasks, context.trace_id))
+        return TaskReceipts([TaskReceipt(task.id, task.status.value) for task in stored])
+
+    async def pause_queue(self) -> QueueView:
+        """Begin no more tasks, after a restart either, until the queue is resumed; running tasks go on."""
+        await self._coordinator.pause()
+        return await self._queue()
+
+    async def resume_queue(self) -> QueueView:
+        """Begin tasks again after a pause."""
+        await self._coordinator.resume()
+        return await self._queue()
 
     async def get_task_status(self, task_id: str) -> TaskView:
         """Tell how a task stands, without its result text.
@@ -220,7 +233,18 @@ class GatewayTools:
 
     async def get_server_info(self) -> dict[str, Any]:
         """Tell the version, the home folder, the database, the models with their state, and the queue."""
-        return await self._server_info()
+        return {**await self._server_info(), "queue_paused_at": await self._tasks.paused_at()}
+
+    async def _submitted(self, request: TaskRequest, context: ToolContext) -> TaskView:
+        task = await self._coordinator.submit(request.submission(context.trace_id))
+        context.concerns(task.id)
+        if request.idempotency_key is None:  # it is new: nothing has been called for it, which need not be read
+            return task_view(task, TokenTotals(calls=0), now=self._clock())
+        return await self._view(task)
+
+    async def _queue(self) -> QueueView:
+        counts = await self._tasks.counts()
+        return QueueView(await self._tasks.paused_at(), counts[TaskStatus.QUEUED], counts[TaskStatus.RUNNING])
 
     async def _view(self, task: Task, *, with_result: bool = True) -> TaskView:
         totals = await self._calls.totals(task_id=task.id)
@@ -231,6 +255,7 @@ class GatewayTools:
 def add_gateway_tools(server: BaseMCPServer, tools: GatewayTools) -> None:
     """Register the gateway's tools."""
     server.add_tool(tools.submit_task, title="Submit a task")
+    server.add_tool(tools.submit_tasks, title="Submit several tasks")
     server.add_tool(tools.get_task_status, title="Status of a task", read_only=True)
     server.add_tool(tools.get_task_result, title="Result of a task", read_only=True)
     server.add_tool(tools.wait_for_task, title="Wait for a task", read_only=True)
@@ -238,6 +263,8 @@ def add_gateway_tools(server: BaseMCPServer, tools: GatewayTools) -> None:
     server.add_tool(tools.cancel_task, title="Cancel a task", destructive=True, idempotent=True)
     server.add_tool(tools.predict_task, title="Predict a task", read_only=True)
     server.add_tool(tools.record_feedback, title="Rate a result", idempotent=True)
+    server.add_tool(tools.pause_queue, title="Pause the queue", idempotent=True, scope=Scope.ADMIN)
+    server.add_tool(tools.resume_queue, title="Resume the queue", idempotent=True, scope=Scope.ADMIN)
     server.add_tool(tools.get_server_info, title="About the servers", read_only=True)
 
 

@@ -2,19 +2,20 @@
 
 import builtins
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
-from sqlalchemy import Connection, func, select, tuple_
+from sqlalchemy import Connection, delete, func, select, tuple_
 
 from tale.exceptions import ValidationException
-from tale.records import Attempt, NewTask, Task, TaskStatus
+from tale.records import Attachment, Attempt, NewTask, Task, TaskStatus
 from tale.storage import dependencies, new_tasks, task_moves
 from tale.storage.database import Database
-from tale.storage.rows import record_of, task_of, upsert
-from tale.storage.tables import attempts, feedback, tasks
+from tale.storage.rows import insert_into, record_of, task_of, upsert
+from tale.storage.tables import attachments, attempts, feedback, meta, task_dependencies, tasks
 from tale.storage.task_jobs import TaskJobs
 from tale.storage.task_moves import Ending
 
+PAUSED_AT: Final = "queue_paused_at"  # a key of the table meta
 OPEN_STATUSES = (TaskStatus.QUEUED, TaskStatus.RUNNING)
 
 
@@ -126,6 +127,50 @@ class TaskStore:
         queued = (tasks.c.status == TaskStatus.QUEUED, tasks.c.ended_at.is_(None), tasks.c.deadline_at.is_not(None))
         earliest = select(func.min(tasks.c.deadline_at)).where(*queued)
         return await self._database.read(lambda connection: connection.scalar(earliest))
+
+    async def awaited(self) -> set[str]:
+        """The unfinished tasks for which others wait."""
+        named = select(task_dependencies.c.after_id).distinct().join(tasks, tasks.c.id == task_dependencies.c.after_id)
+        unfinished = named.where(tasks.c.status.in_(OPEN_STATUSES))
+        return await self._database.read(lambda connection: set(connection.scalars(unfinished)))
+
+    async def dependents(self, task_id: str) -> builtins.list[Task]:
+        """The tasks that wait, or waited, for this one, oldest first."""
+        mine = select(task_dependencies.c.task_id).where(task_dependencies.c.after_id == task_id)
+        return await self._tasks(select(tasks).where(tasks.c.id.in_(mine)).order_by(tasks.c.created_at, tasks.c.id))
+
+    async def awaited_by(self, task_id: str) -> builtins.list[Task]:
+        """The tasks for which this one waits, or waited, in the order they were named."""
+        named = select(tasks).join(task_dependencies, task_dependencies.c.after_id == tasks.c.id)
+        mine = named.where(task_dependencies.c.task_id == task_id)
+        return await self._tasks(mine.order_by(task_dependencies.c.position))
+
+    async def attachments(self, task_id: str) -> builtins.list[Attachment]:
+        """The files that came with a task, in their order."""
+        mine = select(attachments.c.name, attachments.c.text).where(attachments.c.task_id == task_id)
+        files = mine.order_by(attachments.c.position)
+        return await self._database.read(
+            lambda connection: [Attachment(**row) for row in connection.execute(files).mappings()]
+        )
+
+    async def pause(self, now: float) -> None:
+        """Remember that the queue is paused since `now`, or since it was before."""
+
+        def work(connection: Connection) -> None:
+            row = {"key": PAUSED_AT, "value": repr(now)}
+            connection.execute(insert_into(connection, meta).on_conflict_do_nothing(index_elements=["key"]), row)
+
+        await self._database.write(work)
+
+    async def resume(self) -> None:
+        """Forget that the queue was paused."""
+        await self._database.write(lambda connection: connection.execute(delete(meta).where(meta.c.key == PAUSED_AT)))
+
+    async def paused_at(self) -> float | None:
+        """Since when the queue is paused; None while it is not."""
+        since = select(meta.c.value).where(meta.c.key == PAUSED_AT)
+        found = await self._database.read(lambda connection: connection.scalar(since))
+        return None if found is None else float(found)
 
     async def get(self, task_id: str) -> Task | None:
         """The task as it stands; None for an unknown id."""

@@ -3,11 +3,11 @@
 import asyncio
 import heapq
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from tale.orchestration.engines.attempt import delay_before_next_s, outcome_of, refused_as_full
 from tale.orchestration.engines.engine import AttemptEnded, RunAttempt
-from tale.records import Task
+from tale.records import NewTask, Task
 from tale.storage.task_store import TaskStore
 
 
@@ -37,7 +37,10 @@ class EmbeddedEngine:
         self._draw = draw
         self._heap: list[tuple[int, float, str, int]] = []
         self._waiting: set[str] = set()  # of the heap, those to be handed out; the others were withdrawn
+        self._blocked: set[str] = set()  # wait for other tasks
         self._arrival = asyncio.Event()
+        self._open = asyncio.Event()
+        self._open.set()
         self._inserting = 0
         self._attempts: dict[str, asyncio.Task[None]] = {}
         self._retries: dict[str, asyncio.TimerHandle] = {}
@@ -51,27 +54,46 @@ class EmbeddedEngine:
 
     async def submit(self, task: Task) -> Task:
         """Store and queue a task; durable on return."""
-        waiting = self.waiting() + self._inserting
-        if waiting >= self._queue_limit:
-            raise refused_as_full(waiting, self._retry_delay_s)
-        self._inserting += 1
-        try:
-            stored = await self._store.insert(task)
-        finally:
-            self._inserting -= 1
-        if stored.id == task.id:
-            self._push(stored)
+        (stored,) = await self.submit_all([NewTask(task)])
         return stored
+
+    async def submit_all(self, new: Sequence[NewTask]) -> list[Task]:
+        """Store and queue all of these, or none; durable on return."""
+        waiting = self.waiting() + self._inserting
+        if waiting + len(new) > self._queue_limit:
+            raise refused_as_full(waiting, self._retry_delay_s)
+        self._inserting += len(new)
+        try:
+            stored = await self._store.insert_all(new)
+        finally:
+            self._inserting -= len(new)
+        for task, each in zip(stored, new, strict=True):
+            if task.id == each.task.id and not task.status.is_final:
+                self._push(task)
+        return stored
+
+    def hand_out(self, task: Task) -> None:
+        """Queue a stored task that waited for others and waits no more."""
+        self._push(task)
+
+    def pause(self) -> None:
+        """Begin no attempts until `resume`."""
+        self._open.clear()
+
+    def resume(self) -> None:
+        """Begin attempts again."""
+        self._open.set()
 
     def withdraw(self, task_id: str) -> None:
         """Forget a task that was cancelled while it waited."""
         self._waiting.discard(task_id)
+        self._blocked.discard(task_id)
         if handle := self._retries.pop(task_id, None):
             handle.cancel()
 
     def waiting(self) -> int:
-        """Tasks that wait for a slot or for their next attempt."""
-        return len(self._waiting) + len(self._retries)
+        """Tasks that wait for a slot, for their next attempt or for other tasks."""
+        return len(self._waiting) + len(self._retries) + len(self._blocked)
 
     def running(self) -> int:
         """Attempts that were handed out and have not come back."""
@@ -97,6 +119,10 @@ class EmbeddedEngine:
         self._retries.pop(task.id, None)
         if task.id in self._waiting or task.id in self._attempts:
             return
+        if task.open_dependencies:
+            self._blocked.add(task.id)
+            return
+        self._blocked.discard(task.id)
         self._waiting.add(task.id)
         heapq.heappush(self._heap, (-task.priority, task.created_at, task.id, task.attempt))
         self._arrival.set()
@@ -112,9 +138,11 @@ class EmbeddedEngine:
 
     async def _next(self) -> tuple[str, int]:
         while True:
-            while not self._heap:
+            await self._open.wait()
+            if not self._heap:
                 self._arrival.clear()
                 await self._arrival.wait()
+                continue
             _, _, task_id, attempt = heapq.heappop(self._heap)
             if task_id in self._waiting:
                 self._waiting.remove(task_id)

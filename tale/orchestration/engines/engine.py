@@ -1,9 +1,9 @@
 """The port behind which every task queue stands; the task row is the truth in all of them."""
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Protocol
 
-from tale.records import Task
+from tale.records import NewTask, Task
 
 RunAttempt = Callable[[str, int], Awaitable[Task | None]]
 """Make one attempt: (task id, attempt number last known) -> the task as its row then stands, None if it is gone.
@@ -29,12 +29,31 @@ class TaskEngine(Protocol):
         """
         ...
 
+    async def submit_all(self, new: Sequence[NewTask]) -> list[Task]:
+        """Store and queue all of these, or none; durable on return. Tasks that wait for others are queued later.
+
+        Raises TaskException when the queue has no room for all of them.
+        """
+        ...
+
+    def hand_out(self, task: Task) -> None:
+        """Queue a stored task that waited for others and waits no more; one that is queued already is left alone."""
+        ...
+
+    def pause(self) -> None:
+        """Begin no attempts until `resume`; those under way go on. May be called before `start`."""
+        ...
+
+    def resume(self) -> None:
+        """Begin attempts again."""
+        ...
+
     def withdraw(self, task_id: str) -> None:
         """Forget a task that was cancelled while it waited."""
         ...
 
     def waiting(self) -> int:
-        """Tasks that wait for a slot or for their next attempt."""
+        """Tasks that wait for a slot, for their next attempt or for other tasks."""
         ...
 
     def running(self) -> int:

@@ -1,0 +1,65 @@
+"""Ends tasks that still wait in the queue when their deadline comes; one timer for all of them, no polling."""
+
+import asyncio
+import logging
+from collections.abc import Callable
+from typing import Final
+
+from tale.exceptions import DatabaseException
+from tale.records import Task
+from tale.storage.task_store import TaskStore
+
+SHORTEST_PAUSE_S: Final = 0.05  # between two looks: a timer may come a little early
+AFTER_FAULT_S: Final = 5.0
+
+logger = logging.getLogger(__name__)
+
+
+class DeadlineWatch:
+    """Has the store fail tasks that are late, and tells `on_late` of each."""
+
+    def __init__(self, store: TaskStore, *, clock: Callable[[], float], on_late: Callable[[Task], None]) -> None:
+        self._store = store
+        self._clock = clock
+        self._on_late = on_late
+        self._earlier = asyncio.Event()
+        self._next: float | None = None
+        self._watching: asyncio.Task[None] | None = None
+
+    async def start(self) -> None:
+        """Begin to watch, with those tasks that are there already."""
+        self._next = await self._store.next_deadline()
+        self._watching = asyncio.create_task(self._watch(), name="deadlines")
+
+    def note(self, deadline_at: float | None) -> None:
+        """A task with this deadline was queued."""
+        if deadline_at is not None and (self._next is None or deadline_at < self._next):
+            self._next = deadline_at
+            self._earlier.set()
+
+    async def stop(self) -> None:
+        """Watch no more."""
+        if self._watching is not None:
+            self._watching.cancel()
+            await asyncio.gather(self._watching, return_exceptions=True)
+
+    async def _watch(self) -> None:
+        while True:
+            self._earlier.clear()
+            left_s = None if self._next is None else max(SHORTEST_PAUSE_S, self._next - self._clock())
+            try:
+                async with asyncio.timeout(left_s):
+                    await self._earlier.wait()
+            except TimeoutError:
+                await self._sweep()
+
+    async def _sweep(self) -> None:
+        try:
+            for task in await self._store.expire(self._clock()):
+                logger.info("Task %s was not begun before its deadline.", task.id)
+                self._on_late(task)
+            self._next = None
+            self.note(await self._store.next_deadline())
+        except DatabaseException as error:
+            logger.error("The deadlines of tasks cannot be looked at: %s", error)
+            self._next = self._clock() + AFTER_FAULT_S
