@@ -82,6 +82,7 @@ class Settings(BaseModel):
     ollama_url: HttpUrl = Field("http://127.0.0.1:11434", description="address of Ollama")
     openai_url: HttpUrl | None = Field(None, description="base URL of an OpenAI-compatible engine, with its /v1")
     openai_api_key: Key = Field(None, description="key for that engine")
+    openai_slots: int = Field(64, ge=1, description="calls that engine is given at a time; the others wait their turn")
     ux_model: str | None = Field(None, description="the small model; default: the backend's own")
     task_model: str | None = Field(None, description="the larger model; default: the backend's own")
     routing: Literal["auto", "off"] = Field("auto", description="off: tasks always go to the task model")

@@ -43,7 +43,7 @@ async def test_a_configured_engine_goes_first(tmp_path: Path) -> None:
         choice = await choose(tmp_path, openai_url=engine.base_url)
         assert (choice.backend.provider, choice.ux_model, choice.task_model) == ("openai", "m1", "m1")
         named = await choose(tmp_path, backend="openai", openai_url=engine.base_url, task_model="m2")
-        assert (named.ux_model, named.task_model) == ("m2", "m2")
+        assert (named.ux_model, named.task_model, named.slots) == ("m2", "m2", 64)
         engine.script.models.clear()
         with pytest.raises(ModelException, match="serves no model"):
             await choose(tmp_path, openai_url=engine.base_url)

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tale.exceptions import ModelException
+from tale.exceptions import DatabaseException, ModelException
 from tale.metrics.recorder import Recorder
 from tale.metrics.token_tracker import MeasuredCall, TokenTracker
 from tale.records import CallContext, EngineTimings, McpCall, ModelCall, Reply, Usage
@@ -52,7 +52,9 @@ async def calls(tmp_path: Path) -> AsyncIterator[CallStore]:
 
 async def begin(calls: CallStore | LastCall, clock: Clock) -> MeasuredCall:
     tracker = TokenTracker(Recorder(calls), clock=clock, timer=clock)
-    return await tracker.begin(CONTEXT, model="large", provider="embedded", budget_tokens=256)
+    call = tracker.begin(CONTEXT, model="large", provider="embedded", budget_tokens=256)
+    await call.opened()
+    return call
 
 
 async def only_row(calls: CallStore) -> ModelCall:
@@ -160,23 +162,23 @@ async def test_an_mcp_call_is_recorded(calls: CallStore) -> None:
     await Recorder(calls).record_mcp(McpCall("i", 1.0, "tale-gateway", "tools/call", 0.01, "ok", tool="submit_task"))
 
 
-async def test_a_call_that_is_cancelled_before_it_has_begun_leaves_no_open_row(calls: CallStore) -> None:
-    class SlowRecorder(Recorder):
-        def __init__(self) -> None:
-            super().__init__(calls)
-            self.opened, self.gate = asyncio.Event(), asyncio.Event()
-
-        async def open_call(self, call: ModelCall) -> None:
-            await super().open_call(call)
-            self.opened.set()
-            await self.gate.wait()
-
-    recorder = SlowRecorder()
-    tracker = TokenTracker(recorder)
-    beginning = asyncio.create_task(tracker.begin(CONTEXT, model="large", provider="embedded", budget_tokens=256))
-    await recorder.opened.wait()
-    beginning.cancel()
-    await asyncio.wait([beginning])
-    assert beginning.cancelled()
+@pytest.mark.parametrize("rounds", [0, 1, 2])
+async def test_a_call_that_ends_before_its_row_is_open_leaves_no_open_row(calls: CallStore, rounds: int) -> None:
+    call = TokenTracker(Recorder(calls)).begin(CONTEXT, model="large", provider="embedded", budget_tokens=256)
+    for _ in range(rounds):
+        await asyncio.sleep(0)
+    await call.failed(asyncio.CancelledError())
     row = await only_row(calls)
     assert (row.finish_reason, row.error_class, row.ended_at is None) == ("cancelled", "Cancelled", False)
+
+
+async def test_that_a_row_cannot_be_opened_is_told_as_soon_as_it_is_known(tmp_path: Path) -> None:
+    database = Database.open(f"sqlite:///{tmp_path / 'tale.db'}")
+    await database.close()
+    tracker = TokenTracker(Recorder(CallStore(database)))
+    call = tracker.begin(CONTEXT, model="large", provider="embedded", budget_tokens=256)
+    call.check()  # not known yet
+    with pytest.raises(DatabaseException, match="closed"):
+        await call.opened()
+    with pytest.raises(DatabaseException, match="closed"):
+        call.check()

@@ -26,6 +26,7 @@ class Choice:
     url: str | None
     ux_model: str
     task_model: str
+    slots: int | None = None  # calls at a time of each model; None: as few as suit one machine
 
 
 async def choose_backend(settings: Settings) -> Choice:
@@ -92,7 +93,14 @@ async def _openai(settings: Settings) -> Choice:
     ux, task = settings.ux_model or settings.task_model, settings.task_model or settings.ux_model
     if ux is None or task is None:
         ux = task = await _first_listed(backend, settings.openai_url)
-    return Choice(backend, f"The engine at {settings.openai_url} is configured.", settings.openai_url, ux, task)
+    return Choice(
+        backend,
+        f"The engine at {settings.openai_url} is configured.",
+        settings.openai_url,
+        ux,
+        task,
+        settings.openai_slots,
+    )
 
 
 async def _first_listed(backend: Backend, url: str) -> str:

@@ -29,6 +29,10 @@ class TrackedCall(Protocol):
 
     is_closed: bool
 
+    def check(self) -> None:
+        """Raise once it has turned out that the row cannot be opened: such a call is not served."""
+        ...
+
     def dispatched(self, model: str, *, load_s: float, queue_s: float, route_reason: str | None) -> None:
         """The engine starts on it now."""
         ...
@@ -49,8 +53,8 @@ class TrackedCall(Protocol):
 class CallTracker(Protocol):
     """Opens a row for each model call."""
 
-    async def begin(self, context: CallContext, *, model: str, provider: str, budget_tokens: int | None) -> TrackedCall:
-        """Open the row of a call; durable on return."""
+    def begin(self, context: CallContext, *, model: str, provider: str, budget_tokens: int | None) -> TrackedCall:
+        """Open the row of a call; it is written while the engine is at work already."""
         ...
 
 
@@ -108,11 +112,12 @@ class ModelPool:
     async def chat(self, request: ChatRequest, context: CallContext, *, beside: Beside | None = None) -> ChatStream:
         """Stream a generation: Dispatched when the engine starts, Reply after the call's row is complete."""
         wanted = self._member(request.model, context)
-        tracked = await self._tracker.begin(
+        tracked = self._tracker.begin(
             context, model=wanted.name, provider=self._backend.provider, budget_tokens=request.max_tokens
         )
         try:
             async for event in self._served(wanted, request, context, tracked):
+                tracked.check()
                 if isinstance(event, Reply):
                     ended = tracked.completed(event)
                     await (ended if beside is None else asyncio.gather(ended, beside()))
@@ -142,9 +147,7 @@ class ModelPool:
     async def embed(self, model: str, texts: Sequence[str], context: CallContext) -> Vectors:
         """One vector a text."""
         wanted = self._member(model, context)
-        tracked = await self._tracker.begin(
-            context, model=wanted.name, provider=self._backend.provider, budget_tokens=None
-        )
+        tracked = self._tracker.begin(context, model=wanted.name, provider=self._backend.provider, budget_tokens=None)
         try:
             member, reason, load_s = await self._chosen(wanted, context)
             began = time.perf_counter()

@@ -26,7 +26,7 @@ from tale.records import ChatRequest, ModelInfo, Reply, Vectors
 
 CONNECT_LIMIT_S: Final = 5.0
 HEALTH_LIMIT_S: Final = 5.0
-LINE_LIMIT_BYTES: Final = 4 * 1024 * 1024
+REUSE_S: Final = 2.0  # servers close idle connections after 5 s or later, so that none is closed just as it is used
 ERROR_STATUS: Final = 400
 LOOPBACK: Final = frozenset({"127.0.0.1", "localhost", "::1"})
 
@@ -199,10 +199,11 @@ class OpenAIBackend:
         if self._session is None:
             self._session = aiohttp.ClientSession(
                 trust_env=urlsplit(url).hostname not in LOOPBACK,
-                read_bufsize=LINE_LIMIT_BYTES,
-                # The pool's slots limit what runs, not the sockets; and a connection that an engine closes just as it
-                # is used again cannot be told from a failed call, so each call gets its own.
-                connector=aiohttp.TCPConnector(limit=0, force_close=True),
+                # The pool's slots limit what runs, not the sockets. llama.cpp's server holds a thread for each idle
+                # connection, so that there each call gets its own.
+                connector=aiohttp.TCPConnector(limit=0, force_close=True)
+                if self._llama_cpp
+                else aiohttp.TCPConnector(limit=0, keepalive_timeout=REUSE_S),
             )
         return self._session
 

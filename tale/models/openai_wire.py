@@ -21,6 +21,7 @@ from tale.records import (
     Usage,
 )
 
+LINE_LIMIT_BYTES: Final = 4 * 1024 * 1024
 REASON_CHARACTERS: Final = 500
 REASONING_NAMES: Final = ("reasoning_content", "reasoning")  # engines agree on the thing, not on its name
 
@@ -76,19 +77,31 @@ def messages_of(request: ChatRequest) -> list[Json]:
 
 async def chunks_of(response: aiohttp.ClientResponse) -> AsyncIterator[Json]:
     """The JSON chunks of an event stream, up to [DONE] or its end."""
-    async for raw in response.content:
-        line = raw.strip()
-        if not line.startswith(b"data:"):
-            continue
-        data = line[5:].strip()
-        if data == b"[DONE]":
-            return
-        try:
-            chunk = json.loads(data)
-        except ValueError as error:
-            raise ModelException("The engine sent a chunk that is not JSON.", {"chunk": repr(data[:80])}) from error
-        if isinstance(chunk, dict):
-            yield cast("Json", chunk)
+    rest = b""
+    async for block in response.content.iter_any():
+        *lines, rest = (rest + block).split(b"\n")
+        for line in lines:
+            if not line.startswith(b"data:"):
+                continue
+            data = line[5:].strip()
+            if data == b"[DONE]":
+                return
+            if (chunk := _chunk(data)) is not None:
+                yield chunk
+        if len(rest) > LINE_LIMIT_BYTES:
+            raise ModelException("The engine sent a line without an end.", {"limit_bytes": LINE_LIMIT_BYTES})
+    if rest.startswith(b"data:") and (chunk := _chunk(rest[5:].strip())) is not None:
+        yield chunk
+
+
+def _chunk(data: bytes) -> Json | None:
+    if data == b"[DONE]":
+        return None
+    try:
+        chunk = json.loads(data)
+    except ValueError as error:
+        raise ModelException("The engine sent a chunk that is not JSON.", {"chunk": repr(data[:80])}) from error
+    return cast("Json", chunk) if isinstance(chunk, dict) else None
 
 
 def events_of(chunk: Json, gathered: Gathered) -> list[PromptProgress | Delta]:

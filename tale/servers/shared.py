@@ -183,6 +183,7 @@ async def _open_local_pool(settings: Settings, recorder: Recorder) -> ModelPool:
         monitor_interval_s=settings.monitor_interval_s,
         provider_reason=choice.reason,
         url=choice.url,
+        slots={"ux": choice.slots, "task": choice.slots} if choice.slots else None,
     )
 
 

@@ -6,7 +6,7 @@ from sqlalchemy import ColumnElement, Connection, func, select, update
 
 from tale.records import ACKNOWLEDGE, McpCall, ModelCall, TokenTotals
 from tale.storage.database import Database
-from tale.storage.rows import record_of, upsert, values_of
+from tale.storage.rows import record_of, values_of
 from tale.storage.tables import mcp_calls, model_calls
 
 PROCESS_DIED: Final = "ProcessDied"
@@ -26,8 +26,7 @@ class CallStore:
 
     async def close_call(self, call: ModelCall) -> None:
         """Keep a call that has ended, in place of its open row where there is one."""
-        values = values_of(call)
-        await self._database.write(lambda connection: upsert(connection, model_calls, values, keys=["id"]))
+        await self._database.upsert(model_calls, values_of(call))
 
     async def record_mcp(self, call: McpCall) -> None:
         """Keep an answered MCP request."""

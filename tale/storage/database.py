@@ -6,11 +6,12 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
-from sqlalchemy import URL, Connection, Engine, Table, select, update
+from sqlalchemy import URL, Connection, Engine, Executable, Table, select, update
 
 from tale.exceptions import DatabaseException
 from tale.storage.engines import READERS, is_in_memory, make_engine, parse_url
 from tale.storage.faults import faults_named, place
+from tale.storage.rows import upsert_statement
 from tale.storage.tables import meta
 from tale.storage.upgrade import BUSY_TIMEOUT_S, upgrade_engine
 from tale.storage.writer import Writer
@@ -35,6 +36,7 @@ class Database:
         self._readers = ThreadPoolExecutor(READERS, thread_name_prefix="tale-reader")
         self._writer = Writer(writer_engine)
         self._writer.start()
+        self._upserts: dict[Table, Executable] = {}
         self._closed = False
 
     @classmethod
@@ -66,6 +68,13 @@ class Database:
     async def insert(self, table: Table, values: Mapping[str, Any]) -> None:
         """Add a row in the next commit; cheaper than `write` where many come at once. Raises DatabaseException."""
         await self._writer.insert(table, values)
+
+    async def upsert(self, table: Table, values: Mapping[str, Any]) -> None:
+        """Add a row with all its columns, or put it in place of the one with the same key; as cheap as `insert`."""
+        statement = self._upserts.get(table)
+        if statement is None:
+            statement = self._upserts[table] = upsert_statement(self._writer_engine.dialect.name, table)
+        await self._writer.put(statement, values)
 
     async def read(self, work: Callable[[Connection], T]) -> T:
         """Run `work` in a thread, on a read-only connection that sees one state of the database. Raises likewise."""

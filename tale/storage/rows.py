@@ -37,6 +37,14 @@ def insert_into(connection: Connection, table: Table) -> SqliteInsert | Postgres
     return (postgresql if connection.dialect.name == "postgresql" else sqlite).insert(table)
 
 
+def upsert_statement(dialect: str, table: Table) -> SqliteInsert | PostgresqlInsert:
+    """An INSERT of all columns that puts the row in place of the one with the same primary key."""
+    statement = (postgresql if dialect == "postgresql" else sqlite).insert(table)
+    keys = [column.name for column in table.primary_key]
+    changed = {column.name: statement.excluded[column.name] for column in table.columns if column.name not in keys}
+    return statement.on_conflict_do_update(index_elements=keys, set_=changed)
+
+
 def upsert(connection: Connection, table: Table, values: Mapping[str, Any], *, keys: Sequence[str]) -> None:
     """Insert the row, or replace the one with the same keys."""
     statement = insert_into(connection, table)

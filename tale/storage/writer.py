@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, TypeVar, cast
 
-from sqlalchemy import Connection, Engine, Table, Transaction, insert
+from sqlalchemy import Connection, Engine, Executable, Table, Transaction, insert
 from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 
 from tale.exceptions import DatabaseException
@@ -26,12 +26,12 @@ logger = logging.getLogger(__name__)
 
 @dataclass(slots=True)
 class _Order:
-    """One work that waits for its commit, and who waits for it; one that only adds a row says to which table."""
+    """One work that waits for its commit, and who waits for it; one that only puts a row in says how."""
 
     work: Work[Any]
     loop: asyncio.AbstractEventLoop
     waiter: asyncio.Future[Any]
-    row: tuple[Table, Values] | None = None
+    row: tuple[Executable, Values] | None = None
     result: Any = None
     error: Exception | None = None
     durable: bool = False
@@ -58,6 +58,7 @@ class Writer:
         self._batch_limit = batch_limit
         self._orders: deque[_Order] = deque()
         self._changed = threading.Condition()
+        self._inserts: dict[Table, Executable] = {}
         self._closed = False
         self._thread = threading.Thread(target=self._run, name="tale-writer", daemon=True)
 
@@ -74,14 +75,24 @@ class Writer:
         loop = asyncio.get_running_loop()
         return cast("T", await self._placed(_Order(work, loop, loop.create_future())))
 
-    async def insert(self, table: Table, values: Values) -> None:
-        """Add a row, as `submit` would; the rows of a table that stand beside each other go in by one statement."""
+    async def put(self, statement: Executable, values: Values) -> None:
+        """Run the statement with the values, as `submit` would; equal ones that stand beside each other run at once.
+
+        Equal are those that are the same object, which is prepared once for as long as it is used.
+        """
 
         def work(connection: Connection) -> None:
-            connection.execute(insert(table), values)
+            connection.execute(statement, values)
 
         loop = asyncio.get_running_loop()
-        await self._placed(_Order(work, loop, loop.create_future(), (table, values)))
+        await self._placed(_Order(work, loop, loop.create_future(), (statement, values)))
+
+    async def insert(self, table: Table, values: Values) -> None:
+        """Add a row, as `put` would."""
+        statement = self._inserts.get(table)
+        if statement is None:
+            statement = self._inserts[table] = insert(table)
+        await self.put(statement, values)
 
     def _placed(self, order: _Order) -> asyncio.Future[Any]:
         with self._changed:
@@ -174,11 +185,11 @@ class Writer:
         return True
 
     def _are_run(self, orders: Sequence[_Order], connection: Connection) -> bool:
-        """Run one work, or several that each add a row to the same table; False when that failed."""
+        """Run one work, or several rows of one statement; False when that failed."""
         first = orders[0]
         try:
             if first.row is not None and len(orders) > 1:
-                connection.execute(insert(first.row[0]), [order.row[1] for order in orders if order.row])
+                connection.execute(first.row[0], [order.row[1] for order in orders if order.row])
             else:
                 first.result = first.work(connection)
         except Exception as error:  # noqa: BLE001 - a work may raise anything; its waiter is told
@@ -188,7 +199,7 @@ class Writer:
 
 
 def _runs(batch: Sequence[_Order]) -> Iterator[list[_Order]]:
-    """The batch in its order: works one by one, rows of one table that stand beside each other together."""
+    """The batch in its order: works one by one, rows of one statement that stand beside each other together."""
     run: list[_Order] = []
     for order in batch:
         previous = run[-1].row if run else None
