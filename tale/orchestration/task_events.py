@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator, Callable, Generator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 
-from tale.records import TaskStatus
+from tale.records import Task, TaskStatus
 
 LISTENER_BACKLOG = 64  # events a slow listener may lag behind before older ones are dropped for it
 
@@ -30,16 +30,28 @@ class TaskEvents:
         self._latest: dict[str, TaskEvent] = {}
         self._listeners: dict[str, set[asyncio.Queue[TaskEvent]]] = {}
         self._watchers: list[Callable[[TaskEvent], None]] = []
+        self._taps: list[Callable[[TaskEvent], None]] = []
+        self._greeters: list[Callable[[str], None]] = []
 
     def watch(self, watcher: Callable[[TaskEvent], None]) -> None:
         """Call `watcher`, which must not raise, whenever a task is told of in another status than before."""
         self._watchers.append(watcher)
+
+    def tap(self, tap: Callable[[TaskEvent], None]) -> None:
+        """Call `tap`, which must not raise, with every event."""
+        self._taps.append(tap)
+
+    def greet(self, greeter: Callable[[str], None]) -> None:
+        """Call `greeter`, which must not raise, with the task of each new listener."""
+        self._greeters.append(greeter)
 
     def publish(self, event: TaskEvent) -> None:
         """Hand an event to the task's listeners; a final one closes the task's entry."""
         before = self._latest.pop(event.task_id, None)
         if not event.status.is_final:
             self._latest[event.task_id] = event
+        for tap in self._taps:
+            tap(event)
         if before is None or before.status is not event.status:
             for watcher in self._watchers:
                 watcher(event)
@@ -57,6 +69,10 @@ class TaskEvents:
         """Whether anybody follows this task."""
         return bool(self._listeners.get(task_id))
 
+    def listened_to(self) -> list[str]:
+        """The tasks that somebody follows."""
+        return list(self._listeners)
+
     @contextmanager
     def listen(self, task_id: str) -> Generator[AsyncIterator[TaskEvent]]:
         """Register a listener; it yields the latest known event, then new ones, ending after a final state."""
@@ -64,6 +80,8 @@ class TaskEvents:
         if latest := self._latest.get(task_id):
             queue.put_nowait(latest)
         self._listeners.setdefault(task_id, set()).add(queue)
+        for greeter in self._greeters:
+            greeter(task_id)
         try:
             yield _read(queue)
         finally:
@@ -79,3 +97,14 @@ async def _read(queue: asyncio.Queue[TaskEvent]) -> AsyncIterator[TaskEvent]:
         yield event
         if event.status.is_final:
             return
+
+
+def attempt_ended(task: Task) -> TaskEvent:
+    """What to tell of a task after an attempt, by its row."""
+    if task.status.is_final:
+        message = f"Task {task.status.value}"
+    elif task.error:
+        message = f"Attempt {task.attempt} failed; it will be tried again: {task.error}"
+    else:
+        message = "The attempt was cut short; the task will be taken up again"
+    return TaskEvent(task.id, task.status, message)

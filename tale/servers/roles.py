@@ -15,6 +15,7 @@ from tale.models.model_pool import ModelPool
 from tale.orchestration.coordinator import HTTPCoordinator
 from tale.orchestration.executor import TaskExecutor
 from tale.orchestration.home_key import made_key, own_key
+from tale.orchestration.task_feed import TaskFeed
 from tale.servers.execution_server import INSTRUCTIONS as EXECUTION_INSTRUCTIONS
 from tale.servers.execution_server import ExecutionTools, add_execution_tools
 from tale.servers.gateway_resources import GatewayResources, add_gateway_resources, tell_changes
@@ -24,6 +25,7 @@ from tale.servers.model_server import build_model_server
 from tale.servers.openai_api import OpenAIApi
 from tale.servers.openai_failures import in_openai_form
 from tale.servers.shared import Shared, model_server_settings
+from tale.servers.task_stream import task_routes
 from tale.servers.upkeep import Upkeep
 from tale.servers.usage_tools import UsageTools, add_usage_tools
 from tale.servers.ux_agent_server import INSTRUCTIONS as UX_AGENT_INSTRUCTIONS
@@ -47,22 +49,23 @@ async def open_execution(shared: Shared, stack: AsyncExitStack) -> Busy:
         max_output_tokens=settings.max_output_tokens,
         max_failures=settings.max_task_retries,
         clock=shared.clock,
+        on_text=shared.texts.append,
     )
     stack.push_async_callback(executor.stop)
     server = _server(shared, "execution", settings.execution_port, EXECUTION_INSTRUCTIONS)
     add_execution_tools(server, ExecutionTools(executor, shared.calls, clock=shared.clock))
     await _serve(server, stack, grace_s=settings.stop_grace_s)
-    return lambda: executor.running > 0
+    if shared.distributed is None:
+        return lambda: executor.running > 0
+    worker = await shared.distributed.start_worker(executor)
+    stack.push_async_callback(worker.stop, settings.stop_grace_s)
+    return lambda: executor.running > 0 or worker.waiting() > 0
 
 
 async def open_gateway(shared: Shared, stack: AsyncExitStack) -> Busy:
     """Serve the gateway role; returns whether tasks wait or run, here or elsewhere."""
     settings = shared.settings
-    execution = HTTPMCPClient(
-        settings.url_of("execution"), api_key=own_key(settings, "execution"), timeout_s=settings.http_timeout_s
-    )
-    stack.push_async_callback(execution.close)
-    coordinator = HTTPCoordinator(settings, shared.tasks, execution=execution, pool=shared.pool, clock=shared.clock)
+    coordinator = _coordinator(shared, stack)
     tools = GatewayTools(
         settings,
         coordinator,
@@ -79,6 +82,7 @@ async def open_gateway(shared: Shared, stack: AsyncExitStack) -> Busy:
     add_gateway_resources(server, resources)
     tell_changes(server, coordinator.events)
     server.add_tasks(WaitedTasks(server, "wait_for_task", view=resources.task, coordinator=coordinator))
+    server.add_routes(task_routes(TaskFeed(shared.events, shared.texts, coordinator.get)))
     _add_openai_api(server, shared)
     await _serve(server, stack, grace_s=0)
     await coordinator.start()
@@ -87,6 +91,27 @@ async def open_gateway(shared: Shared, stack: AsyncExitStack) -> Busy:
     upkeep.start()
     stack.push_async_callback(upkeep.stop)
     return lambda: coordinator.engine.waiting() + coordinator.engine.running() > 0
+
+
+def _coordinator(shared: Shared, stack: AsyncExitStack) -> HTTPCoordinator:
+    """The gateway's core: it hands tasks to the execution server, or on PostgreSQL to any that takes them."""
+    settings, engine = shared.settings, None
+    if shared.distributed:
+        execution, engine = shared.distributed, shared.distributed.gateway_engine()
+    else:
+        execution = HTTPMCPClient(
+            settings.url_of("execution"), api_key=own_key(settings, "execution"), timeout_s=settings.http_timeout_s
+        )
+        stack.push_async_callback(execution.close)
+    return HTTPCoordinator(
+        settings,
+        shared.tasks,
+        execution=execution,
+        pool=shared.pool,
+        clock=shared.clock,
+        engine=engine,
+        events=shared.events,
+    )
 
 
 async def open_ux_agent(shared: Shared, stack: AsyncExitStack) -> Busy:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from filelock import FileLock, Timeout
 from pydantic import SecretStr
@@ -23,12 +23,20 @@ from tale.models.model_pool import ModelPool
 from tale.models.pool import Pool, PoolStatus
 from tale.models.remote_pool import RemoteModelPool
 from tale.orchestration.run_state import LOCK, prepare_folder, unusable
+from tale.orchestration.task_events import TaskEvents
+from tale.orchestration.task_feed import forget_texts_of_ended
+from tale.orchestration.task_texts import TaskTexts
 from tale.records import McpCall
 from tale.settings import Settings
 from tale.storage.call_store import CallStore
 from tale.storage.conversation_store import ConversationStore
 from tale.storage.database import Database
+from tale.storage.engines import postgresql_dsn
+from tale.storage.task_jobs import TaskJobs, job_settings
 from tale.storage.task_store import TaskStore
+
+if TYPE_CHECKING:
+    from tale.orchestration.distributed import Distributed
 
 MODEL_KEY_FILE: Final = "model-server.key"
 POOL_LOCK: Final = "pool.lock"
@@ -62,6 +70,9 @@ class Shared:
     activity: Activity
     clock: Callable[[], float]
     started_at: float
+    events: TaskEvents = field(default_factory=TaskEvents)
+    texts: TaskTexts = field(default_factory=TaskTexts)
+    distributed: "Distributed | None" = None  # where the tasks are on PostgreSQL
 
     async def record_mcp(self, call: McpCall) -> None:
         """Keep one answered MCP request; the observer of every server of this process."""
@@ -113,10 +124,15 @@ async def open_shared(settings: Settings, roles: Sequence[str], stack: AsyncExit
     calls = CallStore(database)
     recorder = Recorder(calls)
     pool = await _open_pool(settings, calls, recorder, stack)
+    tasks, events, texts = TaskStore(database), TaskEvents(), TaskTexts()
+    forget_texts_of_ended(events, texts)
+    distributed = None
+    if dsn := postgresql_dsn(settings.database):
+        tasks, distributed = await _open_distributed(settings, database, dsn, events, texts, stack)
     return Shared(
         settings=settings,
         database=database,
-        tasks=TaskStore(database),
+        tasks=tasks,
         calls=calls,
         conversations=ConversationStore(database),
         recorder=recorder,
@@ -124,7 +140,25 @@ async def open_shared(settings: Settings, roles: Sequence[str], stack: AsyncExit
         activity=Activity(),
         clock=time.time,
         started_at=time.time(),
+        events=events,
+        texts=texts,
+        distributed=distributed,
     )
+
+
+async def _open_distributed(
+    settings: Settings, database: Database, dsn: str, events: TaskEvents, texts: TaskTexts, stack: AsyncExitStack
+) -> "tuple[TaskStore, Distributed]":
+    """What tasks on PostgreSQL need, whose packages are imported here alone."""
+    job_settings()  # says which extra is missing, before anything else is imported
+    from tale.orchestration.distributed import Distributed
+
+    jobs = TaskJobs(database)
+    tasks = TaskStore(database, jobs=jobs)
+    distributed = Distributed(settings, tasks, jobs, dsn=dsn, events=events, texts=texts)
+    await distributed.start()
+    stack.push_async_callback(distributed.stop)
+    return tasks, distributed
 
 
 def _hold(settings: Settings, role: str, stack: AsyncExitStack) -> None:

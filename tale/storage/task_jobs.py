@@ -1,7 +1,8 @@
 """The jobs of tasks in pgqueuer's tables on PostgreSQL: each is added by the transaction that stores its task."""
 
+import re
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 from sqlalchemy import ARRAY, Connection, String, bindparam, func, select, text
 
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 ENTRYPOINT: Final = "tale_task"
 PREFIX: Final = "tale_"
 OPEN_STATUSES: Final = (TaskStatus.QUEUED.value, TaskStatus.RUNNING.value)
+PLACEHOLDER: Final = re.compile(r"\$[0-9]+")  # pgqueuer's, each used once and in order
 REPAIR_BATCH: Final = 1_000  # jobs that one repair adds
 
 
@@ -55,12 +57,11 @@ class TaskJobs:
         settings = job_settings()
         self._database = database
         self._table, self._log = settings.queue_table, settings.queue_table_log
-        self._insert = QueryQueueBuilder(settings).build_enqueue_query("skip").encode()
+        # Through SQLAlchemy's cursor, so that a fault of the database is named and mended as every other is.
+        self._insert = PLACEHOLDER.sub("%s", QueryQueueBuilder(settings).build_enqueue_query("skip"))
 
     def add(self, connection: Connection, added: Sequence[Task]) -> None:
         """Queue the tasks, within the caller's transaction; those that wait for others are not ready yet."""
-        from psycopg import RawCursor
-
         ready = [task for task in added if not task.open_dependencies]
         if not ready:
             return
@@ -73,9 +74,7 @@ class TaskJobs:
             [task.id for task in ready],
             ["{}"] * count,
         )
-        driver: Any = connection.connection.driver_connection
-        with RawCursor(driver) as cursor:
-            cursor.execute(self._insert, values)
+        connection.exec_driver_sql(self._insert, values)
 
     async def repair(self) -> int:
         """Queue unfinished tasks that have no job, though they should; returns how many there were."""

@@ -54,6 +54,7 @@ class PostgresEngine:
         on_end: AttemptEnded,
         draw: Callable[[], float] = random.random,
         pace: Pace | None = None,
+        on_pause: Callable[[bool], None] | None = None,
     ) -> None:
         self._store = store
         self._jobs = jobs
@@ -63,6 +64,7 @@ class PostgresEngine:
         self._retry_delay_s = retry_delay_s
         self._on_end = on_end
         self._draw = draw
+        self._on_pause = on_pause
         self._settings = job_settings()
         self._attempts: dict[str, asyncio.Task[Task | None]] = {}
         self._background: set[asyncio.Task[None]] = set()
@@ -111,12 +113,16 @@ class PostgresEngine:
         self._in_background(self._remove(task_id), f"withdraw-{task_id}")
 
     def pause(self) -> None:
-        """Take no tasks until `resume`."""
+        """Take no tasks until `resume`, and have `on_pause` tell others."""
         self._worker.pause()
+        if self._on_pause:
+            self._on_pause(True)
 
     def resume(self) -> None:
         """Take tasks again."""
         self._worker.resume()
+        if self._on_pause:
+            self._on_pause(False)
 
     def waiting(self) -> int:
         """Tasks of all gateways that wait, as last counted; asking has them counted anew."""
@@ -127,6 +133,10 @@ class PostgresEngine:
     def running(self) -> int:
         """Attempts under way here; without `run`, those of all hosts as last counted."""
         return len(self._attempts) if self._run else self._running_anywhere
+
+    def running_tasks(self) -> list[str]:
+        """The tasks of the attempts under way here."""
+        return list(self._attempts)
 
     async def stop(self, grace_s: float) -> None:
         """Take nothing more; give running attempts `grace_s` seconds, then let go of them and queue them again."""

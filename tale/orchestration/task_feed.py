@@ -1,0 +1,172 @@
+"""A task from wherever a listener left off to its end: its states, how far it has come, and its text as it grows."""
+
+import asyncio
+import re
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass, field, replace
+from typing import Any, Final, Literal
+
+from tale.orchestration.task_events import TaskEvent, TaskEvents
+from tale.orchestration.task_texts import TaskTexts, TextPiece
+from tale.records import Task, TaskStatus
+
+BATCH_S: Final = 0.08  # what a model writes within this time goes out together
+SILENCE_S: Final = 15.0  # after this long the row is looked at, and the listener told that the line still stands
+PLACE: Final = re.compile(r"([0-9]{1,9})-([0-9]{1,12})-([a-z]{0,16})", re.ASCII)
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """What a listener knows: the state he was told last, and how much of which attempt's text he has."""
+
+    attempt: int = 0
+    offset: int = 0
+    status: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.attempt}-{self.offset}-{self.status}"
+
+    @classmethod
+    def parse(cls, text: str) -> "Place":
+        """The place of an event's id; the beginning for what is none."""
+        found = PLACE.fullmatch(text)
+        return cls(int(found[1]), int(found[2]), found[3]) if found else cls()
+
+
+@dataclass(frozen=True, slots=True)
+class FeedEvent:
+    """One event. `place` is where its reader then stands: any gateway goes on from there."""
+
+    kind: Literal["state", "progress", "text"]
+    place: Place
+    data: dict[str, Any] = field(default_factory=dict[str, Any])
+
+
+def forget_texts_of_ended(events: TaskEvents, texts: TaskTexts) -> None:
+    """Keep no text of a task that ended: its row has it."""
+    events.tap(lambda event: texts.end(event.task_id) if event.status.is_final else None)
+
+
+class TaskFeed:
+    """Feeds of tasks. `read` gives a task's row and raises TaskException for an unknown id."""
+
+    def __init__(
+        self,
+        events: TaskEvents,
+        texts: TaskTexts,
+        read: Callable[[str], Awaitable[Task]],
+        *,
+        batch_s: float = BATCH_S,
+        silence_s: float = SILENCE_S,
+    ) -> None:
+        self._events = events
+        self._texts = texts
+        self._read = read
+        self._batch_s = batch_s
+        self._silence_s = silence_s
+
+    async def follow(self, task_id: str, place: Place) -> AsyncGenerator[FeedEvent | None]:
+        """What the listener does not know yet, then what happens, until the task has ended.
+
+        None says that nothing happened for a while. Raises TaskException for an unknown id.
+        """
+        with self._events.listen(task_id) as board, self._texts.follow(task_id) as changed:
+            task = await self._read(task_id)  # first listen, then look: so that the end is not missed
+            if not task.status.is_final and task.status != place.status:
+                place = replace(place, status=task.status.value)
+                yield _state(task, place)
+            else:
+                yield None
+            async with _News(board, changed, batch_s=self._batch_s, silence_s=self._silence_s) as news:
+                while not task.status.is_final:
+                    told = await news.next()
+                    if piece := self._texts.after(task_id, place.attempt, place.offset):
+                        place = replace(place, attempt=piece.attempt, offset=piece.offset + len(piece.text))
+                        yield _text(piece, place)
+                    if isinstance(told, TaskEvent):
+                        kind = "progress" if told.status == place.status else "state"
+                        place = replace(place, status=told.status.value)
+                        yield _progress(told, place, kind)
+                    elif told != "text":
+                        task = await self._read(task_id)
+                        yield None
+            for event in _ending(task, place):
+                yield event
+
+
+class _News:
+    """What there is to tell next: a state or progress, "text", "silence", or "end" when there is word of the end."""
+
+    def __init__(
+        self, board: AsyncIterator[TaskEvent], changed: asyncio.Event, *, batch_s: float, silence_s: float
+    ) -> None:
+        self._board = board
+        self._changed = changed
+        self._batch_s = batch_s
+        self._silence_s = silence_s
+
+    async def __aenter__(self) -> "_News":
+        self._reading = asyncio.ensure_future(_next(self._board))
+        self._writing = asyncio.ensure_future(self._changed.wait())
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        for task in (self._reading, self._writing):
+            task.cancel()
+        await asyncio.gather(self._reading, self._writing, return_exceptions=True)
+
+    async def next(self) -> TaskEvent | Literal["text", "silence", "end"]:
+        waited_for = {self._reading, self._writing}
+        done, _ = await asyncio.wait(waited_for, timeout=self._silence_s, return_when=asyncio.FIRST_COMPLETED)
+        if self._writing in done:
+            await asyncio.sleep(self._batch_s)
+            self._changed.clear()
+            self._writing = asyncio.ensure_future(self._changed.wait())
+            return "text"
+        if self._reading not in done:
+            return "silence"
+        event = self._reading.result()
+        if event is None:  # the end was told of before; should the row not know yet, it is asked at this pace
+            await asyncio.sleep(self._batch_s)
+            return "end"
+        self._reading = asyncio.ensure_future(_next(self._board))
+        return "end" if event.status.is_final else event
+
+
+async def _next(board: AsyncIterator[TaskEvent]) -> TaskEvent | None:
+    return await anext(board, None)
+
+
+def _ending(task: Task, place: Place) -> list[FeedEvent]:
+    """The rest of the text, and the final state with the whole of it."""
+    events: list[FeedEvent] = []
+    start = place.offset if place.attempt == task.attempt else 0
+    rest = (task.result or "")[start:]
+    if rest:
+        place = replace(place, attempt=task.attempt, offset=start + len(rest))
+        events.append(_text(TextPiece(task.id, task.attempt, start, rest), place))
+    if place.status != task.status:
+        events.append(_state(task, replace(place, status=task.status.value)))
+    return events
+
+
+def _state(task: Task, place: Place) -> FeedEvent:
+    data = {"task_id": task.id, "status": task.status.value, "message": f"Task {task.status.value}"}
+    if task.status is TaskStatus.RUNNING:
+        data["message"] = "Running"
+    if task.status.is_final:
+        ending = {"result": task.result, "finish_reason": task.finish_reason, "error": task.error}
+        data |= {name: value for name, value in ending.items() if value is not None}
+    return FeedEvent("state", place, data)
+
+
+def _progress(event: TaskEvent, place: Place, kind: Literal["state", "progress"]) -> FeedEvent:
+    data: dict[str, Any] = {"task_id": event.task_id, "status": event.status.value, "message": event.message}
+    if event.output_tokens is not None:
+        data["output_tokens"] = event.output_tokens
+    return FeedEvent(kind, place, data)
+
+
+def _text(piece: TextPiece, place: Place) -> FeedEvent:
+    data = {"task_id": piece.task_id, "attempt": piece.attempt, "offset": piece.offset, "text": piece.text}
+    return FeedEvent("text", place, data)
