@@ -18,6 +18,7 @@ from fakes.servers import PATIENCE_S, settings_for, until
 
 from tale.exceptions import DatabaseException
 from tale.mcp.http_client import HTTPMCPClient
+from tale.orchestration.engines.engine import RunAttempt
 from tale.orchestration.engines.postgres_engine import PostgresEngine
 from tale.orchestration.engines.postgres_worker import Pace
 from tale.records import Task, TaskStatus
@@ -43,14 +44,14 @@ class Host:
         self.jobs = TaskJobs(self.database)
         self.store = TaskStore(self.database, jobs=self.jobs)
 
-    def engine(self, run: object = None, *, slots: int = 1) -> PostgresEngine:
+    def engine(self, run: RunAttempt | None = None, *, slots: int = 1) -> PostgresEngine:
         dsn = postgresql_dsn(self.url)
         assert dsn is not None
         return PostgresEngine(
             self.store,
             self.jobs,
             dsn,
-            run,  # type: ignore[arg-type]
+            run,
             slots=slots,
             queue_limit=1_000,
             retry_delay_s=0.0,
@@ -92,7 +93,7 @@ async def test_hosts_share_the_load_and_each_task_is_run_once(hosts: list[Host])
     ran: list[list[str]] = [[], []]
     both = asyncio.Barrier(2)
 
-    def runner(number: int):
+    def runner(number: int) -> RunAttempt:
         async def run(task_id: str, attempt: int) -> Task | None:
             store = hosts[number].store
             task = await store.claim(task_id, expected_attempt=attempt, now=1.0, max_failures=3)
