@@ -10,7 +10,7 @@ import pytest
 from fakes.command_line import Outcome, in_subprocess
 from fakes.gateway import FakeGateway, model, serving
 
-from tale.exceptions import DatabaseException, ValidationException
+from tale.exceptions import DatabaseException, TaskException, ValidationException
 
 Tale = Callable[..., Outcome]
 
@@ -270,3 +270,48 @@ def test_a_schema_that_cannot_be_read_is_told(
 
     assert (done.code, gateway.asked("submit_task")) == (2, [])
     assert complaint in done.err
+
+
+def test_a_task_may_have_a_deadline_wait_for_others_and_bring_files(
+    gateway: FakeGateway, tale: Tale, tmp_path: Path
+) -> None:
+    (tmp_path / "notes.txt").write_text("héllo")
+    ids = ["00000000-0000-4000-8000-000000000001", "00000000-0000-4000-8000-000000000002"]
+
+    after = ("--after", ids[0], "--after", ids[1], "--with-results")
+    done = tale("submit", "Work", "--deadline", "60", *after, "--attach", "notes.txt")
+
+    (sent,) = gateway.asked("submit_task")
+    assert done.code == 0
+    assert (sent["deadline_s"], sent["after"], sent["with_results"]) == (60, ids, True)
+    assert sent["attachments"] == [{"name": "notes.txt", "text": "héllo"}]
+
+
+@pytest.mark.parametrize(
+    ("content", "complaint"),
+    [
+        (b"\xff\xfe", "file.bin is no UTF-8 text (byte 1); only text files"),
+        (b"a\x00b", "file.bin is no text: it holds NUL bytes"),
+        (b"x" * 1_000_001, "file.bin has 1,000,001 bytes; a file of at most 1,000,000"),
+        (None, "file.bin cannot be read: No such file"),
+    ],
+)
+def test_a_file_that_cannot_be_attached_is_told(
+    gateway: FakeGateway, tale: Tale, tmp_path: Path, content: bytes | None, complaint: str
+) -> None:
+    if content is not None:
+        (tmp_path / "file.bin").write_bytes(content)
+
+    done = tale("submit", "Work", "--attach", "file.bin")
+
+    assert (done.code, gateway.asked("submit_task")) == (2, [])
+    assert complaint in done.err
+
+
+def test_a_full_queue_is_told_with_the_time_to_wait(gateway: FakeGateway, tale: Tale) -> None:
+    gateway.refusal = TaskException("The queue is full (9 tasks wait); try again in 5 s.", {"retry_after_s": 5})
+
+    done = tale("submit", "Work")
+
+    assert (done.code, done.out) == (1, "")
+    assert "The queue is full (9 tasks wait); try again in 5 s." in done.err

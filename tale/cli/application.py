@@ -15,6 +15,7 @@ from tale.cli.doctor import doctor
 from tale.cli.invocation import Invocation
 from tale.cli.keys import keys
 from tale.cli.models import models
+from tale.cli.queue import queue
 from tale.cli.servers import serve, servers
 from tale.cli.submit import submit
 from tale.cli.transfer import export_history, import_history
@@ -66,6 +67,7 @@ application.command("status")(tasks.status)
 application.command("list")(tasks.list_tasks)
 application.command("result")(tasks.result)
 application.command("cancel")(tasks.cancel)
+application.add_typer(queue, name="queue")
 application.command("chat")(chat)
 application.command("usage")(usage)
 application.command("export")(export_history)

@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 from typing import Any, Final
 
@@ -30,6 +30,15 @@ async def follow(settings: Settings, task_id: str, progress: WaitProgress) -> di
     """
     async with client_of(settings) as client, watching_models(client, progress):
         return await _wait(settings, client, task_id, progress)
+
+
+async def follow_all(
+    settings: Settings, task_ids: Sequence[str], progress: WaitProgress
+) -> AsyncGenerator[dict[str, Any]]:
+    """Yield each of the tasks, in this order, when it is finished; as `follow`."""
+    async with client_of(settings) as client, watching_models(client, progress):
+        for task_id in task_ids:
+            yield await _wait(settings, client, task_id, progress)
 
 
 @asynccontextmanager

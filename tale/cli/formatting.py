@@ -65,6 +65,16 @@ def seconds(duration_s: float | None) -> str:
     return f"{int(duration_s // DAY_S)} d {int(duration_s % DAY_S // HOUR_S)} h"
 
 
+def paused_line(paused_at: float, *, now: float) -> str:
+    """Since when no tasks are begun, and how that ends.
+
+    >>> paused_line(100.0, now=220.0)
+    'The queue has been paused for 2 min 0 s; `tale queue resume` lets tasks begin again.'
+    """
+    since = seconds(max(0.0, now - paused_at))
+    return f"The queue has been paused for {since}; `tale queue resume` lets tasks begin again."
+
+
 def elapsed(duration_s: float) -> str:
     """A running clock, in whole seconds.
 

@@ -7,7 +7,7 @@ from typing import Any, Final
 
 from rich.text import Text
 
-from tale.cli.formatting import UNKNOWN, seconds, size
+from tale.cli.formatting import UNKNOWN, paused_line, seconds, size
 from tale.cli.gateway import client_of
 from tale.cli.rendering import Screen, show_models, show_tasks, state, table
 from tale.cli.servers import as_dict
@@ -58,6 +58,8 @@ def _print(
     show_models(screen, info["models"])
     screen.title("Queue")
     screen.show(", ".join(f"{count} {name}" for name, count in info["queue"].items()))
+    if info["queue_paused_at"] is not None:
+        screen.show(paused_line(info["queue_paused_at"], now=time.time()))
     screen.title("Latest tasks")
     if tasks:
         show_tasks(screen, tasks)

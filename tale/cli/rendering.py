@@ -170,6 +170,10 @@ def task_card(view: dict[str, Any]) -> Table:
             ("age", seconds(view["age_s"])),
             ("duration", None if view["duration_s"] is None else seconds(view["duration_s"])),
             ("priority", str(view["priority"]) if view["priority"] else None),
+            ("waits for", _others(view)),
+            ("deadline", _deadline(view)),
+            ("files", str(view["attached_files"]) if view["attached_files"] else None),
+            ("checks", ", ".join(view["expect"]) if view["expect"] else None),
             ("attempt", f"{view['attempt']} ({view['failures']} failed)" if view["failures"] else None),
             ("model", view["model"]),
             ("route", view["route_reason"]),
@@ -178,6 +182,18 @@ def task_card(view: dict[str, Any]) -> Table:
             ("error", view["error"]),
         )
     )
+
+
+def _others(view: dict[str, Any]) -> str | None:
+    count = view["waits_for"]
+    return None if not count or view["ended_at"] else f"{count} other task{'s' if count > 1 else ''}"
+
+
+def _deadline(view: dict[str, Any]) -> str | None:
+    if view["deadline_at"] is None or view["ended_at"]:
+        return None
+    left_s = view["deadline_at"] - view["created_at"] - view["age_s"]
+    return f"in {seconds(left_s)}" if left_s > 0 else "now"
 
 
 def footer(view: dict[str, Any]) -> list[str]:

@@ -10,7 +10,22 @@ import typer
 from tale.cli.edge import FAILED, INTERRUPTED, complain
 from tale.cli.invocation import settings_of
 from tale.cli.standard_input import text_from_stdin
-from tale.cli.submit_options import ExpectJson, ExpectPython, ExpectRegex, MaxTokens, Priority, Timeout, expect_of
+from tale.cli.submit_options import (
+    After,
+    Anew,
+    Attach,
+    Deadline,
+    ExpectJson,
+    ExpectPython,
+    ExpectRegex,
+    MaxTokens,
+    Priority,
+    TaskFile,
+    Timeout,
+    WithResults,
+    expect_of,
+    files_of,
+)
 from tale.cli.tasks import Json, ending
 from tale.exceptions import TaleBaseException, ValidationException
 from tale.validation import validate_task_text
@@ -40,6 +55,12 @@ def submit(
     expect_regex: ExpectRegex = None,
     expect_json: ExpectJson = None,
     expect_python: ExpectPython = False,
+    deadline: Deadline = None,
+    after: After = None,
+    with_results: WithResults = False,
+    attach: Attach = None,
+    file: TaskFile = None,
+    anew: Anew = False,
     cancel_on_interrupt: Cancel = False,
 ) -> None:
     """Hand a task in, wait for its answer and print it. The servers are started if none run.
@@ -47,18 +68,25 @@ def submit(
     In a pipe, stdout gets the answer and nothing else. Exit codes: 0 the task completed, 1 it failed or was
     cancelled, 2 wrong usage or input, 3 no server or model, 130 interrupted (the task runs on).
     """
-    arguments = {
-        "text": validate_task_text(_text_of(words or [])),
-        "priority": priority,
-        "timeout_s": timeout,
-        "max_output_tokens": max_tokens,
-        "expect": expect_of(expect_regex, expect_json, python=expect_python),
-    }
+    given: dict[str, Any] = {"priority": priority, "timeout_s": timeout, "max_output_tokens": max_tokens}
+    given |= {"expect": expect_of(expect_regex, expect_json, python=expect_python), "deadline_s": deadline}
+    given |= {"after": after, "with_results": with_results or None, "attachments": files_of(attach or []) or None}
+    options = {name: value for name, value in given.items() if value is not None}
+    if file is not None:
+        from tale.cli.bulk import submit_file
+
+        _refuse_words(words)
+        submit_file(settings_of(context), file, options, wait=wait, as_json=as_json, anew=anew)
+        return
+    errand = Errand(settings_of(context), {"text": validate_task_text(_text_of(words or [])), **options})
+    _hand_in(errand, wait=wait, as_json=as_json, cancel=cancel_on_interrupt)
+
+
+def _hand_in(errand: "Errand", *, wait: bool, as_json: bool, cancel: bool) -> None:
     from tale.cli.rendering import Screen
 
     screen = Screen()
-    errand = Errand(settings_of(context), arguments)
-    view = _carried_out(errand, screen, wait=wait, quiet=as_json, cancel=cancel_on_interrupt)
+    view = _carried_out(errand, screen, wait=wait, quiet=as_json, cancel=cancel)
     if as_json:
         screen.json(view)
     elif not wait:
@@ -126,6 +154,11 @@ def _after_interrupt(errand: Errand, *, cancel: bool) -> str:
         return f"Interrupted, but the task could not be cancelled; it may run on: {way_back}"
     became = "being cancelled" if view["status"] == "running" else view["status"]
     return f"Interrupted; task {task_id} is {became}."
+
+
+def _refuse_words(words: list[str] | None) -> None:
+    if words:
+        raise ValidationException("With --file the tasks come from the file; leave the task on the command line out.")
 
 
 def _text_of(words: list[str]) -> str:

@@ -1,6 +1,7 @@
 """What can be said of a task on the command line besides its text, and how it is told to the gateway."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Final, cast
 
@@ -10,6 +11,7 @@ from tale.exceptions import ValidationException
 from tale.validation import TIMEOUT_RANGE_S
 
 PRIORITY_RANGE: Final = (-100, 100)
+MAX_FILE_BYTES: Final = 1_000_000
 
 MaxTokens = Annotated[
     int | None, typer.Option("--max-tokens", help="Most tokens the answer may have.", min=1, metavar="N")
@@ -32,6 +34,44 @@ ExpectJson = Annotated[
     typer.Option("--expect-json", help="The answer must fit this JSON schema: JSON, or a file of it.", metavar="JSON"),
 ]
 ExpectPython = Annotated[bool, typer.Option("--expect-python", help="The Python code of the answer must compile.")]
+Deadline = Annotated[
+    int | None, typer.Option(help="Seconds from now after which the task fails, begun or not.", min=1, metavar="N")
+]
+After = Annotated[
+    list[str] | None,
+    typer.Option("--after", help="Begin when this task has completed; may be given several times.", metavar="ID"),
+]
+WithResults = Annotated[
+    bool, typer.Option("--with-results", help="Give the model the results of the --after tasks to read.")
+]
+Attach = Annotated[
+    list[Path] | None,
+    typer.Option("--attach", help="A text file for the model to read; may be given several times.", metavar="FILE"),
+]
+TaskFile = Annotated[
+    Path | None,
+    typer.Option("--file", help='Many tasks: a file with one JSON object a line; "-" reads stdin.', metavar="FILE"),
+]
+Anew = Annotated[bool, typer.Option("--anew", help="With --file: hand in what an earlier run handed in, too.")]
+
+
+def files_of(paths: Sequence[Path]) -> list[dict[str, str]]:
+    """The files as the gateway takes them; raises ValidationException for what is no text, or too large."""
+    files: list[dict[str, str]] = []
+    for path in paths:
+        try:
+            size = path.stat().st_size
+        except OSError:
+            size = 0  # that it cannot be read is told by reading it
+        if size > MAX_FILE_BYTES:
+            raise ValidationException(
+                f"--attach: {path} has {size:,} bytes; a file of at most {MAX_FILE_BYTES:,} can be attached."
+            )
+        text = read_text(path, "--attach")
+        if "\x00" in text:
+            raise ValidationException(f"--attach: {path} is no text: it holds NUL bytes; only text files can be used.")
+        files.append({"name": str(path), "text": text})
+    return files
 
 
 def expect_of(regex: str | None, schema: str | None, *, python: bool) -> dict[str, Any] | None:

@@ -46,6 +46,42 @@ class Submission:
     attachments: Sequence[Attachment] = ()
 
 
+def new_task(submission: Submission, settings: Settings, *, now: float) -> NewTask:
+    """The task that a submission asks for; raises ValidationException for what no server would take."""
+    _refuse_bad_figures(submission)
+    timeout, expect, deadline_s = submission.timeout_s, submission.expect, submission.deadline_s
+    task = Task(
+        id=str(uuid.uuid4()),
+        text=validate_task_text(submission.text),
+        status=TaskStatus.QUEUED,
+        created_at=now,
+        priority=submission.priority,
+        timeout_s=settings.task_timeout_s if timeout is None else validate_timeout_seconds(timeout),
+        max_output_tokens=submission.max_output_tokens or settings.max_output_tokens,
+        conversation_id=submission.conversation_id,
+        idempotency_key=submission.idempotency_key,
+        trace_id=submission.trace_id,
+        expect=None if expect is None else json.dumps(parse_expect(expect)),
+        deadline_at=None if deadline_s is None else now + deadline_s,
+        with_results=submission.with_results,
+        attached_files=len(submission.attachments),
+    )
+    return NewTask(task, _awaited_ids(submission.after), _checked_files(submission.attachments))
+
+
+def _refuse_bad_figures(submission: Submission) -> None:
+    low, high = PRIORITY_RANGE
+    if not low <= submission.priority <= high:
+        raise ValidationException(f"The priority {submission.priority} is out of range; use {low} to {high}.")
+    limit, deadline_s = submission.max_output_tokens, submission.deadline_s
+    if limit is not None and not 1 <= limit <= MAX_ANSWER_TOKENS:
+        raise ValidationException(f"The limit of output tokens must be from 1 to {MAX_ANSWER_TOKENS:,}.")
+    if deadline_s is not None and not 1 <= deadline_s <= MAX_DEADLINE_S:
+        raise ValidationException(f"The deadline must be from 1 to {MAX_DEADLINE_S:,} seconds from now.")
+    if submission.with_results and not submission.after:
+        raise ValidationException("There are no results to go with the task: name in `after` what it waits for.")
+
+
 class Intake:
     """Makes tasks of submissions; raises ValidationException for what cannot be done as it was asked for."""
 
@@ -56,46 +92,11 @@ class Intake:
 
     async def accept(self, submissions: Sequence[Submission]) -> list[NewTask]:
         """The tasks, if all of them can be done."""
-        made = [self._new(each) for each in submissions]
+        made = [new_task(each, self._settings, now=self._clock()) for each in submissions]
         await refuse_invalid([new.task.expect for new in made if new.task.expect])
         for new in made:
             await self._refuse_oversize(new)
         return made
-
-    def _new(self, submission: Submission) -> NewTask:
-        files = _checked_files(submission.attachments)
-        return NewTask(self._task(submission), _awaited_ids(submission.after), files)
-
-    def _task(self, submission: Submission) -> Task:
-        settings = self._settings
-        low, high = PRIORITY_RANGE
-        if not low <= submission.priority <= high:
-            raise ValidationException(f"The priority {submission.priority} is out of range; use {low} to {high}.")
-        limit = submission.max_output_tokens
-        if limit is not None and not 1 <= limit <= MAX_ANSWER_TOKENS:
-            raise ValidationException(f"The limit of output tokens must be from 1 to {MAX_ANSWER_TOKENS:,}.")
-        timeout, expect, deadline_s = submission.timeout_s, submission.expect, submission.deadline_s
-        if deadline_s is not None and not 1 <= deadline_s <= MAX_DEADLINE_S:
-            raise ValidationException(f"The deadline must be from 1 to {MAX_DEADLINE_S:,} seconds from now.")
-        if submission.with_results and not submission.after:
-            raise ValidationException("There are no results to go with the task: name in `after` what it waits for.")
-        now = self._clock()
-        return Task(
-            id=str(uuid.uuid4()),
-            text=validate_task_text(submission.text),
-            status=TaskStatus.QUEUED,
-            created_at=now,
-            priority=submission.priority,
-            timeout_s=settings.task_timeout_s if timeout is None else validate_timeout_seconds(timeout),
-            max_output_tokens=submission.max_output_tokens or settings.max_output_tokens,
-            conversation_id=submission.conversation_id,
-            idempotency_key=submission.idempotency_key,
-            trace_id=submission.trace_id,
-            expect=None if expect is None else json.dumps(parse_expect(expect)),
-            deadline_at=None if deadline_s is None else now + deadline_s,
-            with_results=submission.with_results,
-            attached_files=len(submission.attachments),
-        )
 
     async def _refuse_oversize(self, new: NewTask) -> None:
         """Refuse what no context holds. A token is at least one byte, so most prompts need no counting."""

@@ -5,7 +5,9 @@ The classes have no slots: the MCP SDK reads the schema of a tool off the class,
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Any, ClassVar, Final
+
+from pydantic import ConfigDict
 
 from tale.exceptions import ValidationException
 from tale.orchestration.intake import Submission
@@ -26,6 +28,8 @@ class AttachedFile:
 @dataclass(frozen=True)
 class TaskRequest:
     """One task of several, with what submit_task takes."""
+
+    __pydantic_config__: ClassVar = ConfigDict(extra="forbid")
 
     text: str
     priority: int = 0

@@ -46,6 +46,9 @@ def task(text: str, **known: Any) -> dict[str, Any]:
         "timeout_s": 300,
         "max_output_tokens": 2048,
         "expect": None,
+        "deadline_at": None,
+        "waits_for": 0,
+        "attached_files": 0,
         "model": "large-model",
         "role": "task",
         "route_reason": "tasks go to the task model",
@@ -81,6 +84,10 @@ class FakeGateway:
     conversations: dict[str, list[str]] = field(default_factory=dict)
     left: threading.Event = field(default_factory=threading.Event)  # whoever was talked to went away
     refusal: TaleBaseException | None = None
+    refusals: list[TaleBaseException] = field(default_factory=list)  # of submit_tasks, one a call
+    outcomes: dict[str, dict[str, Any]] = field(default_factory=dict)  # by the text of a task
+    keys: dict[str, dict[str, Any]] = field(default_factory=dict)
+    paused_at: float | None = None
     calls: list[tuple[str, dict[str, Any]]] = field(default_factory=list)
     waiting: threading.Event = field(default_factory=threading.Event)  # set when a wait has told all its steps
     finish: threading.Event = field(default_factory=threading.Event)  # a wait ends when this is set
@@ -101,15 +108,45 @@ class FakeGateway:
         idempotency_key: str | None = None,
         conversation_id: str | None = None,
         expect: dict[str, Any] | None = None,
+        deadline_s: int | None = None,
+        after: list[str] | None = None,
+        with_results: bool = False,
+        attachments: list[dict[str, str]] | None = None,
     ) -> dict[str, Any]:
         """Store a task."""
         given = {"priority": priority, "timeout_s": timeout_s, "max_output_tokens": max_output_tokens, "expect": expect}
+        more = {"deadline_s": deadline_s, "after": after, "with_results": with_results, "attachments": attachments}
+        given |= {name: value for name, value in more.items() if value}
         self.calls.append(("submit_task", {"text": text, "idempotency_key": idempotency_key, **given}))
         if self.refusal:
             raise self.refusal
         stored = task(text, **self.outcome)
         self.tasks[stored["id"]] = stored
         return {**stored, "status": "queued", "result": None}
+
+    async def submit_tasks(self, tasks: list[dict[str, Any]]) -> dict[str, Any]:
+        """Store several tasks; the same key gives the one stored first."""
+        self.calls.append(("submit_tasks", {"tasks": tasks}))
+        if self.refusals:
+            raise self.refusals.pop(0)
+        stored: list[dict[str, Any]] = []
+        for given in tasks:
+            key = given["idempotency_key"]
+            if key not in self.keys:
+                made = task(given["text"], **(self.outcome | self.outcomes.get(given["text"], {})))
+                self.tasks[made["id"]] = self.keys[key] = made
+            stored.append({"id": self.keys[key]["id"], "status": "queued"})
+        return {"tasks": stored}
+
+    async def pause_queue(self) -> dict[str, Any]:
+        """Pause."""
+        self.paused_at = time.time()
+        return {"paused_at": self.paused_at, "queued": 3, "running": 1}
+
+    async def resume_queue(self) -> dict[str, Any]:
+        """Go on."""
+        self.paused_at = None
+        return {"paused_at": None, "queued": 3, "running": 1}
 
     async def wait_for_task(self, task_id: str, context: ToolContext, timeout_s: int | None = None) -> dict[str, Any]:
         """Tell the steps, then the end."""
@@ -160,7 +197,8 @@ class FakeGateway:
         counts = dict.fromkeys(("queued", "running", "completed", "failed", "cancelled"), 0)
         for view in self.tasks.values():
             counts[view["status"]] += 1
-        return {**health, "database": {"id": "db", "url": "sqlite:///tale.db"}, "queue": counts}
+        paused = {"queue_paused_at": self.paused_at}
+        return {**health, "database": {"id": "db", "url": "sqlite:///tale.db"}, "queue": counts, **paused}
 
     async def conversation(
         self, message: str, context: ToolContext, conversation_id: str | None = None
@@ -210,6 +248,8 @@ class FakeGateway:
         """The server with all the tools."""
         server = HTTPMCPServer("tale-fake", version=self.version, port=port, health=self.health)
         for tool in (self.submit_task, self.wait_for_task, self.get_task_status, self.get_task_result):
+            server.add_tool(tool)
+        for tool in (self.submit_tasks, self.pause_queue, self.resume_queue):
             server.add_tool(tool)
         for tool in (self.list_tasks, self.cancel_task, self.get_server_info, self.conversation, self.get_history):
             server.add_tool(tool)
