@@ -13,7 +13,7 @@ import pytest
 from fakes.engine_script import EngineScript
 from fakes.ollama_server import served
 from fakes.openai_server import OpenAIServer
-from fakes.postgres import drop_connections, run_on
+from fakes.postgres import away, drop_connections, run_on
 from fakes.servers import PATIENCE_S, settings_for, until
 
 from tale.exceptions import DatabaseException
@@ -26,6 +26,7 @@ from tale.servers.service import Service
 from tale.settings import Settings
 from tale.storage.database import Database
 from tale.storage.engines import postgresql_dsn
+from tale.storage.patient_store import PatientTaskStore
 from tale.storage.task_jobs import TaskJobs
 from tale.storage.task_store import TaskStore
 
@@ -166,6 +167,41 @@ async def test_a_database_that_drops_all_connections_costs_no_task(hosts: list[H
     ends = [await here.ended(task.id) for task in (first, second)]
     await worker.stop(1.0)
     assert [task.status for task in ends] == [TaskStatus.COMPLETED] * 2
+
+
+async def test_an_answer_that_comes_while_the_database_is_away_is_kept(
+    hosts: list[Host], postgres_server: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    here, there = hosts
+    store = PatientTaskStore(there.database, jobs=there.jobs)
+    begun, go_on = asyncio.Event(), asyncio.Event()
+
+    async def run(task_id: str, attempt: int) -> Task | None:
+        task = await store.claim(task_id, expected_attempt=attempt, now=1.0, max_failures=9)
+        assert task is not None
+        begun.set()
+        await go_on.wait()
+        await store.finish(task_id, task.attempt, status=TaskStatus.COMPLETED, now=2.0, result="precious")
+        return await store.get(task_id)
+
+    worker = there.engine(run)
+    await worker.start()
+    task = await here.engine().submit(new_task())
+    await begun.wait()
+    with away(postgres_server, here.url):
+        go_on.set()
+        await until(lambda: "cannot be written yet" in caplog.text)
+        with pytest.raises(DatabaseException):
+            await here.engine().submit(new_task())
+    done = await here.ended(task.id)
+    await worker.stop(1.0)
+    assert (done.result, done.attempt) == ("precious", 1)
+    second = await here.engine().submit(new_task("after it"))
+    begun.clear()
+    successor = there.engine(run)
+    await successor.start()
+    assert (await here.ended(second.id)).status is TaskStatus.COMPLETED
+    await successor.stop(1.0)
 
 
 async def test_a_task_whose_job_got_lost_is_queued_again(hosts: list[Host]) -> None:

@@ -32,6 +32,7 @@ from tale.storage.call_store import CallStore
 from tale.storage.conversation_store import ConversationStore
 from tale.storage.database import Database
 from tale.storage.engines import postgresql_dsn
+from tale.storage.patient_store import PatientTaskStore
 from tale.storage.task_jobs import TaskJobs, job_settings
 from tale.storage.task_store import TaskStore
 
@@ -154,7 +155,7 @@ async def _open_distributed(
     from tale.orchestration.distributed import Distributed
 
     jobs = TaskJobs(database)
-    tasks = TaskStore(database, jobs=jobs)
+    tasks = PatientTaskStore(database, jobs=jobs)
     distributed = Distributed(settings, tasks, jobs, dsn=dsn, events=events, texts=texts)
     await distributed.start()
     stack.push_async_callback(distributed.stop)

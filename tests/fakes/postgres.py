@@ -46,6 +46,18 @@ def run_on(url: str, statement: str) -> None:
     engine.dispose()
 
 
+@contextmanager
+def away(server: str, url: str) -> Iterator[None]:
+    """Have the database out of anybody's reach for the length of the block."""
+    name = make_url(url).database
+    run_on(server, f"ALTER DATABASE {name} ALLOW_CONNECTIONS false")
+    run_on(server, f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = '{name}'")
+    try:
+        yield
+    finally:
+        run_on(server, f"ALTER DATABASE {name} ALLOW_CONNECTIONS true")
+
+
 def drop_connections(url: str) -> None:
     """Have the server break every connection to the database."""
     others = "datname = current_database() AND pid != pg_backend_pid()"
