@@ -349,3 +349,13 @@ class ConversationTurn:
     content: str
     created_at: float
     model_call_id: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Trace:
+    """What happened for one task or one request, each kind in the order of the starts."""
+
+    id: str | None
+    task: Task | None
+    requests: tuple[McpCall, ...]
+    calls: tuple[ModelCall, ...]

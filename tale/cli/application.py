@@ -18,6 +18,7 @@ from tale.cli.models import models
 from tale.cli.queue import queue
 from tale.cli.servers import serve, servers
 from tale.cli.submit import submit
+from tale.cli.trace import trace
 from tale.cli.transfer import export_history, import_history
 from tale.cli.usage import usage
 
@@ -70,6 +71,7 @@ application.command("cancel")(tasks.cancel)
 application.add_typer(queue, name="queue")
 application.command("chat")(chat)
 application.command("usage")(usage)
+application.command("trace")(trace)
 application.command("export")(export_history)
 application.command("import")(import_history)
 application.command("serve")(serve)
