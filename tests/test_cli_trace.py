@@ -22,7 +22,7 @@ T = 1_700_000_000.0
 
 def request(started_at: float, latency_s: float, **told: object) -> McpCall:
     given: dict[str, object] = {"server": "tale-gateway", "method": "tools/call", "outcome": "ok", **told}
-    return McpCall(id=str(uuid.uuid4()), started_at=started_at, latency_s=latency_s, **given)  # pyright: ignore
+    return McpCall(id=str(uuid.uuid4()), started_at=started_at, latency_s=latency_s, **given)
 
 
 def call(started_at: float, **told: object) -> ModelCall:
@@ -33,7 +33,7 @@ def call(started_at: float, **told: object) -> ModelCall:
         "provider": "scripted",
         **told,
     }
-    return ModelCall(id=str(uuid.uuid4()), started_at=started_at, **given)  # pyright: ignore
+    return ModelCall(id=str(uuid.uuid4()), started_at=started_at, **given)
 
 
 def keep(home: Path, rows: Sequence[McpCall | ModelCall], *, task: Task | None = None) -> None:
