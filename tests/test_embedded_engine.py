@@ -2,14 +2,14 @@
 
 import asyncio
 import uuid
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
 
 import pytest
 
 from tale.orchestration.engines.embedded_engine import EmbeddedEngine
 from tale.orchestration.engines.engine import RunAttempt
-from tale.records import Task, TaskStatus
+from tale.records import NewTask, Task, TaskStatus
 from tale.storage.database import Database
 from tale.storage.task_store import TaskStore
 
@@ -121,3 +121,37 @@ async def test_a_task_withdrawn_before_its_next_attempt_does_not_come_back(store
     queue.withdraw(task.id)
     assert (queue.waiting(), attempts) == (0, 1)
     await queue.stop(1.0)
+
+
+async def test_what_a_task_waits_for_may_end_while_it_is_still_being_handed_in(tmp_path: Path) -> None:
+    class SlowStore(TaskStore):
+        stored, gate = asyncio.Event(), asyncio.Event()
+
+        async def insert_all(self, new: Sequence[NewTask]) -> list[Task]:
+            inserted = await super().insert_all(new)
+            if new[0].after:
+                self.stored.set()
+                await self.gate.wait()
+            return inserted
+
+    database = Database.open(f"sqlite:///{tmp_path / 'slow.db'}")
+    store = SlowStore(database)
+    runner = Runner(store, 1)
+    queue = engine(store, runner)
+    first = await store.insert(new_task("first"))
+    second = new_task("second")
+    handing_in = asyncio.create_task(queue.submit_all([NewTask(second, after=(first.id,))]))
+    await store.stored.wait()  # its row is there and waits for the first task, which ends just now
+    await store.claim(first.id, expected_attempt=0, now=1.0, max_failures=9)
+    await store.finish(first.id, 1, status=TaskStatus.COMPLETED, now=2.0)
+    (freed,) = await store.dependents(first.id)
+    queue.hand_out(freed)
+    await queue.start()
+    await runner.done.wait()
+    while queue.running():
+        await asyncio.sleep(0)
+    store.gate.set()
+    await handing_in
+    await queue.stop(1.0)
+    await database.close()
+    assert (runner.order, queue.waiting()) == (["second"], 0)

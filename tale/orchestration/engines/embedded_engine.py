@@ -63,12 +63,17 @@ class EmbeddedEngine:
         if waiting + len(new) > self._queue_limit:
             raise refused_as_full(waiting, self._retry_delay_s)
         self._inserting += len(new)
+        # Before they are stored: what they wait for may end, and have them handed out, before this goes on.
+        self._blocked.update(each.task.id for each in new if each.after)
+        stored: list[Task] = []
         try:
             stored = await self._store.insert_all(new)
         finally:
             self._inserting -= len(new)
+            kept = {task.id for task in stored if task.open_dependencies and not task.status.is_final}
+            self._blocked.difference_update({each.task.id for each in new} - kept)
         for task, each in zip(stored, new, strict=True):
-            if task.id == each.task.id and not task.status.is_final:
+            if task.id == each.task.id and not task.status.is_final and not task.open_dependencies:
                 self._push(task)
         return stored
 
