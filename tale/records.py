@@ -81,6 +81,7 @@ class ChatRequest:
     tools: Sequence[Mapping[str, Any]] = ()
     tool_choice: str | Mapping[str, Any] | None = None
     options: Mapping[str, Any] = field(default_factory=dict[str, Any])  # further ones, for engines that know them
+    trace_id: str | None = None  # sent along, so that an engine's own traces belong to ours
 
 
 @dataclass(frozen=True, slots=True)

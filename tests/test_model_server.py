@@ -62,6 +62,14 @@ async def test_an_openai_client_gets_an_answer_with_its_figures(process: Process
     assert call == {"role": "task", "operation": "chat", "budget_tokens": 9}
 
 
+async def test_a_trace_that_a_client_names_is_taken_over(process: Process) -> None:
+    headers = {"Authorization": f"Bearer {KEY}", "traceparent": f"00-{'a' * 32}-{'b' * 16}-01"}
+    url = f"{process.settings.url_of('model')}/v1/chat/completions"
+    async with aiohttp.ClientSession() as session, session.post(url, json={"messages": MESSAGES}, headers=headers):
+        pass
+    assert rows(process.settings, "SELECT trace_id FROM model_calls") == [{"trace_id": "a" * 32}]
+
+
 async def test_an_answer_is_streamed_in_openai_s_chunks(process: Process) -> None:
     status, text = await ask(process, "/v1/chat/completions", {"messages": MESSAGES, "stream": True, "model": "small"})
     assert status == 200

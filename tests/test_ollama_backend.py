@@ -173,3 +173,12 @@ async def test_arguments_of_a_call_that_are_no_json_are_refused(backend: OllamaB
 async def test_json_of_any_schema_can_be_asked_for(backend: OllamaBackend, engine: OllamaServer) -> None:
     await backend.complete(ChatRequest("small", REQUEST.messages, json_object=True))
     assert engine.script.requests[-1]["format"] == "json"
+
+
+async def test_the_trace_goes_along_with_the_request_it_belongs_to_alone(
+    backend: OllamaBackend, engine: OllamaServer
+) -> None:
+    for trace_id in ("a" * 32, None):
+        await backend.complete(ChatRequest("small", REQUEST.messages, trace_id=trace_id))
+        [event async for event in backend.chat(ChatRequest("small", REQUEST.messages, trace_id=trace_id))]
+    assert [trace and trace[3:35] for trace in engine.script.traces] == ["a" * 32, "a" * 32, None, None]

@@ -280,6 +280,9 @@ async def test_both_rows_are_there_when_the_last_byte_is(gateway: Gateway) -> No
     assert (http_call["server"], http_call["method"]) == ("tale-gateway", "POST /v1/chat/completions")
     assert (http_call["outcome"], http_call["trace_id"]) == ("ok", trace)
     assert http_call["id"].replace("-", "") == request_id
+    (sent_on,) = gateway.engine.script.traces
+    assert sent_on is not None
+    assert sent_on[3:35] == trace
 
 
 async def test_keys_are_asked_for_and_named_in_the_rows(gateway: Gateway) -> None:

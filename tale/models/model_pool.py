@@ -190,7 +190,7 @@ class ModelPool:
         """Serve a call, a second time when its engine turns out to be dead before any text came."""
         for last_try in (False, True):
             member, reason, load_s = await self._chosen(wanted, context)
-            fitted = await self._fitted(replace(request, model=member.name), member)
+            fitted = await self._fitted(replace(request, model=member.name, trace_id=context.trace_id), member)
             queued_at = time.perf_counter()
             async with member.slots.held(context.priority):
                 queue_s = time.perf_counter() - queued_at

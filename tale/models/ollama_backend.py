@@ -6,6 +6,7 @@ import time
 import uuid
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
+from contextvars import ContextVar
 from typing import Any, Final, cast
 
 import httpx
@@ -26,6 +27,7 @@ from tale.records import (
     Usage,
     Vectors,
 )
+from tale.traces import TRACE_HEADER, traceparent_of
 
 KEEP_FOREVER: Final = -1
 DROP_NOW: Final = 0
@@ -51,11 +53,17 @@ class OllamaBackend:
         self.url = url.rstrip("/")
         self._context_tokens = context_tokens
         silence = max(timeout_s, LOAD_SILENCE_S)
-        self._client = ollama.AsyncClient(self.url, timeout=httpx.Timeout(silence, connect=CONNECT_LIMIT_S))
+        self._trace_id: ContextVar[str | None] = ContextVar("trace_id", default=None)  # the client takes no headers
+        self._client = ollama.AsyncClient(
+            self.url,
+            timeout=httpx.Timeout(silence, connect=CONNECT_LIMIT_S),
+            event_hooks={"request": [self._send_trace]},
+        )
 
     async def chat(self, request: ChatRequest) -> ChatStream:
         """Stream a generation; closing the generator closes the connection, which stops Ollama."""
         gathered = _Gathered(request.model)
+        self._trace_id.set(request.trace_id)
         async with self._told(request.model):
             stream: AsyncIterator[ollama.ChatResponse] = await self._client.chat(
                 **self._arguments(request), stream=True
@@ -73,6 +81,7 @@ class OllamaBackend:
 
     async def complete(self, request: ChatRequest) -> Reply:
         """Generate without streaming."""
+        self._trace_id.set(request.trace_id)
         async with self._told(request.model):
             part: ollama.ChatResponse = await self._client.chat(**self._arguments(request), stream=False)
         gathered = _Gathered(request.model)
@@ -183,6 +192,10 @@ class OllamaBackend:
             "keep_alive": KEEP_FOREVER,
             "format": dict(request.json_schema) if request.json_schema is not None else _format_of(request),
         }
+
+    async def _send_trace(self, request: httpx.Request) -> None:
+        if request.url.path.endswith("/chat") and (trace_id := self._trace_id.get()):
+            request.headers[TRACE_HEADER] = traceparent_of(trace_id)
 
     @asynccontextmanager
     async def _told(self, model: str) -> AsyncGenerator[None]:

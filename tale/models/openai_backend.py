@@ -23,6 +23,7 @@ from tale.models.openai_wire import (
     usage_of,
 )
 from tale.records import ChatRequest, ModelInfo, Reply, Vectors
+from tale.traces import TRACE_HEADER, traceparent_of
 
 CONNECT_LIMIT_S: Final = 5.0
 HEALTH_LIMIT_S: Final = 5.0
@@ -72,7 +73,7 @@ class OpenAIBackend:
         if self._llama_cpp:
             body["return_progress"] = True
         gathered = Gathered(request.model)
-        async with self._exchange(request.model, "/chat/completions", body) as response:
+        async with self._exchange(request.model, "/chat/completions", body, trace_id=request.trace_id) as response:
             if response.content_type == "application/json":  # an engine that does not stream
                 chunk = await json_of(response)
                 for event in events_of(as_chunk(chunk), gathered):
@@ -89,7 +90,8 @@ class OpenAIBackend:
 
     async def complete(self, request: ChatRequest) -> Reply:
         """Generate without streaming."""
-        async with self._exchange(request.model, "/chat/completions", self._body(request)) as response:
+        body = self._body(request)
+        async with self._exchange(request.model, "/chat/completions", body, trace_id=request.trace_id) as response:
             chunk = await json_of(response)
         gathered = Gathered(request.model)
         for _ in events_of(as_chunk(chunk), gathered):
@@ -177,12 +179,21 @@ class OpenAIBackend:
 
     @asynccontextmanager
     async def _exchange(
-        self, model: str, path: str, body: Json | None, *, at_root: bool = False, total_s: float | None = None
+        self,
+        model: str,
+        path: str,
+        body: Json | None,
+        *,
+        at_root: bool = False,
+        total_s: float | None = None,
+        trace_id: str | None = None,
     ) -> AsyncGenerator[aiohttp.ClientResponse]:
         """One HTTP exchange, its failures told as tale's own; closing it early closes the connection."""
         endpoint = await self._endpoint(model)
         base = endpoint.base_url.removesuffix("/v1") if at_root else endpoint.base_url
         headers = {"Authorization": f"Bearer {endpoint.api_key}"} if endpoint.api_key else {}
+        if trace_id is not None:
+            headers[TRACE_HEADER] = traceparent_of(trace_id)
         limit = aiohttp.ClientTimeout(total=total_s) if total_s else self._timeout
         method = "GET" if body is None else "POST"
         try:

@@ -35,7 +35,8 @@ class RemoteModelPool:
         """Stream a generation; closing the generator stops the engine."""
         body = {**self._engine.body_of(request, context), "stream": True}
         gathered = Gathered(request.model)
-        async with self._engine.exchange(request.model, "/chat/completions", body) as response:
+        exchange = self._engine.exchange(request.model, "/chat/completions", body, trace_id=context.trace_id)
+        async with exchange as response:
             async for chunk in chunks_of(response):
                 extra = cast("dict[str, Any]", chunk.get(CONTEXT_KEY) or {})
                 if told := extra.get("dispatched"):
@@ -70,7 +71,8 @@ class RemoteModelPool:
     async def embed(self, model: str, texts: Sequence[str], context: CallContext) -> Vectors:
         """One vector a text."""
         body = {"model": model, "input": list(texts), CONTEXT_KEY: asdict(context)}
-        async with self._engine.exchange(model, "/embeddings", body, total_s=EMBED_LIMIT_S) as response:
+        exchange = self._engine.exchange(model, "/embeddings", body, total_s=EMBED_LIMIT_S, trace_id=context.trace_id)
+        async with exchange as response:
             answer = await json_of(response)
         rows = [row["embedding"] for row in cast("list[dict[str, Any]]", answer["data"])]
         return Vectors(rows, usage_of(answer.get("usage") or {}))

@@ -32,6 +32,7 @@ from tale.servers.openai_answers import (
 )
 from tale.servers.openai_forms import ChatBody, EmbeddingBody, read_form
 from tale.settings import Settings
+from tale.traces import TRACE_HEADER, trace_id_of
 
 BODY_LIMIT_BYTES: Final = 4 * 1024 * 1024
 
@@ -95,7 +96,8 @@ class ModelServer:
 
     async def _count_tokens(self, request: web.Request) -> web.Response:
         body = read_form(await request.read(), ChatBody)
-        return web.json_response({"input_tokens": await self._pool.count_tokens(body.request(), _context_of(body))})
+        tokens = await self._pool.count_tokens(body.request(), _context_of(request, body))
+        return web.json_response({"input_tokens": tokens})
 
     async def _embeddings(self, request: web.Request) -> web.Response:
         body = read_form(await request.read(), EmbeddingBody)
@@ -105,11 +107,11 @@ class ModelServer:
     async def _chat(self, request: web.Request) -> web.StreamResponse:
         body = read_form(await request.read(), ChatBody)
         if not body.stream:
-            reply = await self._pool.complete(body.request(), _context_of(body))
+            reply = await self._pool.complete(body.request(), _context_of(request, body))
             return web.json_response(_answer(reply))
         response = web.StreamResponse(headers={"Content-Type": "text/event-stream", "Cache-Control": "no-cache"})
         await response.prepare(request)
-        stream = self._pool.chat(body.request(), _context_of(body))
+        stream = self._pool.chat(body.request(), _context_of(request, body))
         pings = asyncio.create_task(_ping(response, self._ping_interval_s), name="model-server-pings")
         try:
             async for told in stream:
@@ -131,8 +133,9 @@ async def _ping(response: web.StreamResponse, interval_s: float) -> None:
             await response.write(PING)
 
 
-def _context_of(body: ChatBody) -> CallContext:
-    return body.tale or CallContext("task", "chat", Priority.TASK)
+def _context_of(request: web.Request, body: ChatBody) -> CallContext:
+    trace_id = trace_id_of(request.headers.get(TRACE_HEADER))
+    return body.tale or CallContext("task", "chat", Priority.TASK, trace_id=trace_id)
 
 
 def _chunk(told: ChatEvent) -> dict[str, Any]:

@@ -18,6 +18,7 @@ class EngineScript:
     break_after: int | None = None  # the connection is cut after so many words
     refuse: tuple[int, Any] | None = None  # status and body of every generation
     requests: list[dict[str, Any]] = field(default_factory=list)
+    traces: list[str | None] = field(default_factory=list)  # the header traceparent of each generation
     left: asyncio.Event = field(default_factory=asyncio.Event)  # the client of a generation went away
     started: asyncio.Event = field(default_factory=asyncio.Event)
 

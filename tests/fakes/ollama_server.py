@@ -92,6 +92,7 @@ class OllamaServer:
             return self._unknown(model)
         if not body.get("messages"):
             return self._loaded(body)
+        self.script.traces.append(request.headers.get("traceparent"))
         self.running[model] = body["options"]["num_ctx"]
         if not body.get("stream", True):
             return web.json_response(self._end(model, "".join(self.script.words)))

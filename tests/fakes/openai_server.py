@@ -72,6 +72,7 @@ class OpenAIServer:
     async def chat(self, request: web.Request) -> web.StreamResponse:
         body = json.loads(await request.read())
         self.script.requests.append(body)
+        self.script.traces.append(request.headers.get("traceparent"))
         if self.script.refuse:
             status, told = self.script.refuse
             return web.Response(status=status, text=told if isinstance(told, str) else json.dumps(told))
