@@ -73,6 +73,7 @@ class Exchange:
         self.caller = caller_of(request)
         self.headers: Mapping[str, str] = request.headers
         self.trace_id = trace_id_of(request.headers.get(TRACE_HEADER))
+        self._is_traced = TRACE_HEADER in request.headers  # by the client
         self.can_send_request = session is not None and self.can_stream
         self.left: asyncio.Future[None] | None = None  # resolved when the response has ended before the request has
 
@@ -91,9 +92,11 @@ class Exchange:
         """Never set: a request is cancelled by cancelling its task."""
         return anyio.Event()
 
-    def concerns(self, task_id: str) -> None:
-        """Note which task the call turned out to be about."""
+    def concerns(self, task_id: str, trace_id: str | None = None) -> None:
+        """Note which task the call turned out to be about, and the task's trace where the client named none."""
         self.task_id = task_id
+        if trace_id is not None and not self._is_traced:
+            self.trace_id = trace_id
 
     async def notify(self, method: str, params: Mapping[str, Any] | None, opts: CallOptions | None = None) -> None:
         """Send a notification on this response, if it can be a stream."""

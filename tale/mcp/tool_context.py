@@ -96,9 +96,12 @@ class ToolContext:
         """Trace the call belongs to, 32 hexadecimal digits: the caller's (W3C traceparent) or a new one."""
         return self._exchange.trace_id
 
-    def concerns(self, task_id: str) -> None:
-        """Note which task the call turned out to be about, for the record; an argument `task_id` is noted anyway."""
-        self._exchange.concerns(task_id)
+    def concerns(self, task_id: str, trace_id: str | None = None) -> None:
+        """Note which task the call turned out to be about, for the record; an argument `task_id` is noted anyway.
+
+        With `trace_id`, the task's, the call belongs to that trace unless the client named another.
+        """
+        self._exchange.concerns(task_id, trace_id)
 
     async def progress(self, progress: float, total: float | None = None, message: str | None = None) -> None:
         """Tell the client how far the call has come; nothing is sent where it did not ask for that."""

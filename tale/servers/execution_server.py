@@ -38,6 +38,7 @@ class ExecutionTools:
                 relay.offer(progress.message, progress.output_tokens)
 
             task = await self._executor.execute(validate_task_id(task_id), attempt=attempt, listener=listen)
+        context.concerns(task.id, task.trace_id)
         return await self._view(task)
 
     async def stop_task(self, task_id: str) -> TaskView | None:
