@@ -151,6 +151,7 @@ async def test_an_mcp_call_is_kept(calls: CallStore, database: Database) -> None
 async def test_open_calls_and_sums_are_found_by_index(database: Database, tmp_path: Path) -> None:
     statements = {
         "SELECT * FROM model_calls WHERE ended_at IS NULL AND started_at <= 5": "ix_model_calls_open",
+        "SELECT min(ended_at) FROM model_calls WHERE ended_at >= 5": "ix_model_calls_ended_at",
         "SELECT sum(output_tokens) FROM model_calls WHERE task_id = 't'": "ix_model_calls_task_id_started_at",
         "SELECT sum(load_s) FROM model_calls WHERE started_at >= 1 AND started_at < 2": "ix_model_calls_started_at",
         "SELECT * FROM mcp_calls WHERE started_at >= 1": "ix_mcp_calls_started_at",

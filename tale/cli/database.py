@@ -1,23 +1,31 @@
-"""Commands about the database: upgrade, backup, prune."""
+"""Commands about the database: upgrade, backup, prune, rollups."""
 
 import asyncio
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import typer
 
 from tale.cli.confirmation import Yes, confirmed
+from tale.cli.edge import FAILED
 from tale.cli.groups import group
 from tale.cli.invocation import settings_of
 from tale.cli.tasks import Json
 from tale.exceptions import ValidationException
 
 if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
     from tale.settings import Settings
+    from tale.storage.database import Database
     from tale.storage.retention import Pruned
 
+T = TypeVar("T")
+
 database = group("Upgrade, copy or prune the database.")
+rollups = group("Check or renew the sums by the minute, which the servers keep by themselves.")
+database.add_typer(rollups, name="rollups")
 
 
 @database.command("upgrade")
@@ -68,7 +76,7 @@ def prune(
 ) -> None:
     """Delete tasks, calls and conversations that ended long ago; open tasks and all they build upon stay.
 
-    The servers may run meanwhile. `tale export` keeps a copy first.
+    The servers may run meanwhile. `tale export` keeps a copy first; the sums by the minute outlive the rows.
     """
     from dataclasses import asdict
 
@@ -97,13 +105,51 @@ def prune(
         screen.show(f"Would delete {_told(found)}.")
 
 
+@rollups.command("backfill")
+def backfill(context: typer.Context) -> None:
+    """Compute all sums anew from the calls; minutes of which calls were deleted keep theirs."""
+    from tale.cli.rendering import Screen
+    from tale.storage.rollups import Rollups
+
+    async def renewed(database: "Database") -> int:
+        keeper = Rollups(database)
+        return max(await keeper.catch_up(time.time()), await keeper.backfill())
+
+    Screen().show(f"Summed up {asyncio.run(_with_database(settings_of(context), renewed)):,} minutes.")
+
+
+@rollups.command("verify")
+def verify(context: typer.Context) -> None:
+    """Compare all sums with the calls; the exit code is 1 when one is wrong."""
+    from datetime import datetime
+
+    from tale.cli.rendering import Screen
+    from tale.storage.rollup_rows import MINUTE_S
+    from tale.storage.rollups import Rollups
+
+    found = asyncio.run(_with_database(settings_of(context), lambda database: Rollups(database).verify()))
+    screen = Screen()
+    if not found.wrong_minutes:
+        screen.show(f"All {found.compared:,} sums are right.")
+        return
+    first = datetime.fromtimestamp(found.wrong_minutes[0] * MINUTE_S).isoformat(" ", "minutes")
+    screen.show(f"The sums of {len(found.wrong_minutes):,} minutes are wrong, of {first} first of all.")
+    screen.aside("`tale db rollups backfill` computes them anew.")
+    raise typer.Exit(FAILED)
+
+
 async def _pruned(settings: "Settings", before: float) -> "Pruned":
-    from tale.storage.database import Database
     from tale.storage.retention import prune as throw_away
+
+    return await _with_database(settings, lambda database: throw_away(database, before))
+
+
+async def _with_database(settings: "Settings", work: "Callable[[Database], Awaitable[T]]") -> T:
+    from tale.storage.database import Database
 
     database = await asyncio.to_thread(Database.open, settings.database, backup_folder=settings.home / "backups")
     try:
-        return await throw_away(database, before)
+        return await work(database)
     finally:
         await database.close()
 

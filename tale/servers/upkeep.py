@@ -1,4 +1,4 @@
-"""Keeps the database in order while the servers run: history beyond its age is thrown away."""
+"""Keeps the database in order while the servers run: sums by the minute, and history that is thrown away."""
 
 import asyncio
 import logging
@@ -9,31 +9,45 @@ from tale.exceptions import DatabaseException
 from tale.settings import Settings
 from tale.storage.database import Database
 from tale.storage.retention import prune
+from tale.storage.rollups import Rollups
 
-INTERVAL_S: Final = 3_600.0
+CHORES_INTERVAL_S: Final = 3_600.0
+MINUTE_S: Final = 60.0
+SETTLING_S: Final = 3.0  # after the end of a minute, in which the rows of its last calls are written
 DAY_S: Final = 86_400
 
 logger = logging.getLogger(__name__)
 
 
 class Upkeep:
-    """Chores of the one gateway of a database: done at its start, and every hour from then on."""
+    """What the gateway of a database does for it: each closed minute is rolled up, and every hour chores are done."""
 
     def __init__(self, settings: Settings, database: Database, *, clock: Callable[[], float]) -> None:
         self._settings = settings
         self._database = database
         self._clock = clock
-        self._task: asyncio.Task[None] | None = None
+        self._rollups = Rollups(database)
+        self._tasks: list[asyncio.Task[None]] = []
 
     def start(self) -> None:
         """Begin, in the background."""
-        self._task = asyncio.create_task(self._run(), name="upkeep")
+        self._tasks = [
+            asyncio.create_task(self._each_minute(), name="rollups"),
+            asyncio.create_task(self._each_hour(), name="upkeep"),
+        ]
 
     async def stop(self) -> None:
-        """End; a chore under way is left where it is and taken up at the next start."""
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
+        """End; what is under way is left where it is and taken up at the next start."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    async def roll_up(self) -> None:
+        """Roll up the minutes that have closed; a failure is logged, and they come again with the next."""
+        try:
+            await self._rollups.catch_up(self._clock())
+        except DatabaseException as error:
+            logger.warning("The last minute could not be summed up, which is tried again: %s", error)
 
     async def do_chores(self) -> None:
         """Do what is due; a failure is logged, and the chore comes again."""
@@ -42,10 +56,15 @@ class Upkeep:
         except DatabaseException as error:
             logger.warning("The database could not be kept in order, which is tried again: %s", error)
 
-    async def _run(self) -> None:
+    async def _each_minute(self) -> None:
+        while True:
+            await self.roll_up()
+            await asyncio.sleep(MINUTE_S - self._clock() % MINUTE_S + SETTLING_S)
+
+    async def _each_hour(self) -> None:
         while True:
             await self.do_chores()
-            await asyncio.sleep(INTERVAL_S)
+            await asyncio.sleep(CHORES_INTERVAL_S)
 
     async def _prune(self) -> None:
         if self._settings.retention_days is None:

@@ -9,6 +9,7 @@ from typing import Final
 from sqlalchemy import Column, ColumnElement, Connection, FromClause, and_, delete, exists, func, select
 
 from tale.storage.database import Database
+from tale.storage.rollups import Rollups, note_pruned
 from tale.storage.tables import conversations, mcp_calls, model_calls, task_dependencies, tasks
 
 BATCH_ROWS: Final = 500
@@ -36,8 +37,11 @@ async def prune(database: Database, before: float, *, pause: Pause = asyncio.sle
     """Delete what ended before that time (Unix seconds); returns how much that was.
 
     Open tasks stay, and so do the tasks, calls and conversations that they build upon; calls go after the task they
-    were made for. After each batch it pauses for as long as the batch took. Raises DatabaseException.
+    were made for. The sums by the minute stay. After each batch it pauses for as long as the batch took. Raises
+    DatabaseException.
     """
+    await Rollups(database).catch_up(before)  # what goes lives on in the sums
+    await database.write(lambda connection: note_pruned(connection, before))
     counts: list[int] = []
     for column, moment, condition in _due(before):
         counts.append(await _emptied(database, column, moment, condition, pause))

@@ -3,6 +3,7 @@
 from typing import Any, Final
 
 from sqlalchemy import (
+    BigInteger,
     Boolean,
     Column,
     Dialect,
@@ -20,12 +21,13 @@ from sqlalchemy import (
     text,
 )
 
-SCHEMA_REVISION: Final = "0003"
+SCHEMA_REVISION: Final = "0004"
 """The newest migration; a constant, so that a start on an up-to-date database need not import Alembic."""
 
 ID_CHARACTERS: Final = 36
 WORD_CHARACTERS: Final = 32
 DIGEST_CHARACTERS: Final = 64
+HAS_ENDED: Final = text("ended_at IS NOT NULL")
 
 
 class StoredText(TypeDecorator[str]):
@@ -109,6 +111,7 @@ tasks = Table(
     Column("with_results", Boolean(), nullable=False, server_default=false()),
     Column("attached_files", Integer(), nullable=False, server_default="0"),
     Index(None, "created_at", "id"),
+    Index(None, "ended_at", sqlite_where=HAS_ENDED, postgresql_where=HAS_ENDED),
     Index(None, "status", "created_at", "id"),
     # Small: only of the tasks that have a deadline and have not ended.
     Index(
@@ -188,6 +191,7 @@ model_calls = Table(
     _text("error"),
     _text("key_name"),
     Index(None, "started_at"),
+    Index(None, "ended_at", sqlite_where=HAS_ENDED, postgresql_where=HAS_ENDED),
     Index(None, "task_id", "started_at"),
     Index(None, "conversation_id", "started_at"),
     # Small: only of the calls under way, which every start looks for.
@@ -197,6 +201,34 @@ model_calls = Table(
         sqlite_where=text("ended_at IS NULL"),
         postgresql_where=text("ended_at IS NULL"),
     ),
+)
+
+# What closed minutes amount to, by the minute in which calls began; kept by rollups.py.
+rollup_minute = Table(
+    "rollup_minute",
+    metadata,
+    Column("minute", Integer(), primary_key=True, autoincrement=False),  # Unix time in minutes
+    _text("model", primary_key=True),
+    _word("role", primary_key=True),
+    _word("operation", primary_key=True),
+    Column("calls", Integer(), nullable=False),
+    Column("failed", Integer(), nullable=False),
+    Column("cancelled", Integer(), nullable=False),
+    Column("unreported", Integer(), nullable=False),
+    Column("fallbacks", Integer(), nullable=False),
+    Column("input_tokens", BigInteger()),
+    Column("output_tokens", BigInteger()),
+    Column("cached_tokens", BigInteger()),
+    Column("reasoning_tokens", BigInteger()),
+    _time("queue_s"),
+    _time("load_s"),
+    _time("prefill_s"),
+    _time("decode_s"),
+    _time("other_s"),
+    _time("total_s"),
+    _text("first_token_histogram", nullable=False),
+    _text("total_histogram", nullable=False),
+    _text("decode_rate_histogram", nullable=False),
 )
 
 mcp_calls = Table(

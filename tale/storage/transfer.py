@@ -15,7 +15,7 @@ from tale.exceptions import DatabaseException, ValidationException
 from tale.storage.database import Database
 from tale.storage.reader import Reader
 from tale.storage.rows import insert_into
-from tale.storage.tables import SCHEMA_REVISION, metadata
+from tale.storage.tables import SCHEMA_REVISION, metadata, model_calls
 from tale.storage.transfer_files import Format, Kind, Row, columns_of, format_of, notes_of, pieces_of, writing
 
 # Each table that moves with the column that says when its rows were; None: its rows go with those they refer to.
@@ -53,6 +53,7 @@ class Moved:
     path: Path
     rows: int
     new: int | None = None
+    began: tuple[float, float] | None = None  # of model calls: the first and the last
 
 
 def moving_tables() -> list[Table]:
@@ -128,11 +129,15 @@ async def import_file(database: Database, table: Table, path: Path) -> Moved:
     if lacking := _lacking(table, set(names)):
         raise ValidationException(f"{path}: the column {lacking[0]!r} of {table.name} is missing.")
     count = new = 0
+    moments: list[float] = []
     for rows in _batches(path):
         clean = [_clean(row, table, f"Row {count + number} of {path}") for number, row in enumerate(rows, 1)]
         new += await _inserted(database, table, clean, path=path, before=count)
         count += len(rows)
-    return Moved(table.name, path, count, new)
+        if table is model_calls:
+            began = [row["started_at"] for row in clean]
+            moments = [min(began + moments), max(began + moments)]
+    return Moved(table.name, path, count, new, (moments[0], moments[1]) if moments else None)
 
 
 def kind_of(column: Column[Any]) -> Kind:
@@ -247,10 +252,10 @@ async def _inserted(database: Database, table: Table, rows: Sequence[Row], *, pa
     """Add rows in one transaction, or find the one that the database refuses; returns how many were new."""
 
     def work(connection: Connection, rows: Sequence[Row] = rows) -> int:
-        statement = insert_into(connection, table).on_conflict_do_nothing(
-            index_elements=list(table.primary_key.columns)
-        )
-        return connection.execute(statement, list(rows)).rowcount
+        key = list(table.primary_key.columns)
+        statement = insert_into(connection, table).on_conflict_do_nothing(index_elements=key)
+        # Counted by what comes back: not every driver tells the rows of several statements together.
+        return len(connection.execute(statement.returning(*key), list(rows)).all())
 
     with suppress(DatabaseException):
         return await database.write(work)

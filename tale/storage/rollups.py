@@ -1,0 +1,230 @@
+"""Keeps sums and histograms by the minute, so that any window of a long history is read in milliseconds.
+
+A watermark says how far they go: the rollup of a minute before it is over the calls that began in that minute and ended
+before the watermark. Everything else is the raw tail, which readers add; each call is in exactly one of the two. Calls
+whose rows came later than `OVERLAP_S` after their end are found by `backfill`, and missed ones by `verify`.
+"""
+
+import asyncio
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+from sqlalchemy import Connection, and_, delete, func, insert, select
+
+from tale.storage.database import Database
+from tale.storage.rollup_rows import MINUTE_S, Rollup, merged_rollups, rollup_of, tallied
+from tale.storage.rows import upsert
+from tale.storage.tables import meta, model_calls, rollup_minute
+
+WATERMARK: Final = "rollup_watermark"  # Unix time in minutes
+PRUNED: Final = "pruned_before"  # Unix seconds: older minutes may have lost rows, their rollups tell more
+OVERLAP_S: Final = 120.0
+STEP_CALLS: Final = 2_000  # calls that end within one step of a catch-up, about
+STEP_MINUTES: Final = 60  # minutes of one step of a backfill or a verification
+CLOSE: Final = 1e-6  # relative difference of sums that comes from the order of adding
+
+Pause = Callable[[float], Awaitable[None]]
+PAUSE_S: Final = 0.01
+
+
+@dataclass(frozen=True, slots=True)
+class Verified:
+    """How many rollups were compared with the calls, and which minutes (Unix time in minutes) are wrong."""
+
+    compared: int
+    wrong_minutes: tuple[int, ...]
+
+
+class Rollups:
+    """The keeper of the rollups; a second one on the same database does no harm. All raise DatabaseException."""
+
+    def __init__(self, database: Database, *, pause: Pause = asyncio.sleep) -> None:
+        self._database = database
+        self._pause = pause
+
+    async def catch_up(self, now: float) -> int:
+        """Roll up all minutes that have closed by now, a step at a time; returns how many minutes were told anew."""
+        end = int(now // MINUTE_S)
+        count, overlap_s = 0, OVERLAP_S
+        while step := await self._database.read(lambda c, overlap_s=overlap_s: _next_step(c, end, overlap_s)):
+            count += await self._recompute(step.minutes, step.watermark, step.next_watermark)
+            overlap_s = 0.0  # rows that came late are behind the first step
+            if step.next_watermark >= end:
+                return count
+            await self._pause(PAUSE_S)
+        return count
+
+    async def backfill(self, since: float | None = None, until: float | None = None) -> int:
+        """Compute the rollups before the watermark anew, of all time or of calls begun in [since, until).
+
+        Returns how many minutes were looked at. Minutes of which calls were pruned keep the rollups they have.
+        """
+        count = 0
+        async for minutes in self._windows(since, until):
+            if (watermark := await self._database.read(watermark_of)) is not None:
+                count += await self._recompute(minutes, watermark, watermark)
+        return count
+
+    async def verify(self) -> Verified:
+        """Compare all rollups with the calls, but for minutes of which calls were pruned."""
+        compared, wrong = 0, set[int]()
+        async for minutes in self._windows(None, None):
+            found, differing = await self._database.read(lambda c, minutes=minutes: _compared(c, minutes))
+            compared += found
+            wrong |= differing
+        return Verified(compared, tuple(sorted(wrong)))
+
+    async def _windows(self, since: float | None, until: float | None) -> AsyncGenerator[range]:
+        """Some minutes at a time that have calls or rollups, up to the watermark; gaps are leapt over."""
+        begin = 0 if since is None else int(since // MINUTE_S)
+        end = None if until is None else -int(-until // MINUTE_S)
+        while window := await self._database.read(lambda c, begin=begin: _next_window(c, begin, end)):
+            yield window
+            begin = window.stop
+            await self._pause(PAUSE_S)
+
+    async def _recompute(self, minutes: Sequence[int], watermark: int | None, next_watermark: int) -> int:
+        """Tell those minutes anew unless another keeper has moved the watermark meanwhile."""
+        fresh = await self._database.read(lambda connection: _fresh(connection, minutes, next_watermark))
+
+        def work(connection: Connection) -> int:
+            if watermark_of(connection, lock=True) != watermark:
+                return 0
+            lost = _pruned_before(connection)
+            kept = _held(connection, minutes[0], lost) if minutes and minutes[0] < lost else set[int]()
+            told = [minute for minute in minutes if minute not in kept]
+            for part in _runs(told):
+                gone = delete(rollup_minute).where(rollup_minute.c.minute.between(part[0], part[-1]))
+                connection.execute(gone)
+            if rows := [each.row() for each in fresh if each.minute not in kept]:
+                connection.execute(insert(rollup_minute), rows)
+            upsert(connection, meta, {"key": WATERMARK, "value": str(next_watermark)}, keys=["key"])
+            return len(told)
+
+        return await self._database.write(work)
+
+
+def rollups_between(connection: Connection, since: float, until: float) -> list[Rollup]:
+    """Rollups and raw tail together: over all ended calls begun in whole minutes of [since, until), ordered."""
+    begin, end = int(since // MINUTE_S), -int(-until // MINUTE_S)
+    watermark = watermark_of(connection)
+    within = and_(model_calls.c.started_at >= begin * MINUTE_S, model_calls.c.started_at < end * MINUTE_S)
+    if watermark is None:
+        return tallied(connection, within)
+    rolled_up = select(rollup_minute).where(
+        rollup_minute.c.minute >= begin, rollup_minute.c.minute < min(end, watermark)
+    )
+    rows = [rollup_of(row) for row in connection.execute(rolled_up).mappings()]
+    edge_s = watermark * MINUTE_S
+    tail = tallied(connection, within, model_calls.c.ended_at >= edge_s, model_calls.c.started_at < edge_s)
+    newest = tallied(connection, within, model_calls.c.started_at >= edge_s)
+    return merged_rollups([*rows, *tail, *newest])
+
+
+def watermark_of(connection: Connection, *, lock: bool = False) -> int | None:
+    """How far the rollups go, in Unix minutes; None before the first."""
+    wanted = select(meta.c.value).where(meta.c.key == WATERMARK)
+    value = connection.scalar(wanted.with_for_update() if lock else wanted)
+    return None if value is None else int(value)
+
+
+def note_pruned(connection: Connection, before: float) -> None:
+    """Keep in mind that calls begun before that time may be gone."""
+    if before > _pruned_before(connection) * MINUTE_S:
+        upsert(connection, meta, {"key": PRUNED, "value": repr(before)}, keys=["key"])
+
+
+@dataclass(frozen=True, slots=True)
+class _Step:
+    """Minutes that have to be told anew, as the watermark moves from one place to another."""
+
+    minutes: Sequence[int]
+    watermark: int | None
+    next_watermark: int
+
+
+def _next_step(connection: Connection, end: int, overlap_s: float) -> _Step | None:
+    """What is to be done next on the way to `end` (a minute); None when no call has ended that is not rolled up."""
+    watermark = watermark_of(connection)
+    ended, began = model_calls.c.ended_at, model_calls.c.started_at
+    since = 0.0 if watermark is None else watermark * MINUTE_S - overlap_s
+    if watermark is not None and watermark >= end:
+        return None
+    first = connection.scalar(select(func.min(ended)).where(ended >= since, ended < end * MINUTE_S))
+    if first is None:
+        return None
+    last = connection.scalar(select(ended).where(ended >= first).order_by(ended).offset(STEP_CALLS).limit(1))
+    target = end if last is None else min(end, max(int(last // MINUTE_S), watermark or 0) + 1)
+    touched = select(began).where(ended >= since, ended < target * MINUTE_S)
+    minutes = sorted({int(at // MINUTE_S) for at in connection.scalars(touched)})
+    return _Step([minute for minute in minutes if minute < target], watermark, target)
+
+
+def _fresh(connection: Connection, minutes: Sequence[int], watermark: int) -> list[Rollup]:
+    found: list[Rollup] = []
+    began, ended = model_calls.c.started_at, model_calls.c.ended_at
+    for part in _runs(minutes):
+        within = (began >= part[0] * MINUTE_S, began < (part[-1] + 1) * MINUTE_S)
+        found += tallied(connection, *within, ended < watermark * MINUTE_S)
+    return found
+
+
+def _runs(minutes: Sequence[int]) -> Iterable[list[int]]:
+    """Minutes beside each other together, so that each run is one range of the index."""
+    run: list[int] = []
+    for minute in minutes:
+        if run and minute != run[-1] + 1:
+            yield run
+            run = []
+        run.append(minute)
+    if run:
+        yield run
+
+
+def _held(connection: Connection, first: int, end: int) -> set[int]:
+    """The minutes of [first, end) that have rollups."""
+    minute = rollup_minute.c.minute
+    return set(connection.scalars(select(minute).where(minute >= first, minute < end).distinct()))
+
+
+def _next_window(connection: Connection, begin: int, end: int | None) -> range | None:
+    watermark = watermark_of(connection) or 0
+    stop = watermark if end is None else min(end, watermark)
+    minute, began = rollup_minute.c.minute, model_calls.c.started_at
+    rollup = connection.scalar(select(func.min(minute)).where(minute >= begin, minute < stop))
+    call = connection.scalar(select(func.min(began)).where(began >= begin * MINUTE_S, began < stop * MINUTE_S))
+    firsts = [first for first in (rollup, None if call is None else int(call // MINUTE_S)) if first is not None]
+    return range(min(firsts), min(min(firsts) + STEP_MINUTES, stop)) if firsts else None
+
+
+def _pruned_before(connection: Connection) -> int:
+    """The first minute of which no call can have been pruned."""
+    value = connection.scalar(select(meta.c.value).where(meta.c.key == PRUNED))
+    return 0 if value is None else -int(-float(value) // MINUTE_S)
+
+
+def _compared(connection: Connection, minutes: range) -> tuple[int, set[int]]:
+    """How many rollups these minutes should have, and which minutes have others."""
+    watermark = watermark_of(connection) or 0
+    minutes = range(max(minutes.start, _pruned_before(connection)), minutes.stop)
+    if not minutes:
+        return 0, set()
+    expected = {each.key: each for each in _fresh(connection, minutes, watermark)}
+    held = select(rollup_minute).where(rollup_minute.c.minute.between(minutes[0], minutes[-1]))
+    found = {each.key: each for each in map(rollup_of, connection.execute(held).mappings())}
+    keys = expected.keys() | found.keys()
+    return len(expected), {key[0] for key in keys if not _alike(expected.get(key), found.get(key))}
+
+
+def _alike(expected: Rollup | None, found: Rollup | None) -> bool:
+    if expected is None or found is None:
+        return False
+    rows = expected.row(), found.row()
+    return all(_same(rows[0][name], rows[1][name]) for name in rows[0])
+
+
+def _same(expected: Any, found: Any) -> bool:
+    if isinstance(expected, float) and isinstance(found, float):
+        return abs(expected - found) <= CLOSE * max(abs(expected), abs(found))
+    return expected == found

@@ -1,0 +1,253 @@
+"""Sums by the minute agree with the calls: as they come, when they come late, after imports, prunes and repairs."""
+
+import asyncio
+import uuid
+from collections.abc import AsyncIterator, Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fakes.command_line import Outcome
+from fakes.servers import settings_for
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from sqlalchemy import delete, insert, update
+
+from tale.histogram import percentile
+from tale.records import ModelCall
+from tale.servers.upkeep import Upkeep
+from tale.storage.call_store import CallStore
+from tale.storage.database import Database
+from tale.storage.retention import prune
+from tale.storage.rollup_rows import Rollup, merged_rollups, tallied
+from tale.storage.rollups import STEP_CALLS, Rollups, Verified, rollups_between, watermark_of
+from tale.storage.rows import values_of
+from tale.storage.tables import meta, model_calls, rollup_minute
+from tale.storage.usage import UsageQuery, usage_of
+
+Tale = Callable[..., Outcome]
+HOUR = 3_600.0
+START = 1_000 * HOUR
+END = START + 10 * HOUR
+
+
+def new_call(started_at: float = START, **values: Any) -> ModelCall:
+    named = {"role": "task", "operation": "execute", "model": "m", "provider": "p", "ended_at": started_at + 1}
+    return ModelCall(**{"id": str(uuid.uuid4()), "started_at": started_at, **named, **values})
+
+
+@pytest.fixture
+async def database(tmp_path: Path) -> AsyncIterator[Database]:
+    database = Database.open(f"sqlite:///{tmp_path}/tale.db")
+    yield database
+    await database.close()
+
+
+async def no_pause(_: float) -> None:
+    return
+
+
+def keeper(database: Database) -> Rollups:
+    return Rollups(database, pause=no_pause)
+
+
+async def keep(database: Database, *calls: ModelCall) -> None:
+    rows = [values_of(call) for call in calls]
+    await database.write(lambda connection: connection.execute(insert(model_calls), rows).rowcount)
+
+
+async def told(database: Database, since: float = START, until: float = END) -> list[Rollup]:
+    return await database.read(lambda connection: rollups_between(connection, since, until))
+
+
+async def raw(database: Database) -> list[Rollup]:
+    return await database.read(tallied)
+
+
+async def test_a_minute_is_told_by_model_role_and_operation(database: Database) -> None:
+    await keep(
+        database,
+        new_call(START + 1, input_tokens=10, output_tokens=20, decode_s=2.0, total_s=3.0, time_to_first_token_s=0.5),
+        new_call(START + 2, input_tokens=5, error_class="NetworkException", requested_model="other"),
+        new_call(START + 3, error_class="Cancelled"),
+        new_call(START + 59, role="ux", operation="chat", output_tokens=1),
+        new_call(START + 60, model="n"),
+        new_call(START + 1, ended_at=None),
+    )
+    await keeper(database).catch_up(END)
+    first, chat, second = await told(database)
+    minute = int(START // 60)
+    assert first.key == (minute, "m", "task", "execute")
+    assert (first.calls, first.failed, first.cancelled, first.unreported, first.fallbacks) == (3, 1, 1, 1, 1)
+    assert (first.input_tokens, first.output_tokens, first.cached_tokens, first.total_s) == (15, 20, None, 3.0)
+    assert percentile(first.decode_rate_histogram, 0.5) == pytest.approx(10.0, rel=0.02)
+    assert percentile(first.first_token_histogram, 0.5) == pytest.approx(0.5, rel=0.02)
+    assert (chat.key, second.key) == ((minute, "m", "ux", "chat"), (minute + 1, "n", "task", "execute"))
+
+
+lengths = st.sampled_from([0.5, 30.0, 61.0, 400.0])
+drawn_calls = st.lists(
+    st.tuples(st.integers(0, 1_200), lengths, st.sampled_from("mn"), st.none() | st.integers(0, 9)), max_size=12
+)
+
+
+@given(drawn_calls, st.lists(st.integers(0, 2_000), max_size=5))
+@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
+async def test_at_any_moment_rollups_and_tail_are_the_calls_that_have_ended(
+    database: Database, drawn: list[tuple[int, float, str, int | None]], moments: list[int]
+) -> None:
+    """Calls are recorded when they begin and when they end; in between the clock stands still at some moments."""
+    for table in (model_calls, rollup_minute, meta):
+        await database.write(lambda connection, table=table: connection.execute(delete(table)).rowcount)
+    calls = [new_call(START + at, ended_at=START + at + s, model=m, input_tokens=i) for at, s, m, i in drawn]
+    steps: list[tuple[float, Any]] = [(call.started_at, replace(call, ended_at=None)) for call in calls]
+    steps += [(call.ended_at or 0.0, call) for call in calls]
+    steps += [(START + at, None) for at in moments]
+    for at, step in sorted(steps, key=lambda step: step[0]):
+        if isinstance(step, ModelCall):
+            await CallStore(database).close_call(step)
+        else:
+            await keeper(database).catch_up(at)
+            assert await told(database) == await raw(database)
+            assert (await keeper(database).verify()).wrong_minutes == ()
+    await keeper(database).catch_up(END)
+    assert await told(database) == await raw(database)
+
+
+async def test_sums_agree_with_usage_to_the_token(database: Database) -> None:
+    await keep(database, *(new_call(START + 7 * n, input_tokens=n, output_tokens=n % 5 or None) for n in range(200)))
+    await keeper(database).catch_up(START + 600)
+    found = await told(database)
+    whole = (await database.read(lambda connection: usage_of(connection, UsageQuery()))).whole
+    assert sum(each.input_tokens or 0 for each in found) == whole.input_tokens
+    assert sum(each.output_tokens or 0 for each in found) == whole.output_tokens
+    assert sum(each.calls for each in found) == whole.calls
+
+
+async def test_a_long_history_is_caught_up_with_in_steps(database: Database) -> None:
+    calls = [new_call(START + 2.5 * n, ended_at=START + 2.5 * n + 90) for n in range(3 * STEP_CALLS)]
+    await keep(database, *calls)
+    pauses: list[float] = []
+
+    async def pause(s: float) -> None:
+        pauses.append(s)
+        assert await told(database) == await raw(database)  # half way, too
+
+    assert await Rollups(database, pause=pause).catch_up(END) > 0
+    assert len(pauses) >= 2
+    assert await told(database) == await raw(database)
+    assert (await keeper(database).verify()).wrong_minutes == ()
+
+
+async def test_where_nothing_happens_nothing_is_written(database: Database) -> None:
+    assert await keeper(database).catch_up(END) == 0
+    await keep(database, new_call())
+    assert await keeper(database).catch_up(END) == 1
+    mark = await database.read(watermark_of)
+    assert await keeper(database).catch_up(END + HOUR) == 0
+    assert await database.read(watermark_of) == mark
+
+
+async def test_a_row_that_is_late_by_a_minute_is_taken_up_with_the_next(database: Database) -> None:
+    await keep(database, new_call(START))
+    await keeper(database).catch_up(START + 120)
+    await keep(database, new_call(START + 50))
+    await keeper(database).catch_up(START + 180)
+    assert await told(database) == await raw(database)
+    assert sum(each.calls for each in await told(database)) == 2
+
+
+async def test_what_is_wrong_is_found_and_mended(database: Database) -> None:
+    await keep(database, *(new_call(START + 60 * n) for n in range(100)))
+    await keeper(database).catch_up(END)
+    assert await keeper(database).verify() == Verified(100, ())
+    minute = int(START // 60)
+    too_many = update(rollup_minute).where(rollup_minute.c.minute == minute + 5).values(calls=7)
+    await database.write(lambda connection: connection.execute(too_many).rowcount)
+    gone = delete(rollup_minute).where(rollup_minute.c.minute == minute + 70)
+    await database.write(lambda connection: connection.execute(gone).rowcount)
+    assert (await keeper(database).verify()).wrong_minutes == (minute + 5, minute + 70)
+    assert await keeper(database).backfill() > 0
+    assert await keeper(database).verify() == Verified(100, ())
+    assert await told(database) == await raw(database)
+
+
+async def test_sums_outlive_the_calls_that_are_pruned(database: Database) -> None:
+    await keep(database, *(new_call(START + 600 * n, input_tokens=1) for n in range(10)))
+    assert (await prune(database, START + 3_000)).model_calls == 5
+    await keeper(database).catch_up(END)
+    await keep(database, new_call(START + 30, input_tokens=1))  # comes back from elsewhere
+    await keeper(database).backfill()
+    assert sum(each.input_tokens or 0 for each in await told(database)) == 10
+    assert (await keeper(database).verify()).wrong_minutes == ()
+
+
+async def test_two_keepers_at_once_do_no_harm(database: Database, tmp_path: Path) -> None:
+    other = Database.open(f"sqlite:///{tmp_path}/tale.db")
+    await keep(database, *(new_call(START + 2 * n) for n in range(3 * STEP_CALLS)))
+    await asyncio.gather(keeper(database).catch_up(END), keeper(other).catch_up(END))
+    await other.close()
+    assert await told(database) == await raw(database)
+    assert (await keeper(database).verify()).wrong_minutes == ()
+
+
+async def test_a_window_is_of_whole_minutes(database: Database) -> None:
+    await keep(database, *(new_call(START + 60 * n) for n in range(4)))
+    await keeper(database).catch_up(START + 130)
+    assert [each.minute - START // 60 for each in await told(database, START + 61, START + 121)] == [1, 2]
+    assert await told(database, END, END + HOUR) == []
+
+
+def test_values_of_the_same_are_put_together() -> None:
+    one = Rollup(1, "m", "r", "o", calls=1, input_tokens=2, total_histogram={3: 1})
+    other = Rollup(1, "m", "r", "o", calls=2, total_histogram={3: 1, 4: 1})
+    assert merged_rollups([other, one]) == [
+        Rollup(1, "m", "r", "o", calls=3, input_tokens=2, total_histogram={3: 2, 4: 1})
+    ]
+
+
+async def test_the_servers_sum_up_and_go_on_when_they_cannot(database: Database, tmp_path: Path) -> None:
+    await keep(database, new_call())
+    upkeep = Upkeep(settings_for(tmp_path), database, clock=lambda: END)
+    await upkeep.roll_up()
+    assert await database.read(watermark_of) == END // 60
+    await database.close()
+    await upkeep.roll_up()
+
+
+def test_the_commands_mend_and_check(tale: Tale, tale_home: Path, tmp_path: Path) -> None:
+    async def fill() -> None:
+        database = Database.open(f"sqlite:///{tale_home}/tale.db")
+        await keep(database, new_call(), new_call(START + 60))
+        await database.close()
+
+    async def damage() -> None:
+        database = Database.open(f"sqlite:///{tale_home}/tale.db")
+        await database.write(lambda connection: connection.execute(update(rollup_minute).values(calls=9)).rowcount)
+        await database.close()
+
+    asyncio.run(fill())
+    assert tale("db", "rollups", "backfill").out.startswith("Summed up ")
+    assert tale("db", "rollups", "verify").out == "All 2 sums are right.\n"
+    asyncio.run(damage())
+    wrong = tale("db", "rollups", "verify")
+    assert wrong.code == 1
+    assert "The sums of 2 minutes are wrong, of 1970-02-1" in wrong.out
+    assert "tale db rollups backfill" in wrong.err
+    tale("db", "rollups", "backfill")
+    assert tale("db", "rollups", "verify").code == 0
+
+
+def test_what_is_imported_is_summed_up(tale: Tale, tale_home: Path, tmp_path: Path) -> None:
+    async def fill(home: Path, *calls: ModelCall) -> None:
+        database = Database.open(f"sqlite:///{home}/tale.db")
+        await keep(database, *calls)
+        await keeper(database).catch_up(END)
+        await database.close()
+
+    asyncio.run(fill(tmp_path / "other", new_call(START + 60), new_call(START + 120)))
+    asyncio.run(fill(tale_home, new_call(START)))
+    assert tale("--home", str(tmp_path / "other"), "export", "calls.parquet").code == 0
+    assert tale("import", "calls.parquet").code == 0
+    assert tale("db", "rollups", "verify").out == "All 3 sums are right.\n"
