@@ -233,7 +233,7 @@ async def left_behind(service: ServiceUnderTest, tally: Tally) -> tuple[int, int
         connection = sqlite3.connect(database, uri=True)
         states: dict[str, str] = dict(connection.execute("SELECT id, status FROM tasks").fetchall())
         connection.close()
-        unfinished = sum(states.get(task_id) in ("queued", "running") for task_id in tally.tasks)
+        unfinished = sum(state in ("queued", "running") for state in states.values())
         if time.monotonic() > deadline or not (sessions or unfinished):
             return sessions, len(tally.tasks - states.keys()), unfinished
         await asyncio.sleep(1)

@@ -164,6 +164,7 @@ async def test_a_request_that_takes_long_is_not_slow(client: Caller) -> None:
 async def test_a_body_that_is_too_large_is_refused(client: Caller) -> None:
     answer = await client.post(b" " * 10_001)
     assert answer.status == 413
+    assert answer.headers["Connection"] == "close"
     assert answer.error["message"] == "The body is larger than the 10,000 bytes that are taken"
 
 
@@ -180,6 +181,7 @@ async def test_a_body_that_is_not_packed_as_it_says_is_refused(
     answer = await client.post(b"no deflate at all", {"Content-Encoding": "deflate"})
     assert "Traceback" not in caplog.text
     assert answer.status == 400
+    assert answer.headers["Connection"] == "close"
     assert answer.error["message"] == "The body cannot be read as its headers describe it"
 
 

@@ -120,14 +120,16 @@ class Listener:
                 async with asyncio.timeout(self._limits.body_s):
                     await request.read()
         except TimeoutError:
-            response = refusal(TIMED_OUT, f"The body did not come within {self._limits.body_s:g} s")
-            response.force_close()
-            return response
+            refused = refusal(TIMED_OUT, f"The body did not come within {self._limits.body_s:g} s")
         except web.HTTPRequestEntityTooLarge:
-            return refusal(TOO_LARGE, f"The body is larger than the {request.client_max_size:,} bytes that are taken")
+            limit = f"{request.client_max_size:,} bytes"
+            refused = refusal(TOO_LARGE, f"The body is larger than the {limit} that are taken")
         except web.RequestPayloadError:
-            return refusal(BAD_REQUEST, "The body cannot be read as its headers describe it")
-        return await handler(request)
+            refused = refusal(BAD_REQUEST, "The body cannot be read as its headers describe it")
+        else:
+            return await handler(request)
+        refused.force_close()  # what is left of the body would be taken for the next request
+        return refused
 
 
 def _bind_failure(name: str, host: str, port: int, error: OSError) -> ServerException:
