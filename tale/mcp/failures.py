@@ -24,7 +24,10 @@ class Busy(Exception):
 def refuse_unserved(status: int, headers: Mapping[str, str], url: str) -> None:
     """Raise for a status that says that the request was not looked at."""
     if status == UNAUTHORIZED:
-        raise ServerException("The server asks for a key; give it in TALE_API_KEY.", {"url": url})
+        raise ServerException(
+            "The server asks for a key; give it in TALE_API_KEY (`tale keys create NAME` on its machine makes one).",
+            {"url": url},
+        )
     retry_after = headers.get("Retry-After", "")
     if status in (TOO_MANY, UNAVAILABLE) and retry_after.isascii() and retry_after.isdigit():
         raise Busy(float(retry_after))
