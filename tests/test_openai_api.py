@@ -9,10 +9,13 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
+import aiohttp
 import pytest
+from fakes.engine_script import EngineScript
 from fakes.openai_gateway import CHAT, MESSAGES, Gateway, openai_gateway
 from fakes.openai_server import OpenAIServer
-from fakes.servers import rows, until
+from fakes.scripted_backend import ScriptedBackend
+from fakes.servers import rows, running, settings_for, until
 
 from tale.credentials import Scope
 from tale.storage.key_store import KeyStore
@@ -333,3 +336,36 @@ async def test_a_database_that_takes_nothing_more_refuses_calls(gateway: Gateway
     await gateway.process.shared.database.close()
     answer = await gateway.chat()
     assert (answer.status, answer.json["error"]["type"]) == (503, "server_error")
+
+
+@pytest.mark.parametrize(
+    ("words", "tokens", "served"), [(3, None, "small"), (100, 200, "small"), (100, 360, "large"), (100, None, "small")]
+)
+async def test_tale_auto_takes_the_larger_model_for_what_the_small_one_cannot_hold(
+    tmp_path: Path, words: int, tokens: int | None, served: str
+) -> None:
+    backend = ScriptedBackend(context_tokens=400)
+    backend.tokens = tokens
+    body = {"messages": [{"role": "user", "content": "word " * words}], "max_tokens": 50}
+    async with (
+        running(settings_for(tmp_path), ("gateway",), backend=backend) as process,
+        aiohttp.ClientSession() as session,
+        session.post(f"{process.settings.url_of('gateway')}{CHAT}", json=body) as response,
+    ):
+        assert (await response.json())["model"] == served
+        (call,) = rows(process.settings, MODEL_CALLS)
+    fits = "tale-auto: the chat fits the small model"
+    exceeds = "tale-auto: 360 tokens and 50 to answer exceed the small model's 400"
+    assert call["route_reason"] == (fits if served == "small" else exceeds)
+
+
+async def test_while_nothing_is_said_comments_show_that_the_gateway_lives(tmp_path: Path) -> None:
+    gate = asyncio.Event()
+    engine = OpenAIServer(EngineScript(gate=gate))
+    async with openai_gateway(tmp_path, engine, http_timeout_s=0.02) as gateway:
+        body = {"model": "small", "messages": MESSAGES, "stream": True}
+        async with gateway.session.post(f"{gateway.url}{CHAT}", json=body) as response:
+            while await response.content.readline() != b": ping\n":
+                pass
+            gate.set()
+            assert (await response.read()).endswith(b"data: [DONE]\n\n")

@@ -10,6 +10,7 @@ from fakes.openai_server import Habits, OpenAIServer
 
 from tale.exceptions import ModelException, NetworkException, TaskException, ValidationException
 from tale.models.openai_backend import OpenAIBackend
+from tale.models.openai_wire import Gathered, events_of
 from tale.records import (
     ChatRequest,
     Delta,
@@ -262,3 +263,23 @@ async def test_reasoning_is_kept_apart_from_the_text(backend: OpenAIBackend, eng
     assert events[0] == Delta("", "Let me think.")
     assert isinstance(events[-1], Reply)
     assert (events[-1].reasoning, events[-1].text) == ("Let me think.", "Hello world!")
+
+
+@pytest.mark.parametrize(
+    "chunk",
+    [
+        {"choices": 5},
+        {"choices": [5]},
+        {"choices": [{"delta": 5}]},
+        {"choices": [{"delta": {"tool_calls": 5}}]},
+        {"choices": [{"delta": {"tool_calls": [5]}}]},
+        {"choices": [], "prompt_progress": {"processed": "many"}},
+        {"choices": [], "usage": 5},
+        {"choices": [{"delta": {"content": "x"}, "logprobs": 5}]},
+    ],
+)
+def test_chunks_of_another_form_are_the_engine_s_fault(chunk: dict[str, Any]) -> None:
+    with pytest.raises(ModelException, match="not OpenAI's"):
+        events_of(chunk, Gathered("small"))
+    with pytest.raises(ModelException, match="not OpenAI's"):
+        events_of({"choices": [{"message": {"tool_calls": 5}}]}, Gathered("small"), is_whole=True)

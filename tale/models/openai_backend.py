@@ -13,7 +13,6 @@ from tale.exceptions import ModelException, NetworkException, TaleBaseException
 from tale.models.backend import ChatStream, PullListener
 from tale.models.openai_wire import (
     Gathered,
-    as_chunk,
     body_of,
     chunks_of,
     events_of,
@@ -76,7 +75,7 @@ class OpenAIBackend:
         async with self._exchange(request.model, "/chat/completions", body, trace_id=request.trace_id) as response:
             if response.content_type == "application/json":  # an engine that does not stream
                 chunk = await json_of(response)
-                for event in events_of(as_chunk(chunk), gathered):
+                for event in events_of(chunk, gathered, is_whole=True):
                     yield event
             else:
                 async for chunk in chunks_of(response):
@@ -94,7 +93,7 @@ class OpenAIBackend:
         async with self._exchange(request.model, "/chat/completions", body, trace_id=request.trace_id) as response:
             chunk = await json_of(response)
         gathered = Gathered(request.model)
-        for _ in events_of(as_chunk(chunk), gathered):
+        for _ in events_of(chunk, gathered, is_whole=True):
             pass
         return gathered.reply()
 

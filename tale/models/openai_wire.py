@@ -23,6 +23,7 @@ from tale.records import (
 
 LINE_LIMIT_BYTES: Final = 4 * 1024 * 1024
 REASON_CHARACTERS: Final = 500
+BAD_GATEWAY: Final = 502  # the status of an answer that cannot be read
 REASONING_NAMES: Final = ("reasoning_content", "reasoning")  # engines agree on the thing, not on its name
 
 Json = dict[str, Any]
@@ -104,10 +105,21 @@ def _chunk(data: bytes) -> Json | None:
     return cast("Json", chunk) if isinstance(chunk, dict) else None
 
 
-def events_of(chunk: Json, gathered: Gathered) -> list[PromptProgress | Delta]:
-    """Take one chunk in and tell what is new in it. Usage counts on whichever chunk brings it."""
+def events_of(chunk: Json, gathered: Gathered, *, is_whole: bool = False) -> list[PromptProgress | Delta]:
+    """Take one chunk in, or an answer that `is_whole`, and tell what is new in it.
+
+    Usage counts on whichever chunk brings it. Raises ModelException for what is not OpenAI's form.
+    """
     if "error" in chunk:
         raise refusal(None, json.dumps(chunk), gathered.model, None)
+    try:
+        return _news(_as_chunk(chunk) if is_whole else chunk, gathered)
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        context = {"model": gathered.model, "status": BAD_GATEWAY, "chunk": repr(chunk)[:REASON_CHARACTERS]}
+        raise ModelException("The engine answered in a form that is not OpenAI's.", context) from error
+
+
+def _news(chunk: Json, gathered: Gathered) -> list[PromptProgress | Delta]:
     if usage := chunk.get("usage"):
         gathered.usage |= usage
     if timings := chunk.get("timings"):
@@ -122,7 +134,7 @@ def events_of(chunk: Json, gathered: Gathered) -> list[PromptProgress | Delta]:
     return events
 
 
-def as_chunk(body: Json) -> Json:
+def _as_chunk(body: Json) -> Json:
     """An unstreamed answer in the shape of a chunk."""
     choices: list[Json] = []
     for choice in cast("list[Json]", body.get("choices") or []):

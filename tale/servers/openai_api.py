@@ -68,6 +68,9 @@ class OpenAIApi:
             except TaleBaseException as error:
                 response = failure_of(error).response({REQUEST_ID: call.id})
                 await call.ended(error)
+            except Exception as error:  # the edge of a request: what surrounds it logs and answers
+                await call.ended(error)
+                raise
             else:
                 await call.ended()
             return response
