@@ -169,6 +169,13 @@ async def test_unknown_models_are_refused_and_known_ones_listed(tmp_path: Path) 
     await backend.close()
 
 
+async def test_an_engine_that_writes_makes_no_vectors(tmp_path: Path) -> None:
+    files = ModelFiles(tmp_path, hub_url="http://127.0.0.1:9")
+    backend = EmbeddedBackend(files, log=tmp_path / "engines.log", timeout_s=30)
+    with pytest.raises(ValidationException, match="makes no vectors"):
+        await backend.embed(MODEL, ["Hi"])
+
+
 def test_a_plan_is_one_line() -> None:
     plan = HostPlan("a\nb", 1, 1, 1, 1, "k")
     assert "\n" not in plan.to_json()

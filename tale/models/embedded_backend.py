@@ -3,19 +3,19 @@
 import asyncio
 import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
 import psutil
 
-from tale.exceptions import ModelException, TaleBaseException
+from tale.exceptions import ModelException, TaleBaseException, ValidationException
 from tale.models.backend import PullListener
 from tale.models.catalog import CatalogModel, find_model
 from tale.models.download import ModelFiles
 from tale.models.engine_process import EngineProcess
 from tale.models.openai_backend import Endpoint, OpenAIBackend
-from tale.records import ChatRequest, ModelInfo
+from tale.records import ChatRequest, ModelInfo, Vectors
 
 DEFAULT_CONTEXT_TOKENS: Final = 4_096
 PROCESS_BYTES: Final = 150_000_000  # of an engine process beside model and context
@@ -69,6 +69,13 @@ class EmbeddedBackend(OpenAIBackend):
         """End the model's engine and delete its file."""
         await self.unload(model)
         await self._files.remove(model)
+
+    async def embed(self, model: str, texts: Sequence[str]) -> Vectors:
+        """Refused: an engine of llama.cpp either writes or makes vectors."""
+        raise ValidationException(
+            f"{model} runs in an embedded engine, which makes no vectors; for those use Ollama or another engine.",
+            {"param": "model"},
+        )
 
     async def load(self, model: str) -> float:
         """Start the model's engine, fetching its file first if need be; returns the seconds the start took."""
