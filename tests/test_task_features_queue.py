@@ -262,3 +262,19 @@ async def test_a_task_freed_while_its_server_was_killed_is_begun_at_the_next_sta
         task = await process.shared.tasks.get(second.id)
     assert task is not None
     assert (task.status, task.result) == (TaskStatus.COMPLETED, "y")
+
+
+async def test_tasks_of_one_call_may_wait_for_each_other_by_number_and_the_call_may_be_repeated(tmp_path: Path) -> None:
+    pool = ScriptedPool(["a"], ["b"], ["c"])
+    async with running(settings_for(tmp_path), pool=pool) as process:
+        client = await process.client()
+        tasks = [{"text": "first", "idempotency_key": "1"}, {"text": "second", "after": ["#1"], "idempotency_key": "2"}]
+        ids = [task["id"] for task in (await client.call_tool("submit_tasks", {"tasks": tasks}))["tasks"]]
+        assert (await ended(client, ids[1]))["result"] == "b"
+        third = {"text": "third", "after": ["#1", "#2"], "with_results": True}
+        again = (await client.call_tool("submit_tasks", {"tasks": [*tasks, third]}))["tasks"]
+        assert [task["id"] for task in again[:2]] == ids
+        assert (await ended(client, again[2]["id"]))["result"] == "c"
+        for wrong in ("#2", "#0", "#x", "#"):
+            with pytest.raises(ValidationException, match="names no task that comes earlier"):
+                await client.call_tool("submit_tasks", {"tasks": [{"text": "x"}, {"text": "y", "after": [wrong]}]})

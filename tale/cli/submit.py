@@ -18,11 +18,14 @@ from tale.cli.submit_options import (
     ExpectJson,
     ExpectPython,
     ExpectRegex,
+    MaxSteps,
     MaxTokens,
+    Planned,
     Priority,
     TaskFile,
     Timeout,
     WithResults,
+    YesToPlan,
     expect_of,
     files_of,
 )
@@ -31,6 +34,8 @@ from tale.exceptions import TaleBaseException, ValidationException
 from tale.validation import validate_task_text
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from tale.cli.progress import WaitProgress
     from tale.cli.rendering import Screen
     from tale.settings import Settings
@@ -61,6 +66,9 @@ def submit(
     attach: Attach = None,
     file: TaskFile = None,
     anew: Anew = False,
+    plan: Planned = False,
+    max_steps: MaxSteps = 6,
+    yes: YesToPlan = False,
     cancel_on_interrupt: Cancel = False,
 ) -> None:
     """Hand a task in, wait for its answer and print it. The servers are started if none run.
@@ -72,14 +80,42 @@ def submit(
     given |= {"expect": expect_of(expect_regex, expect_json, python=expect_python), "deadline_s": deadline}
     given |= {"after": after, "with_results": with_results or None, "attachments": files_of(attach or []) or None}
     options = {name: value for name, value in given.items() if value is not None}
+    settings = settings_of(context)
     if file is not None:
-        from tale.cli.bulk import submit_file
+        return _from_file(settings, file, words, options, wait=wait, as_json=as_json, anew=anew)
+    text = validate_task_text(_text_of(words or []))
+    if plan:
+        return _by_plan(settings, text, options, most=max_steps, yes=yes, wait=wait, as_json=as_json)
+    _hand_in(Errand(settings, {"text": text, **options}), wait=wait, as_json=as_json, cancel=cancel_on_interrupt)
 
-        _refuse_words(words)
-        submit_file(settings_of(context), file, options, wait=wait, as_json=as_json, anew=anew)
-        return
-    errand = Errand(settings_of(context), {"text": validate_task_text(_text_of(words or [])), **options})
-    _hand_in(errand, wait=wait, as_json=as_json, cancel=cancel_on_interrupt)
+
+def _from_file(
+    settings: "Settings",
+    file: "Path",
+    words: list[str] | None,
+    options: dict[str, Any],
+    *,
+    wait: bool,
+    as_json: bool,
+    anew: bool,
+) -> None:
+    from tale.cli.bulk import submit_file
+
+    if words:
+        raise ValidationException("With --file the tasks come from the file; leave the task on the command line out.")
+    submit_file(settings, file, options, wait=wait, as_json=as_json, anew=anew)
+
+
+def _by_plan(
+    settings: "Settings", text: str, options: dict[str, Any], *, most: int, yes: bool, wait: bool, as_json: bool
+) -> None:
+    from tale.cli.planning import submit_plan
+    from tale.cli.rendering import Screen
+
+    screen = Screen()
+    view = submit_plan(settings, screen, text, options, most=most, yes=yes, wait=wait, quiet=as_json)
+    if view is not None:
+        _show_outcome(screen, view, wait=wait, as_json=as_json)
 
 
 def _hand_in(errand: "Errand", *, wait: bool, as_json: bool, cancel: bool) -> None:
@@ -87,6 +123,10 @@ def _hand_in(errand: "Errand", *, wait: bool, as_json: bool, cancel: bool) -> No
 
     screen = Screen()
     view = _carried_out(errand, screen, wait=wait, quiet=as_json, cancel=cancel)
+    _show_outcome(screen, view, wait=wait, as_json=as_json)
+
+
+def _show_outcome(screen: "Screen", view: dict[str, Any], *, wait: bool, as_json: bool) -> None:
     if as_json:
         screen.json(view)
     elif not wait:
@@ -154,11 +194,6 @@ def _after_interrupt(errand: Errand, *, cancel: bool) -> str:
         return f"Interrupted, but the task could not be cancelled; it may run on: {way_back}"
     became = "being cancelled" if view["status"] == "running" else view["status"]
     return f"Interrupted; task {task_id} is {became}."
-
-
-def _refuse_words(words: list[str] | None) -> None:
-    if words:
-        raise ValidationException("With --file the tasks come from the file; leave the task on the command line out.")
 
 
 def _text_of(words: list[str]) -> str:

@@ -54,6 +54,12 @@ TaskFile = Annotated[
 ]
 Anew = Annotated[bool, typer.Option("--anew", help="With --file: hand in what an earlier run handed in, too.")]
 
+Planned = Annotated[
+    bool, typer.Option("--plan", help="Have the model split the task into steps first; they are shown before they run.")
+]
+MaxSteps = Annotated[int, typer.Option("--max-steps", help="With --plan: how many steps at most.", min=2, max=20)]
+YesToPlan = Annotated[bool, typer.Option("--yes", help="With --plan: run the steps without asking.")]
+
 
 def files_of(paths: Sequence[Path]) -> list[dict[str, str]]:
     """The files as the gateway takes them; raises ValidationException for what is no text, or too large."""

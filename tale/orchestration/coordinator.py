@@ -124,11 +124,19 @@ class HTTPCoordinator:
         for task, each in zip(stored, new, strict=True):
             if task.id != each.task.id:
                 self.events.forget(each.task.id)
+                self._take_over(each.task.id, task)
             elif task.status.is_final:
                 self._tell_how_it_ended(task)
             else:
                 self._deadlines.note(task.deadline_at)
         return stored
+
+    def _take_over(self, named: str, task: Task) -> None:
+        """Whoever was to wait for `named` waits for the task that was stored first with its key."""
+        if named in self._awaited:
+            self._awaited.discard(named)
+            self._awaited.add(task.id)
+            self._take_step(self._tell_dependents(task.id))  # it may have ended already
 
     async def pause(self) -> None:
         """Begin no attempts, after a restart either, until `resume`; those under way go on."""

@@ -4,7 +4,7 @@ import json
 import logging
 import uuid
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from tale.acceptance import parse_expect
@@ -92,7 +92,10 @@ class Intake:
 
     async def accept(self, submissions: Sequence[Submission]) -> list[NewTask]:
         """The tasks, if all of them can be done."""
-        made = [new_task(each, self._settings, now=self._clock()) for each in submissions]
+        made: list[NewTask] = []
+        for each in submissions:
+            named = replace(each, after=[_earlier(name, made) for name in each.after])
+            made.append(new_task(named, self._settings, now=self._clock()))
         await refuse_invalid([new.task.expect for new in made if new.task.expect])
         for new in made:
             await self._refuse_oversize(new)
@@ -116,6 +119,16 @@ class Intake:
                 f"the model's context holds {room:,} beside an answer. Shorten it.",
                 {"input_tokens": tokens, "context_tokens": self._settings.task_context_tokens},
             )
+
+
+def _earlier(name: str, made: Sequence[NewTask]) -> str:
+    """The id of a task that is named by its place among those handed in together (#1 is the first), or the name."""
+    if not name.startswith("#"):
+        return name
+    number = int(name[1:]) if name[1:].isdecimal() else 0
+    if not 1 <= number <= len(made):
+        raise ValidationException(f"{name[:20]!r} names no task that comes earlier in the same call.")
+    return made[number - 1].task.id
 
 
 def _awaited_ids(after: Sequence[str]) -> tuple[str, ...]:

@@ -109,7 +109,8 @@ class GatewayTools:
         """Hand in several tasks at once: all of them are stored, or none.
 
         Args:
-            tasks: 1 to 500 tasks; each an object with what submit_task takes.
+            tasks: 1 to 500 tasks; each an object with what submit_task takes. `after` may also name earlier ones of the
+                same call: #1 is the first.
         """
         stored = await self._coordinator.submit_all(submissions_of(tasks, context.trace_id))
         return TaskReceipts([TaskReceipt(task.id, task.status.value) for task in stored])

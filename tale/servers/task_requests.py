@@ -27,7 +27,7 @@ class AttachedFile:
 
 @dataclass(frozen=True)
 class TaskRequest:
-    """One task of several, with what submit_task takes."""
+    """One task of several, with what submit_task takes; `after` may name earlier ones of the same call as #1, #2 …"""
 
     __pydantic_config__: ClassVar = ConfigDict(extra="forbid")
 

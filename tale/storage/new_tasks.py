@@ -1,11 +1,25 @@
 """Stores new tasks with the tasks they wait for and the files that come with them, inside one transaction."""
 
+from collections.abc import Sequence
+from dataclasses import replace
+
 from sqlalchemy import Connection, insert, select
 
 from tale.records import NewTask, Task
 from tale.storage import dependencies
 from tale.storage.rows import insert_into, task_of, values_of
 from tale.storage.tables import attachments, tasks
+
+
+def store_all(connection: Connection, new: Sequence[NewTask]) -> list[tuple[Task, bool]]:
+    """Each as `store` does. A task may wait for an earlier one of these, also where that was stored long ago."""
+    stored: list[tuple[Task, bool]] = []
+    known: dict[str, str] = {}
+    for each in new:
+        after = tuple(known.get(task_id, task_id) for task_id in each.after)
+        stored.append(store(connection, replace(each, after=after)))
+        known[each.task.id] = stored[-1][0].id
+    return stored
 
 
 def store(connection: Connection, new: NewTask) -> tuple[Task, bool]:

@@ -40,7 +40,7 @@ class TaskStore:
         """
 
         def work(connection: Connection) -> builtins.list[Task]:
-            stored = [new_tasks.store(connection, each) for each in new]
+            stored = new_tasks.store_all(connection, new)
             if self._jobs:
                 self._jobs.add(connection, [task for task, is_new in stored if is_new and not task.status.is_final])
             return [task for task, _ in stored]

@@ -120,7 +120,7 @@ class FakeGateway:
         self.calls.append(("submit_task", {"text": text, "idempotency_key": idempotency_key, **given}))
         if self.refusal:
             raise self.refusal
-        stored = task(text, **self.outcome)
+        stored = task(text, **(self.outcome | self.outcomes.get(text, {})))
         self.tasks[stored["id"]] = stored
         return {**stored, "status": "queued", "result": None}
 

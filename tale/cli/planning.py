@@ -1,0 +1,132 @@
+"""`tale submit --plan`: the model splits a task, people look at the steps, and they run in the order of their needs."""
+
+import asyncio
+import sys
+import uuid
+from collections.abc import Mapping, Sequence
+from contextlib import aclosing
+from typing import Any, Final
+
+import typer
+
+from tale.cli.bulk_progress import bulk_progress_on
+from tale.cli.edge import FAILED, INTERRUPTED, complain
+from tale.cli.following import follow, follow_all
+from tale.cli.gateway import running
+from tale.cli.plans import QUESTION, Step, parse_plan, requests_of, schema_of, shown, written
+from tale.cli.progress import progress_on
+from tale.cli.rendering import Screen
+from tale.cli.tasks import ending
+from tale.exceptions import ValidationException
+from tale.settings import Settings
+
+NOT_FOR_PLANS: Final = ("after", "with_results")
+PLAN_TOKENS: Final = 1_500
+MOST_CHARACTERS: Final = 9_000  # what is asked about the task has to fit beside it
+
+
+def submit_plan(
+    settings: Settings,
+    screen: Screen,
+    text: str,
+    options: Mapping[str, Any],
+    *,
+    most: int,
+    yes: bool,
+    wait: bool,
+    quiet: bool,
+) -> dict[str, Any] | None:
+    """The task that puts the results together, ended with `wait`; None where nothing was to be run.
+
+    Each step is a task of its own, stored with its result: what dies goes on where it was.
+    """
+    if wrong := [name for name in NOT_FOR_PLANS if name in options]:
+        raise ValidationException(
+            f"--plan makes tasks that wait for each other; leave --{wrong[0]} out.".replace("_", "-")
+        )
+    if len(text) > MOST_CHARACTERS:
+        raise ValidationException(
+            f"--plan takes a task of {MOST_CHARACTERS:,} characters at most; --attach takes more."
+        )
+    try:
+        with progress_on(screen.err, quiet=quiet) as progress:
+            plan = asyncio.run(_planned(settings, text, options, most, progress))
+        steps = parse_plan(plan, most, lenient=True)
+        if not yes:
+            chosen = _chosen(screen, steps, most)
+            if chosen is None:
+                return None
+            steps = chosen
+        elif not quiet:
+            _show(screen, steps)
+        requests = requests_of(text, steps, options, key=str(uuid.uuid4()))
+        return asyncio.run(_carried_out(settings, screen, requests, wait=wait, quiet=quiet))
+    except KeyboardInterrupt:
+        complain("Interrupted; steps that were handed in run on: `tale list` shows them, `tale cancel ID` stops one.")
+        raise typer.Exit(INTERRUPTED) from None
+
+
+async def _planned(settings: Settings, text: str, options: Mapping[str, Any], most: int, progress: Any) -> str:
+    """The plan as the model wrote it."""
+    asked = {name: options[name] for name in ("priority", "timeout_s", "attachments") if name in options}
+    question = QUESTION.format(most=most, text=text)
+    arguments = {**asked, "text": question, "max_output_tokens": PLAN_TOKENS, "idempotency_key": str(uuid.uuid4())}
+    arguments["expect"] = {"json_schema": schema_of(most)}
+    async with running(settings, progress.step) as client:
+        task = await client.call_tool("submit_task", arguments, idempotent=True)
+    view = await follow(settings, task["id"], progress)
+    if view["status"] != "completed":
+        complain(f"There is no plan. {ending(view)}")
+        raise typer.Exit(FAILED)
+    return view["result"]
+
+
+def _chosen(screen: Screen, steps: list[Step], most: int) -> list[Step] | None:
+    """The steps as the user wants them; None where they are not to be run."""
+    if sys.stdin is None or not sys.stdin.isatty():
+        sys.stdout.write(written(steps))
+        screen.say("This is the plan; nothing was run. --yes runs a plan without asking.")
+        return None
+    while True:
+        _show(screen, steps)
+        answer = typer.prompt("Run these steps? [y]es, [e]dit, [n]o", default="y", err=True).strip().lower()[:1]
+        if answer == "y":
+            return steps
+        if answer == "n":
+            return None
+        if answer == "e":
+            steps = _edited(steps, most)
+
+
+def _edited(steps: list[Step], most: int) -> list[Step]:
+    import click  # of Typer's own copy, `edit` is not public
+
+    try:
+        text = click.edit(written(steps), extension=".json")
+        return steps if text is None else parse_plan(text, most)
+    except (click.ClickException, ValidationException) as error:
+        complain(error.message)
+        return steps
+
+
+def _show(screen: Screen, steps: Sequence[Step]) -> None:
+    for line in shown(steps):
+        screen.say(line)
+
+
+async def _carried_out(
+    settings: Settings, screen: Screen, requests: Sequence[dict[str, Any]], *, wait: bool, quiet: bool
+) -> dict[str, Any]:
+    with bulk_progress_on(screen.err, len(requests), quiet=quiet or not wait) as progress:
+        async with running(settings, progress.step) as client:
+            stored = (await client.call_tool("submit_tasks", {"tasks": list(requests)}, idempotent=True))["tasks"]
+        ids = [task["id"] for task in stored]
+        if not wait:
+            return stored[-1]
+        progress.say(f"Task {ids[-1]} puts the results together; `tale status {ids[-1]} --watch` comes back to it.")
+        ended: list[dict[str, Any]] = []
+        async with aclosing(follow_all(settings, ids, progress)) as views:
+            async for view in views:
+                ended.append(view)
+                progress.ended()
+        return ended[-1]
