@@ -77,6 +77,8 @@ class Settings(BaseModel):
 
     database_url: str | None = Field(None, description="SQLAlchemy URL; default: tale.db in the home folder")
     retention_days: int | None = Field(None, ge=1, description="history older than this is deleted; default: none is")
+    content: Literal["full", "hash", "none"] = Field("full", description="what stays of the words of finished work")
+    content_hold_s: float = Field(3_600.0, ge=0, description="time after the end for which all words stay in any case")
 
     backend: Literal["auto", "ollama", "embedded", "openai"] = Field("auto", description="where the models run")
     ollama_url: HttpUrl = Field("http://127.0.0.1:11434", description="address of Ollama")

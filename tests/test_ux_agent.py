@@ -12,6 +12,7 @@ from fakes.servers import Process, rows, running, settings_for, until
 from tale.exceptions import ModelException, ValidationException
 from tale.mcp.http_client import HTTPMCPClient
 from tale.servers.ux_agent_server import ANSWER_TOKENS, CHAT_INSTRUCTIONS
+from tale.storage.content import erase
 
 
 @pytest.fixture
@@ -147,3 +148,10 @@ async def test_a_message_larger_than_the_context_is_refused_with_both_numbers(tm
         with pytest.raises(ValidationException, match="3,000 tokens") as caught:
             await agent.call_tool("conversation", {"message": "word " * 1_500})
         assert caught.value.context == {"input_tokens": 3_000, "context_tokens": 1_024}
+
+
+async def test_words_that_were_erased_are_not_read_to_the_model(process: Process, agent: HTTPMCPClient) -> None:
+    first = await agent.call_tool("conversation", {"message": "A secret"})
+    await erase(process.shared.database, "hash", process.shared.clock() + 1)
+    await agent.call_tool("conversation", {"message": "Hello", "conversation_id": first["conversation_id"]})
+    assert asked(process.backend)[1:] == [("user", "Hello")]

@@ -7,6 +7,7 @@ from typing import Final
 
 from tale.exceptions import DatabaseException
 from tale.settings import Settings
+from tale.storage.content import erase
 from tale.storage.database import Database
 from tale.storage.retention import prune
 from tale.storage.rollups import Rollups
@@ -52,6 +53,7 @@ class Upkeep:
     async def do_chores(self) -> None:
         """Do what is due; a failure is logged, and the chore comes again."""
         try:
+            await self._erase()
             await self._prune()
         except DatabaseException as error:
             logger.warning("The database could not be kept in order, which is tried again: %s", error)
@@ -65,6 +67,10 @@ class Upkeep:
         while True:
             await self.do_chores()
             await asyncio.sleep(CHORES_INTERVAL_S)
+
+    async def _erase(self) -> None:
+        if self._settings.content != "full":
+            await erase(self._database, self._settings.content, self._clock() - self._settings.content_hold_s)
 
     async def _prune(self) -> None:
         if self._settings.retention_days is None:

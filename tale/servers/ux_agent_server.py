@@ -11,6 +11,7 @@ from tale.mcp.base_server import BaseMCPServer, ToolContext
 from tale.models.pool import Pool
 from tale.records import CallContext, ChatRequest, Delta, Message, Priority, Reply
 from tale.settings import Settings
+from tale.storage.content import is_erased
 from tale.storage.conversation_store import ConversationStore
 from tale.validation import validate_task_id, validate_task_text
 
@@ -71,7 +72,7 @@ class UXAgentTools:
         text = validate_task_text(message)
         conversation = _conversation(conversation_id) if conversation_id else str(uuid.uuid4())
         turns = await self._conversations.turns(conversation, limit=MAX_TURNS)
-        earlier = [Message(turn.role, turn.content) for turn in turns]
+        earlier = [Message(turn.role, turn.content) for turn in turns if not is_erased(turn.content)]
         # The user's words are kept before the model answers: a crash then loses no message.
         await self._conversations.append(conversation, "user", text, now=self._clock())
         messages = (Message("system", CHAT_INSTRUCTIONS), *self._fitting(earlier, text), Message("user", text))

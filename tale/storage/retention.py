@@ -57,6 +57,16 @@ def prunable(connection: Connection, before: float) -> Pruned:
     return Pruned(*counts)
 
 
+def is_needed(table: FromClause) -> ColumnElement[bool]:
+    """Whether an open task waits for the result of this one; `table` is that of the tasks, or an alias of it."""
+    waiting = tasks.alias()
+    return exists().where(
+        task_dependencies.c.after_id == table.c.id,
+        task_dependencies.c.task_id == waiting.c.id,
+        waiting.c.ended_at.is_(None),
+    )
+
+
 def _due(before: float) -> list[tuple[Column[str], Column[float], ColumnElement[bool]]]:
     """What goes of each table, in the order in which it has to go: the table's key, its time, and the condition."""
     goes = _task_goes(tasks, before)
@@ -75,15 +85,9 @@ def _due(before: float) -> list[tuple[Column[str], Column[float], ColumnElement[
 
 def _task_goes(table: FromClause, before: float) -> ColumnElement[bool]:
     """Whether a task has ended so long ago, and no open task waits for its result; never unknown."""
-    waiting = tasks.alias()
-    needed = exists().where(
-        task_dependencies.c.after_id == table.c.id,
-        task_dependencies.c.task_id == waiting.c.id,
-        waiting.c.ended_at.is_(None),
-    )
     # What ended before was made before, and by when they were made there is an index.
     has_ended = func.coalesce(table.c.ended_at, before) < before
-    return and_(table.c.created_at < before, has_ended, ~needed)
+    return and_(table.c.created_at < before, has_ended, ~is_needed(table))
 
 
 async def _emptied(

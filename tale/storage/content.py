@@ -1,0 +1,130 @@
+"""What stays of the words of finished work: all of them, their digests, or nothing.
+
+With the policy `hash` a text is replaced by `sha256:` and its digest, so that equal texts can still be recognised; with
+`none` by an empty text. This is done some time after the end of a task or the last message of a conversation: until
+then its result can be fetched and the conversation gone on with. Tokens and times stay in any case.
+"""
+
+import asyncio
+import hashlib
+import re
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any, Final, Literal
+
+from sqlalchemy import Column, Connection, Table, and_, func, select, tuple_, update
+
+from tale.storage.database import Database
+from tale.storage.retention import is_needed
+from tale.storage.rows import upsert
+from tale.storage.tables import attachments, conversations, feedback, messages, meta, tasks
+
+Erasing = Literal["hash", "none"]
+Pause = Callable[[float], Awaitable[None]]
+
+BATCH_ROWS: Final = 200
+PAUSE_S: Final = 0.01
+DIGEST: Final = re.compile(r"sha256:[0-9a-f]{64}")
+
+
+def is_erased(text: str) -> bool:
+    """Whether the words are gone.
+
+    >>> is_erased(""), is_erased("Hello"), is_erased(erased("Hello", "hash"))
+    (True, False, True)
+    """
+    return text == "" or DIGEST.fullmatch(text) is not None
+
+
+def erased(text: str, policy: Erasing) -> str:
+    """What stays of a text; of one that is erased already, itself."""
+    if policy == "none":
+        return ""
+    return text if is_erased(text) else f"sha256:{hashlib.sha256(text.encode()).hexdigest()}"
+
+
+async def erase(database: Database, policy: Erasing, before: float, *, pause: Pause = asyncio.sleep) -> int:
+    """Erase the words of tasks that ended, and conversations that fell silent, before that time (Unix seconds).
+
+    Goes on where it ended the last time, in small batches. Tasks for whose results others wait are left for later.
+    Returns how many tasks and conversations were gone through. Raises DatabaseException.
+    """
+    done = await _gone_through(database, policy, _TASKS, before, pause)
+    return done + await _gone_through(database, policy, _CONVERSATIONS, before, pause)
+
+
+class _Kind:
+    """Rows with words, found by the time of their end: of their own table, and of those that belong to it."""
+
+    def __init__(
+        self, moment: Column[float], words: Sequence[tuple[Column[str], Column[str]]], blank: str | None
+    ) -> None:
+        self.moment = moment
+        self.table: Table = moment.table
+        self.words = words  # each with the column that names its owner
+        self.blank = blank  # a column that is emptied under any policy
+
+
+_TASKS: Final = _Kind(
+    tasks.c.ended_at,
+    (
+        (tasks.c.text, tasks.c.id),
+        (tasks.c.result, tasks.c.id),
+        (attachments.c.text, attachments.c.task_id),
+        (feedback.c.comment, feedback.c.task_id),
+    ),
+    "expect",
+)
+_CONVERSATIONS: Final = _Kind(conversations.c.updated_at, ((messages.c.content, messages.c.conversation_id),), None)
+
+
+async def _gone_through(database: Database, policy: Erasing, kind: _Kind, before: float, pause: Pause) -> int:
+    mark = f"{kind.table.name}_{policy}_until"
+    since = await database.read(lambda connection: _mark_of(connection, mark))
+    cursor: tuple[float, str] = (since, "")
+    count = 0
+    while True:
+        batch = await database.write(lambda c, cursor=cursor: _erase_batch(c, policy, kind, cursor, before))
+        count += len(batch)
+        if len(batch) < BATCH_ROWS:
+            await database.write(lambda connection: _set_mark(connection, mark, kind, since, before))
+            return count
+        cursor = batch[-1]
+        await pause(PAUSE_S)
+
+
+def _erase_batch(
+    connection: Connection, policy: Erasing, kind: _Kind, cursor: tuple[float, str], before: float
+) -> list[tuple[float, str]]:
+    key = kind.table.c.id
+    wanted = select(kind.moment, key).where(kind.moment < before, tuple_(kind.moment, key) > cursor)
+    if kind is _TASKS:
+        wanted = wanted.where(~is_needed(tasks))
+    batch = [(at, owner) for at, owner in connection.execute(wanted.order_by(kind.moment, key).limit(BATCH_ROWS))]
+    owners = [owner for _, owner in batch]
+    for column, owner in kind.words:
+        _erase_words(connection, policy, column, owner.in_(owners))
+    if kind.blank and owners:
+        connection.execute(update(kind.table).where(key.in_(owners)).values({kind.blank: None}))
+    return batch
+
+
+def _erase_words(connection: Connection, policy: Erasing, column: Column[str], condition: Any) -> None:
+    key = list(column.table.primary_key.columns)
+    for text, *values in connection.execute(select(column, *key).where(condition, column.is_not(None))).all():
+        if (rest := erased(text, policy)) != text:
+            mine = and_(*(each == value for each, value in zip(key, values, strict=True)))
+            connection.execute(update(column.table).where(mine).values({column.name: rest}))
+
+
+def _mark_of(connection: Connection, mark: str) -> float:
+    value = connection.scalar(select(meta.c.value).where(meta.c.key == mark))
+    return 0.0 if value is None else float(value)
+
+
+def _set_mark(connection: Connection, mark: str, kind: _Kind, since: float, before: float) -> None:
+    """The next time begins here, or with the first task that had to be left."""
+    left = None
+    if kind is _TASKS:
+        within = (tasks.c.ended_at >= since, tasks.c.ended_at < before)
+        left = connection.scalar(select(func.min(tasks.c.ended_at)).where(*within, is_needed(tasks)))
+    upsert(connection, meta, {"key": mark, "value": repr(before if left is None else left)}, keys=["key"])

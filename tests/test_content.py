@@ -1,0 +1,116 @@
+"""The words of finished work stay, turn into digests, or go; figures stay in any case, and open work loses nothing."""
+
+import hashlib
+import uuid
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fakes.servers import settings_for
+from sqlalchemy import insert, select, update
+
+from tale.records import Task, TaskStatus
+from tale.servers.upkeep import Upkeep
+from tale.storage.content import BATCH_ROWS, erase, erased
+from tale.storage.conversation_store import ConversationStore
+from tale.storage.database import Database
+from tale.storage.tables import attachments, task_dependencies, tasks
+from tale.storage.task_store import TaskStore
+
+DIGEST = f"sha256:{hashlib.sha256(b'words').hexdigest()}"
+CUTOFF = 1_000.0
+
+
+@pytest.fixture
+async def database(tmp_path: Path) -> AsyncIterator[Database]:
+    database = Database.open(f"sqlite:///{tmp_path}/tale.db")
+    yield database
+    await database.close()
+
+
+async def stored(database: Database, ended_at: float | None, **values: Any) -> str:
+    """The id of a task with words in all places."""
+    status = TaskStatus.RUNNING if ended_at is None else TaskStatus.COMPLETED
+    task = Task(str(uuid.uuid4()), "words", status, 1.0, ended_at=ended_at, result="words", model="m", **values)
+    await TaskStore(database).insert(task)
+    row = {"task_id": task.id, "position": 0, "name": "a.txt", "text": "words"}
+    await database.write(lambda connection: connection.execute(insert(attachments), row).rowcount)
+    await TaskStore(database).add_feedback(task.id, "good", "words", 2.0)
+    return task.id
+
+
+async def words_of(database: Database, task_id: str) -> set[str | None]:
+    task = await TaskStore(database).get(task_id)
+    assert task is not None
+    wanted = select(attachments.c.text).where(attachments.c.task_id == task_id)
+    return {task.text, task.result, await database.read(lambda connection: connection.scalar(wanted))}
+
+
+@pytest.mark.parametrize(("policy", "rest"), [("hash", DIGEST), ("none", "")])
+async def test_of_finished_work_the_policy_says_what_stays(database: Database, policy: Any, rest: str) -> None:
+    ended, fresh, running = [await stored(database, at) for at in (500.0, 2_000.0, None)]
+    assert await erase(database, policy, CUTOFF) == 1
+    assert await words_of(database, ended) == {rest}
+    assert await words_of(database, fresh) == await words_of(database, running) == {"words"}
+    task = await TaskStore(database).get(ended)
+    assert task is not None and (task.model, task.ended_at) == ("m", 500.0)
+    assert await erase(database, policy, CUTOFF) == 0
+    assert await erase(database, policy, 3_000.0) == 1
+    assert await words_of(database, ended) == await words_of(database, fresh) == {rest}
+
+
+async def test_digests_can_be_dropped_later(database: Database) -> None:
+    task_id = await stored(database, 500.0)
+    await erase(database, "hash", CUTOFF)
+    await erase(database, "none", CUTOFF)
+    assert await words_of(database, task_id) == {""}
+
+
+async def test_a_digest_is_not_digested_again() -> None:
+    assert erased(DIGEST, "hash") == erased("words", "hash") == DIGEST
+
+
+async def test_a_conversation_keeps_its_words_until_it_has_been_silent(database: Database) -> None:
+    store = ConversationStore(database)
+    for name, at in (("old", 500.0), ("new", 2_000.0)):
+        await store.append(name, "user", "words", now=at)
+    await erase(database, "hash", CUTOFF)
+    assert [turn.content for turn in await store.turns("old")] == [DIGEST]
+    assert [turn.content for turn in await store.turns("new")] == ["words"]
+    await store.append("old", "user", "words", now=2_500.0)
+    await erase(database, "hash", 3_000.0)
+    assert [turn.content for turn in await store.turns("old")] == [DIGEST, DIGEST]
+
+
+async def test_a_result_that_another_task_waits_for_stays_until_that_has_ended(database: Database) -> None:
+    first, second = await stored(database, 500.0), await stored(database, None)
+    row = {"task_id": second, "after_id": first, "position": 0}
+    await database.write(lambda connection: connection.execute(insert(task_dependencies), row).rowcount)
+    assert await erase(database, "none", CUTOFF) == 0
+    assert await words_of(database, first) == {"words"}
+    ended = update(tasks).where(tasks.c.id == second).values(ended_at=1_500.0)
+    await database.write(lambda connection: connection.execute(ended).rowcount)
+    assert await erase(database, "none", 2_000.0) == 2
+    assert await words_of(database, first) == {""}
+
+
+async def test_many_tasks_go_batch_by_batch(database: Database) -> None:
+    rows = [
+        {"id": str(uuid.uuid4()), "text": "words", "status": "completed", "created_at": 1.0, "ended_at": 5.0}
+        | dict.fromkeys(("priority", "timeout_s", "attempt", "failures"), 0)
+        for _ in range(BATCH_ROWS + 3)
+    ]
+    await database.write(lambda connection: connection.execute(insert(tasks), rows).rowcount)
+    assert await erase(database, "none", CUTOFF) == BATCH_ROWS + 3
+    texts = await database.read(lambda connection: set(connection.scalars(select(tasks.c.text))))
+    assert texts == {""}
+
+
+@pytest.mark.parametrize(("policy", "rest"), [("full", "words"), ("hash", DIGEST), ("none", "")])
+async def test_the_servers_do_what_the_setting_says(database: Database, tmp_path: Path, policy: str, rest: str) -> None:
+    ended, fresh = await stored(database, 500.0), await stored(database, 900.0)
+    settings = settings_for(tmp_path, content=policy, content_hold_s=200.0)
+    await Upkeep(settings, database, clock=lambda: CUTOFF).do_chores()
+    assert await words_of(database, ended) == {rest}
+    assert await words_of(database, fresh) == {"words"}
