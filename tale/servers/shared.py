@@ -3,7 +3,6 @@
 import asyncio
 import logging
 import os
-import secrets
 import time
 from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack
@@ -22,6 +21,7 @@ from tale.models.choice import choose_backend
 from tale.models.model_pool import ModelPool
 from tale.models.pool import Pool, PoolStatus
 from tale.models.remote_pool import RemoteModelPool
+from tale.orchestration.home_key import made_key
 from tale.orchestration.run_state import LOCK, prepare_folder, unusable
 from tale.orchestration.task_events import TaskEvents
 from tale.orchestration.task_feed import forget_texts_of_ended
@@ -39,7 +39,6 @@ from tale.storage.task_store import TaskStore
 if TYPE_CHECKING:
     from tale.orchestration.distributed import Distributed
 
-MODEL_KEY_FILE: Final = "model-server.key"
 POOL_LOCK: Final = "pool.lock"
 
 logger = logging.getLogger(__name__)
@@ -223,20 +222,8 @@ async def _open_local_pool(settings: Settings, recorder: Recorder) -> ModelPool:
 
 
 def _model_key(settings: Settings) -> str:
-    """The key of this home's model server: the configured one, else one made up once that only its owner can read."""
-    if settings.api_key is not None:
-        return settings.api_key.get_secret_value()
-    path = settings.run_folder / MODEL_KEY_FILE
-    draft = settings.run_folder / f"{MODEL_KEY_FILE}.{os.getpid()}"
-    if not path.exists():
-        draft.touch(mode=0o600)
-        draft.write_text(secrets.token_urlsafe(32), encoding="utf-8")
-        try:
-            os.link(draft, path)  # fails where another process was first, whose key then counts
-        except FileExistsError:
-            logger.debug("Another process made the model server's key.")
-        draft.unlink()
-    return path.read_text(encoding="utf-8").strip()
+    """The key of this home's model server: the configured one, else the home's own."""
+    return made_key(settings) if settings.api_key is None else settings.api_key.get_secret_value()
 
 
 def model_server_settings(settings: Settings) -> Settings:
