@@ -57,7 +57,9 @@ Anew = Annotated[bool, typer.Option("--anew", help="With --file: hand in what an
 Planned = Annotated[
     bool, typer.Option("--plan", help="Have the model split the task into steps first; they are shown before they run.")
 ]
-MaxSteps = Annotated[int, typer.Option("--max-steps", help="With --plan: how many steps at most.", min=2, max=20)]
+MaxSteps = Annotated[
+    int, typer.Option("--max-steps", help="With --plan: how many steps at most.", min=2, max=20, metavar="N")
+]
 YesToPlan = Annotated[bool, typer.Option("--yes", help="With --plan: run the steps without asking.")]
 
 
