@@ -9,12 +9,14 @@ import pytest
 from fakes.postgres import drop_connections
 from sqlalchemy import create_engine, insert, make_url, select
 
+from tale.credentials import Scope, digest_of
 from tale.exceptions import DatabaseException
 from tale.records import ModelCall, Task, TaskStatus
 from tale.storage.call_store import CallStore
 from tale.storage.conversation_store import ConversationStore
 from tale.storage.database import Database
 from tale.storage.engines import parse_url
+from tale.storage.key_store import KeyStore
 from tale.storage.tables import meta, metadata
 from tale.storage.task_store import TaskStore
 from tale.storage.upgrade import upgrade
@@ -140,3 +142,12 @@ async def test_connections_that_the_server_dropped_are_made_again(database: Data
 def test_a_database_that_is_not_there_is_named(postgres_server: str) -> None:
     with pytest.raises(DatabaseException, match='database "missing" does not exist'):
         Database.open(make_url(postgres_server).set(database="missing").render_as_string(hide_password=False))
+
+
+async def test_keys_are_made_revoked_and_cleared(database: Database) -> None:
+    store = KeyStore(database)
+    row, key = await store.create("laptop", Scope.SUBMIT, now=1.5)
+    assert row.digest == digest_of(key)
+    assert (await store.revoke(row.id, now=2.5)).revoked_at == 2.5
+    assert [(known.id, known.scope) for known in await store.keys()] == [(row.id, Scope.SUBMIT)]
+    assert await store.clear() == 1
