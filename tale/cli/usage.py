@@ -61,12 +61,15 @@ def usage(
 
 def _found(settings: "Settings", wanted: dict[str, Any]) -> dict[str, Any]:
     """From the database, or from the gateway where that is another machine's."""
-    from tale.cli.gateway import ask
-    from tale.cli.rendering import Screen
     from tale.storage.reader import read_once
     from tale.storage.usage import Usage, UsageLine, query_of, usage_of
 
     if settings.gateway_url is not None:
+        from tale.cli.gateway import (
+            ask,
+        )  # the protocol's SDK takes a second, which a look into the database does not need
+        from tale.cli.rendering import Screen
+
         return ask(settings, "get_usage", wanted, say=Screen().aside)
     query = query_of(**wanted, now=time.time())
     nothing = Usage(query.since, query.until, UsageLine())
