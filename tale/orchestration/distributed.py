@@ -40,7 +40,8 @@ class Distributed:
         )
 
     async def start(self) -> None:
-        """Begin to hear what other processes say."""
+        """Make the queue's tables where they are missing, before anybody can hand in; begin to hear other processes."""
+        await self.gateway_engine().start()
         await self._relay.start()
 
     async def stop(self) -> None:
