@@ -7,8 +7,8 @@ from typing import Any, Final
 from tale.records import Attachment, Attempt, ChatRequest, Message, Task
 
 TASK_INSTRUCTIONS: Final = (
-    "You carry out the user's task completely and at once. Answer with the result itself; "
-    "put code in fenced blocks and keep explanations short."
+    "You carry out the user's task completely and at once. When the task asks for code, answer with the code, "
+    "in a fenced block. Keep explanations short."
 )
 JSON_INSTRUCTIONS: Final = "You carry out the user's task. Answer with JSON alone, which fits this JSON schema:\n"
 CHECK_FAILED: Final = "CheckFailed"  # the error class of an attempt whose answer failed a check
