@@ -178,7 +178,7 @@ async def test_a_cancelled_task_ends_its_stream_with_what_was_written(settings: 
     assert told[-1].data["result"] == assembled(told) == "Hello"
 
 
-@pytest.mark.parametrize(("task_id", "status"), [(str(uuid.uuid4()), 404), ("nonsense", 400)])
+@pytest.mark.parametrize(("task_id", "status"), [("563d2e83-e819-4ef1-b30f-c024a0d43054", 404), ("nonsense", 400)])
 async def test_an_id_that_there_is_not_is_told_in_a_sentence(settings: Settings, task_id: str, status: int) -> None:
     url = f"{settings.url_of('gateway')}/tasks/{task_id}/events"
     async with aiohttp.ClientSession() as session, session.get(url) as response:
