@@ -51,6 +51,7 @@ class Caller(asyncio.Protocol):
         self.request = request
         self.latencies: list[float] = []
         self.ended = asyncio.get_running_loop().create_future()
+        self.answered = asyncio.Event()
         self.is_ending = False
         self.first: bytes | None = None
         self._received = b""
@@ -66,6 +67,7 @@ class Caller(asyncio.Protocol):
             return
         self.latencies.append(time.perf_counter() - self._sent_at)
         self.first = self.first or self._received
+        self.answered.set()
         self._received = b""
         if self.is_ending:
             self._transport.close()
@@ -156,6 +158,7 @@ async def load(port: int, era: str, kind: str, *, connections: int, seconds: flo
         request = await call_of(port, era, kind)
         _, caller = await loop.create_connection(lambda request=request: Caller(request), "127.0.0.1", port)
         callers.append(caller)
+    await asyncio.gather(*(caller.answered.wait() for caller in callers))
     await asyncio.sleep(seconds / 5)
     for caller in callers:
         assert caller.first is not None and TEXT.encode() in caller.first, caller.first
