@@ -110,6 +110,22 @@ async def test_a_server_that_refuses_in_plain_words_is_understood() -> None:
         assert b"Mcp-Protocol-Version: 2025-11-25" in server.requests[3]
 
 
+@pytest.mark.parametrize("version", ["1999-01-01", "\x1f", None, {}])
+async def test_a_version_that_is_not_known_here_is_told(version: object) -> None:
+    answer = http(result({"protocolVersion": version}))
+    async with raw_server(answer) as server, HTTPMCPClient(server.url, modern=False) as client:
+        with pytest.raises(ServerException, match="of the protocol, which is not known here"):
+            await client.call_tool("any")
+
+
+async def test_an_event_id_that_no_header_can_hold_is_passed_over() -> None:
+    first = "id: 7\nretry: 0\ndata:\n\nid: 8\x1f\ndata:\n\n"
+    async with raw_server(*opened(stream(first), stream(SECOND_HALF))) as server:
+        async with HTTPMCPClient(server.url, modern=False) as client:
+            assert await client.call_tool("any") == {"text": "late"}
+        assert b"Last-Event-ID: 7\r\n" in server.requests[3]
+
+
 async def test_a_server_that_forgets_each_session_is_given_up() -> None:
     gone = http(error(-32600, "Session not found"), status="404 Not Found")
     hand = [http(result({"protocolVersion": HANDSHAKE}, 1), headers="Mcp-Session-Id: s\r\n"), ACCEPTED, gone]

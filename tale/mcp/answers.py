@@ -91,7 +91,7 @@ async def read_events(lines: AsyncIterable[bytes]) -> AsyncIterator[Event]:
                 data, event_id, retry_ms = [], None, None
             elif field == "data":
                 data.append(value)
-            elif field == "id":
+            elif field == "id" and value.isprintable():  # it comes back in a header
                 event_id = value
             elif field == "retry" and value.isascii() and value.isdigit():
                 retry_ms = int(value)

@@ -11,6 +11,7 @@ from tale.mcp.wire import METHOD_HEADER, NAME_HEADER, SESSION_HEADER, VERSION_HE
 
 MODERN_VERSION: Final = "2026-07-28"
 HANDSHAKE_VERSION: Final = "2025-11-25"
+HANDSHAKE_VERSIONS: Final = ("2024-11-05", "2025-03-26", "2025-06-18", HANDSHAKE_VERSION)
 CLIENT_INFO: Final = {"name": "tale", "version": __version__}
 META: Final = "io.modelcontextprotocol"
 NAMED_BY: Final = {"tools/call": "name", "prompts/get": "name", "resources/read": "uri"}

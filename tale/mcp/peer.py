@@ -13,7 +13,7 @@ import aiohttp
 from tale.exceptions import ServerException
 from tale.mcp import envelopes, failures
 from tale.mcp.answers import AnswerReader, NotAMessage
-from tale.mcp.envelopes import MODERN_VERSION, ClientSession, Envelope
+from tale.mcp.envelopes import HANDSHAKE_VERSIONS, MODERN_VERSION, ClientSession, Envelope
 from tale.mcp.places import LOOPBACK_NAMES
 from tale.mcp.questions import OnQuestion, answer_to
 from tale.mcp.standing_stream import StandingStream
@@ -21,6 +21,7 @@ from tale.mcp.wire import EVENT_STREAM, LAST_EVENT_HEADER, SESSION_HEADER, Messa
 
 CONNECT_LIMIT_S: Final = 5.0
 CLOSE_LIMIT_S: Final = 1.0  # for last words to the server
+QUOTED_CHARACTERS: Final = 20
 STREAM_ATTEMPTS: Final = 3  # in a row, to take up a stream that broke
 LINE_LIMIT_BYTES: Final = 16 * 1024 * 1024
 ERROR_STATUS, BAD_REQUEST, NOT_FOUND = 400, 400, 404
@@ -153,7 +154,13 @@ class Peer:
         result: object = (answer or {}).get("result")
         if not isinstance(result, dict):
             raise failures.of_protocol(as_object((answer or {}).get("error")), self.url)
-        session = ClientSession(session_id, str(cast("Message", result).get("protocolVersion")))
+        version = str(cast("Message", result).get("protocolVersion"))
+        if version not in HANDSHAKE_VERSIONS:
+            raise ServerException(
+                f"The server speaks version {version[:QUOTED_CHARACTERS]!r} of the protocol, which is not known here.",
+                {"url": self.url},
+            )
+        session = ClientSession(session_id, version)
         await self._tell(session, notification("notifications/initialized", None))
         return session
 
