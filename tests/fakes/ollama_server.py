@@ -155,7 +155,7 @@ class OllamaServer:
 @asynccontextmanager
 async def served(server: Any) -> AsyncIterator[Any]:
     """Run a played engine on a free port of loopback; its `url` tells where."""
-    runner = web.AppRunner(server.application(), handler_cancellation=True, shutdown_timeout=0)
+    runner = web.AppRunner(server.application(), handler_cancellation=True, shutdown_timeout=0.1)  # 0 is "for ever"
     await runner.setup()
     site = web.TCPSite(runner, "127.0.0.1", 0)
     await site.start()
