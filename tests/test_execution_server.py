@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from fakes.scripted_backend import ScriptedBackend
-from fakes.servers import PATIENCE_S, Process, rows, running, settings_for, until
+from fakes.servers import PATIENCE_S, Process, rows, running, settings_for, soon, until
 
 from tale.exceptions import ModelException, NetworkException, TaskException, ValidationException
 from tale.mcp.http_client import HTTPMCPClient
@@ -45,7 +45,7 @@ async def attempt_begun(process: Process, client: HTTPMCPClient, task_id: str) -
     process.backend.word_gate = process.backend.word_gate or asyncio.Event()
     process.backend.started.clear()
     call = asyncio.create_task(client.call_tool("execute_task", {"task_id": task_id}))
-    await process.backend.started.wait()
+    await soon(process.backend.started)
     return call
 
 
@@ -122,7 +122,7 @@ async def test_a_second_call_joins_the_attempt_that_runs(process: Process, clien
     second = asyncio.create_task(
         client.call_tool("execute_task", {"task_id": task_id}, on_progress=lambda *_: heard.set())
     )
-    await heard.wait()  # it is told at once how far the attempt has come
+    await soon(heard)  # it is told at once how far the attempt has come
     assert process.backend.word_gate is not None
     process.backend.word_gate.set()
     assert (await first)["result"] == (await second)["result"] == "Hello world"
@@ -208,7 +208,7 @@ async def test_an_execution_server_that_is_started_anew_during_a_task_is_handed_
         async with running(settings, EXECUTION) as first:
             first.backend.word_gate = asyncio.Event()
             task = await client.call_tool("submit_task", {"text": "Write a haiku"})
-            await first.backend.started.wait()
+            await soon(first.backend.started)
             wait = {"task_id": task["id"], "timeout_s": PATIENCE_S}
             waiting = asyncio.create_task(client.call_tool("wait_for_task", wait))
         await until(lambda: outcomes(gateway, task["id"]) == ["handed_back"])

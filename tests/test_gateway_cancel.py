@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fakes.servers import PATIENCE_S, Process, rows, running, settings_for, until
+from fakes.servers import PATIENCE_S, Process, rows, running, settings_for, soon, until
 
 from tale.exceptions import ServerException, TaskException
 from tale.mcp.http_client import HTTPMCPClient
@@ -37,7 +37,7 @@ async def writing(process: Process, client: HTTPMCPClient) -> dict[str, Any]:
     waiting = asyncio.create_task(
         client.call_tool("wait_for_task", {"task_id": task["id"], "timeout_s": PATIENCE_S}, on_progress=on_progress)
     )
-    await first_word.wait()
+    await soon(first_word)
     waiting.cancel()
     await asyncio.wait([waiting])
     return task

@@ -11,7 +11,7 @@ from typing import Any
 import aiohttp
 import pytest
 from fakes.scripted_backend import ScriptedBackend
-from fakes.servers import PATIENCE_S, Process, rows, running, settings_for, until
+from fakes.servers import PATIENCE_S, Process, rows, running, settings_for, soon, until
 
 from tale import __version__
 from tale.exceptions import NetworkException, TaskException, ValidationException
@@ -70,7 +70,7 @@ async def running_task(process: Process, client: HTTPMCPClient) -> dict[str, Any
     """A task whose first word is written and whose second does not come."""
     process.backend.word_gate = asyncio.Event()
     task = await client.call_tool("submit_task", {"text": "Write a haiku"})
-    await process.backend.started.wait()
+    await soon(process.backend.started)
     return task
 
 

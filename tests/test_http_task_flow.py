@@ -6,7 +6,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 from fakes.scripted_backend import ScriptedBackend
-from fakes.servers import PATIENCE_S, Process, rows, running, settings_for, until
+from fakes.servers import PATIENCE_S, Process, rows, running, settings_for, soon, until
 
 from tale.models.remote_pool import RemoteModelPool
 from tale.settings import Settings
@@ -70,7 +70,7 @@ async def test_a_cancel_reaches_the_engine_through_all_of_them(tmp_path: Path) -
     async with three_processes(settings, backend) as (front, _, _):
         client = await front.client()
         task = await client.call_tool("submit_task", {"text": "Write a haiku"})
-        await backend.started.wait()
+        await soon(backend.started)
         cancelled = await client.call_tool("cancel_task", {"task_id": task["id"]})
         assert cancelled["status"] == "cancelled"
         await until(lambda: backend.stopped == 1)
@@ -89,7 +89,7 @@ async def test_a_gateway_that_goes_and_comes_back_loses_nothing(tmp_path: Path) 
         async with running(settings, ("gateway",), pool=pool) as gateway:
             client = await gateway.client()
             task = await client.call_tool("submit_task", {"text": "Write a haiku"})
-            await backend.started.wait()
+            await soon(backend.started)
         await until(lambda: not execution.busy[0]())
         gate.set()
         async with running(settings, ("gateway",), pool=pool) as gateway:

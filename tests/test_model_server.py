@@ -9,7 +9,7 @@ from typing import Any
 import aiohttp
 import pytest
 from fakes.scripted_backend import ScriptedBackend
-from fakes.servers import Process, rows, running, settings_for, until
+from fakes.servers import Process, rows, running, settings_for, soon, until
 
 from tale.exceptions import ModelException, NetworkException
 from tale.models.model_pool import ModelPool
@@ -162,7 +162,7 @@ async def test_a_client_that_leaves_stops_the_engine(process: Process) -> None:
     process.backend.word_gate = asyncio.Event()
     body = {"messages": MESSAGES, "stream": True}
     asking = asyncio.create_task(ask(process, "/v1/chat/completions", body))
-    await process.backend.started.wait()
+    await soon(process.backend.started)
     asking.cancel()
     await until(lambda: process.backend.stopped == 1)
     query = "SELECT finish_reason FROM model_calls"
@@ -180,7 +180,7 @@ async def test_chat_goes_before_tasks_and_tasks_before_background(tmp_path: Path
             await ask(process, "/v1/chat/completions", {"messages": messages, "tale": context})
 
         calls = [asyncio.create_task(call("first", 10))]
-        await backend.started.wait()
+        await soon(backend.started)
         for waiting, (name, priority) in enumerate([("background", 20), ("task", 10), ("chat", 0)]):
             calls.append(asyncio.create_task(call(name, priority)))
             await until(lambda waiting=waiting: _waiting(process, waiting + 1))

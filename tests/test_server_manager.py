@@ -13,7 +13,7 @@ from fakes.engine_script import EngineScript
 from fakes.gateway import FakeGateway, serving
 from fakes.ollama_server import served
 from fakes.openai_server import OpenAIServer
-from fakes.servers import settings_for, until
+from fakes.servers import settings_for, soon, until
 from fakes.service_home import ServiceHome, service_home
 
 from tale import __version__
@@ -77,7 +77,7 @@ async def test_who_comes_while_the_servers_stop_gets_new_ones(tmp_path: Path, en
         await home.manager().start()
         old = home.pid()
         task = await home.submitted("Hi")
-        await engine.script.started.wait()
+        await soon(engine.script.started)
         os.kill(old, signal.SIGTERM)
 
         async def is_stopping() -> bool:

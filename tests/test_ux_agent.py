@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from fakes.scripted_backend import ScriptedBackend
-from fakes.servers import Process, rows, running, settings_for, until
+from fakes.servers import Process, rows, running, settings_for, soon, until
 
 from tale.exceptions import ModelException, ValidationException
 from tale.mcp.http_client import HTTPMCPClient
@@ -103,7 +103,7 @@ async def test_a_question_that_was_never_answered_is_kept_but_not_read_again(
 async def test_a_listener_that_leaves_stops_the_model(process: Process, agent: HTTPMCPClient) -> None:
     process.backend.word_gate = asyncio.Event()
     talk = asyncio.create_task(agent.call_tool("conversation", {"message": "Hello"}))
-    await process.backend.started.wait()
+    await soon(process.backend.started)
     talk.cancel()
     await until(lambda: process.backend.stopped == 1)
     query = "SELECT finish_reason, operation FROM model_calls"
@@ -114,7 +114,7 @@ async def test_it_answers_while_a_task_runs(process: Process, agent: HTTPMCPClie
     gateway = await process.client()
     task = await gateway.call_tool("submit_task", {"text": "A long task"})
     process.backend.word_gate = asyncio.Event()
-    await process.backend.started.wait()
+    await soon(process.backend.started)
     process.backend.word_gate, task_gate = None, process.backend.word_gate
     assert (await agent.call_tool("conversation", {"message": "Hello"}))["reply"] == "Hello world"
     assert (await gateway.call_tool("get_task_status", {"task_id": task["id"]}))["status"] == "running"

@@ -37,16 +37,20 @@ class ProgressRelay:
         while True:
             await self._arrived.wait()
             self._arrived.clear()
-            while self._pending:
-                message, output_tokens = self._pending.pop(0)
-                self._figure = max(self._figure + SMALLEST_STEP, float(output_tokens or 0))
-                await self._context.progress(self._figure, message=message)
+            await self.send_pending()
             await asyncio.sleep(PROGRESS_INTERVAL_S)
+
+    async def send_pending(self) -> None:
+        """Send what was offered and not sent yet."""
+        while self._pending:
+            message, output_tokens = self._pending.pop(0)
+            self._figure = max(self._figure + SMALLEST_STEP, float(output_tokens or 0))
+            await self._context.progress(self._figure, message=message)
 
 
 @asynccontextmanager
 async def relay_progress(context: ToolContext) -> AsyncGenerator[ProgressRelay]:
-    """A relay that sends while the block runs."""
+    """A relay that sends while the block runs, and the rest when it has run well."""
     relay = ProgressRelay(context)
     sender = asyncio.create_task(relay.send_all())
     try:
@@ -54,3 +58,4 @@ async def relay_progress(context: ToolContext) -> AsyncGenerator[ProgressRelay]:
     finally:
         sender.cancel()
         await asyncio.gather(sender, return_exceptions=True)
+    await relay.send_pending()

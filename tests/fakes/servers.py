@@ -112,6 +112,12 @@ async def until(condition: Callable[[], Any]) -> None:
             await asyncio.sleep(LOOK_INTERVAL_S)
 
 
+async def soon(event: asyncio.Event) -> None:
+    """Wait for an event; fails when it never comes."""
+    async with asyncio.timeout(PATIENCE_S):
+        await event.wait()
+
+
 def rows(settings: Settings, query: str, *values: object) -> list[dict[str, Any]]:
     """What a query finds in the database of a home."""
     connection = sqlite3.connect(settings.database.removeprefix("sqlite:///"))
