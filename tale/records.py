@@ -289,6 +289,7 @@ class Task:
     open_dependencies: int = 0  # tasks it waits for that have not completed
     with_results: bool = False  # the results of those tasks are part of its prompt
     attached_files: int = 0
+    key_name: str | None = None  # whose key handed it in
 
 
 @dataclass(frozen=True, slots=True)

@@ -37,7 +37,7 @@ from tale.storage.transfer import (
 from tale.storage.transfer_files import pieces_of, writing
 
 Tale = Callable[..., Outcome]
-STAYING = {"meta", "access_keys"}  # the database's own, and secrets
+STAYING = {"meta", "access_keys", "alerts"}  # the database's own, and secrets
 
 
 def new_call(number: int = 0, **values: Any) -> ModelCall:

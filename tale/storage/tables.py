@@ -17,11 +17,12 @@ from sqlalchemy import (
     Table,
     Text,
     TypeDecorator,
+    UniqueConstraint,
     false,
     text,
 )
 
-SCHEMA_REVISION: Final = "0004"
+SCHEMA_REVISION: Final = "0005"
 """The newest migration; a constant, so that a start on an up-to-date database need not import Alembic."""
 
 ID_CHARACTERS: Final = 36
@@ -65,8 +66,8 @@ def _id(name: str, *arguments: Any, **options: Any) -> Column[str]:
     return Column(name, String(ID_CHARACTERS), *arguments, **options)
 
 
-def _word(name: str, **options: Any) -> Column[str]:
-    return Column(name, String(WORD_CHARACTERS), **options)
+def _word(name: str, *arguments: Any, **options: Any) -> Column[str]:
+    return Column(name, String(WORD_CHARACTERS), *arguments, **options)
 
 
 def _text(name: str, **options: Any) -> Column[str]:
@@ -110,6 +111,7 @@ tasks = Table(
     Column("open_dependencies", Integer(), nullable=False, server_default="0"),
     Column("with_results", Boolean(), nullable=False, server_default=false()),
     Column("attached_files", Integer(), nullable=False, server_default="0"),
+    _text("key_name"),
     Index(None, "created_at", "id"),
     Index(None, "ended_at", sqlite_where=HAS_ENDED, postgresql_where=HAS_ENDED),
     Index(None, "status", "created_at", "id"),
@@ -287,4 +289,64 @@ access_keys = Table(
     Column("digest", String(DIGEST_CHARACTERS), nullable=False, unique=True),
     _time("created_at", nullable=False),
     _time("revoked_at"),
+)
+
+budgets = Table(
+    "budgets",
+    metadata,
+    _word("id", primary_key=True),
+    _word("scope", nullable=False),
+    _text("name", nullable=False),  # of the model or the key; empty where all calls count
+    _word("period", nullable=False),
+    _word("kind", nullable=False),
+    Column("limit_tokens", BigInteger(), nullable=False),
+    Column("alert_percent", Integer(), nullable=False),
+    _text("zone", nullable=False),
+    _time("created_at", nullable=False),
+    UniqueConstraint("scope", "name", "period", "kind"),
+)
+
+# What is used of a budget in one period; kept by budgets.py in the transactions that write the calls.
+budget_periods = Table(
+    "budget_periods",
+    metadata,
+    _word("budget_id", ForeignKey("budgets.id", ondelete="CASCADE"), primary_key=True),
+    _time("starts_at", primary_key=True),
+    Column("reported_tokens", BigInteger(), nullable=False),
+    Column("assumed_tokens", BigInteger(), nullable=False),  # of calls whose engine reported none
+    Column("reserved_tokens", BigInteger(), nullable=False),  # of calls under way
+    Column("unreported", Integer(), nullable=False),  # calls of which not all tokens are known
+)
+
+budget_reservations = Table(
+    "budget_reservations",
+    metadata,
+    _id("call_id", primary_key=True),
+    _word("budget_id", ForeignKey("budgets.id", ondelete="CASCADE"), primary_key=True),
+    _time("starts_at", nullable=False),
+    Column("tokens", BigInteger(), nullable=False),
+    _text("owner", nullable=False),  # host and home of the process that makes the call
+    _time("made_at", nullable=False),
+)
+
+# Alerts tell of a budget as it was, and outlive it.
+alerts = Table(
+    "alerts",
+    metadata,
+    _id("id", primary_key=True),
+    _time("created_at", nullable=False),
+    _word("budget_id", nullable=False),
+    _word("scope", nullable=False),
+    _text("name", nullable=False),
+    _word("period", nullable=False),
+    _word("kind", nullable=False),
+    _time("starts_at", nullable=False),
+    _time("resets_at", nullable=False),
+    Column("percent", Integer(), nullable=False),
+    Column("used_tokens", BigInteger(), nullable=False),
+    Column("limit_tokens", BigInteger(), nullable=False),
+    _time("delivered_at"),
+    _time("acknowledged_at"),
+    UniqueConstraint("budget_id", "starts_at", "percent"),
+    Index(None, "created_at"),
 )
