@@ -1,18 +1,36 @@
 """Writes down what is measured, durably, before the answer it belongs to goes out."""
 
-import logging
+import asyncio
+from collections.abc import Sequence
+from typing import Protocol
 
+from tale.metrics.call_counts import CallCounts
 from tale.records import McpCall, ModelCall
 from tale.storage.call_store import CallStore
 
-logger = logging.getLogger(__name__)
+
+class CallObserver(Protocol):
+    """Is told of each call of this process once its row is durable; it must be quick, and must not raise."""
+
+    def model_call_ended(self, call: ModelCall) -> None:
+        """A model call ended."""
+        ...
+
+    def request_answered(self, call: McpCall) -> None:
+        """A request was answered."""
+        ...
 
 
 class Recorder:
-    """The door from measuring to the database. A call that cannot be written down is refused: DatabaseException."""
+    """The door from measuring to the database. A call that cannot be written down is refused: DatabaseException.
 
-    def __init__(self, calls: CallStore) -> None:
+    `counts` is what was written down since the process began.
+    """
+
+    def __init__(self, calls: CallStore, *, observers: Sequence[CallObserver] = ()) -> None:
+        self.counts = CallCounts()
         self._calls = calls
+        self._observers: Sequence[CallObserver] = (self.counts, *observers)
 
     async def open_call(self, call: ModelCall) -> None:
         """Note that a model call has begun."""
@@ -20,8 +38,26 @@ class Recorder:
 
     async def close_call(self, call: ModelCall) -> None:
         """Note how a model call ended."""
-        await self._calls.close_call(call)
+        try:
+            await self._calls.close_call(call)
+        except asyncio.CancelledError:
+            self._told_of(call)  # what the database has accepted is written even when nobody waits for it
+            raise
+        self._told_of(call)
 
     async def record_mcp(self, call: McpCall) -> None:
         """Note an answered MCP request."""
-        await self._calls.record_mcp(call)
+        try:
+            await self._calls.record_mcp(call)
+        except asyncio.CancelledError:
+            self._told_of_request(call)
+            raise
+        self._told_of_request(call)
+
+    def _told_of(self, call: ModelCall) -> None:
+        for observer in self._observers:
+            observer.model_call_ended(call)
+
+    def _told_of_request(self, call: McpCall) -> None:
+        for observer in self._observers:
+            observer.request_answered(call)

@@ -19,6 +19,7 @@ from tale.models.backend import ChatEvent
 from tale.models.model_pool import ModelPool
 from tale.models.remote_pool import CONTEXT_KEY, PING_INTERVAL_S
 from tale.records import CallContext, Delta, Dispatched, Priority, PromptProgress, Reply
+from tale.servers.metrics_page import MetricsPage
 from tale.servers.openai_answers import (
     DONE,
     PING,
@@ -43,7 +44,13 @@ class ModelServer:
     """Serves one pool. Every path but /health asks for the key."""
 
     def __init__(
-        self, settings: Settings, pool: ModelPool, *, api_key: str, ping_interval_s: float = PING_INTERVAL_S
+        self,
+        settings: Settings,
+        pool: ModelPool,
+        *,
+        api_key: str,
+        ping_interval_s: float = PING_INTERVAL_S,
+        metrics: MetricsPage | None = None,
     ) -> None:
         self._pool = pool
         self._home = str(settings.home)
@@ -56,6 +63,7 @@ class ModelServer:
         application.router.add_post("/v1/embeddings", self._embeddings)
         application.router.add_get("/tale/status", self._status)
         application.router.add_post("/tale/count_tokens", self._count_tokens)
+        application.router.add_routes(metrics.routes() if metrics else [])
         self._listener = Listener("tale-model", application, host=settings.host, port=settings.model_port)
 
     @property
@@ -166,11 +174,11 @@ def _error(error: TaleBaseException) -> dict[str, Any]:
     return {"error": {"type": type(error).__name__, "message": error.message, "context": context}}
 
 
-def build_model_server(settings: Settings, pool: ModelPool) -> ModelServer:
+def build_model_server(settings: Settings, pool: ModelPool, metrics: MetricsPage | None = None) -> ModelServer:
     """The model server of this pool; the settings must name a key."""
     if settings.api_key is None:
         raise ValidationException("The model server needs a key; set api_key (TALE_API_KEY).")
-    return ModelServer(settings, pool, api_key=settings.api_key.get_secret_value())
+    return ModelServer(settings, pool, api_key=settings.api_key.get_secret_value(), metrics=metrics)
 
 
 if __name__ == "__main__":

@@ -21,6 +21,7 @@ from tale.servers.execution_server import ExecutionTools, add_execution_tools
 from tale.servers.gateway_resources import GatewayResources, add_gateway_resources, tell_changes
 from tale.servers.gateway_server import INSTRUCTIONS as GATEWAY_INSTRUCTIONS
 from tale.servers.gateway_server import GatewayTools, add_gateway_tools
+from tale.servers.metrics_page import MetricsPage
 from tale.servers.model_server import build_model_server
 from tale.servers.openai_api import OpenAIApi
 from tale.servers.openai_failures import in_openai_form
@@ -135,7 +136,7 @@ async def open_model_server(shared: Shared, stack: AsyncExitStack, *, required: 
                 "another host's. Stop that process, or leave model_url out."
             )
         return
-    server = build_model_server(model_server_settings(shared.settings), shared.pool)
+    server = build_model_server(model_server_settings(shared.settings), shared.pool, _metrics(shared, "model"))
     try:
         await server.start()
     except ServerException as error:
@@ -159,7 +160,7 @@ def _server(shared: Shared, role: str, port: int, instructions: str) -> HTTPMCPS
     async def health() -> dict[str, Any]:
         return await shared.health(name, role)
 
-    return HTTPMCPServer(
+    server = HTTPMCPServer(
         name,
         version=__version__,
         host=shared.settings.host,
@@ -170,6 +171,13 @@ def _server(shared: Shared, role: str, port: int, instructions: str) -> HTTPMCPS
         instructions=instructions,
         limits=_limits(shared.settings),
     )
+    server.add_routes(_metrics(shared, role).routes())
+    return server
+
+
+def _metrics(shared: Shared, role: str) -> MetricsPage:
+    """The figures of this process; those of the tasks are the gateway's to tell."""
+    return MetricsPage(shared.recorder.counts, shared.pool, tasks=shared.tasks if role == "gateway" else None)
 
 
 def _add_openai_api(server: HTTPMCPServer, shared: Shared) -> None:
