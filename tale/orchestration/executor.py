@@ -9,6 +9,7 @@ from typing import Final, Literal
 from tale.exceptions import ModelException, TaleBaseException, TaskException, ValidationException
 from tale.models.pool import Pool
 from tale.orchestration.checking import failure_of
+from tale.orchestration.model_outage import once_in_reach
 from tale.orchestration.task_prompt import CHECK_FAILED, request_for, route_reason_for
 from tale.records import (
     CallContext,
@@ -219,7 +220,7 @@ class TaskExecutor:
             raise
 
     async def _written(self, job: _Job, task: Task, request: ChatRequest, context: CallContext) -> Reply:
-        stream = self._pool.chat(request, context)
+        stream = once_in_reach(lambda: self._pool.chat(request, context), on_wait=lambda told: job.tell(Progress(told)))
         try:
             # The limit is on the model's work: it starts when the engine does, not while a model is being fetched.
             async with asyncio.timeout(None) as limit:
