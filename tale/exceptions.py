@@ -5,6 +5,7 @@
       ├── ValidationException  a value given by the caller is not acceptable
       ├── TaskException        a task cannot be found, run or finished
       ├── ModelException       a model or its engine cannot do what was asked
+      ├── BudgetException      a budget of tokens is used up
       ├── ServerException      a tale server cannot start, stop or serve
       └── DatabaseException    the database cannot be opened, upgraded, read or written
 
@@ -90,6 +91,18 @@ class ModelException(TaleBaseException):
     """
 
     label = "Model error"
+
+
+class BudgetException(TaleBaseException):
+    """A call would exceed a budget of tokens; context says which one, and in how many seconds it is reset.
+
+    >>> print(BudgetException("The budget of 1,000 tokens a day is used up.", {"retry_after_s": 60}))
+    Budget: The budget of 1,000 tokens a day is used up. (retry_after_s=60)
+    >>> BudgetException("It is used up.", {"retry_after_s": 60}).context["retry_after_s"]
+    60
+    """
+
+    label = "Budget"
 
 
 class ServerException(TaleBaseException):

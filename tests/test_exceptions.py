@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 import tale.exceptions
 from tale.exceptions import (
+    BudgetException,
     DatabaseException,
     ModelException,
     NetworkException,
@@ -23,6 +24,7 @@ KINDS = [
     (ValidationException, "Invalid input"),
     (TaskException, "Task error"),
     (ModelException, "Model error"),
+    (BudgetException, "Budget"),
     (ServerException, "Server error"),
     (DatabaseException, "Database error"),
 ]

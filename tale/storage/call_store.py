@@ -5,28 +5,52 @@ from typing import Any, Final
 from sqlalchemy import ColumnElement, Connection, func, select, update
 
 from tale.records import ACKNOWLEDGE, McpCall, ModelCall, TokenTotals
+from tale.storage.budget_store import BudgetStore
+from tale.storage.budgets import PROCESS_DIED
 from tale.storage.database import Database
 from tale.storage.rows import record_of, values_of
 from tale.storage.tables import mcp_calls, model_calls
 
-PROCESS_DIED: Final = "ProcessDied"
 TOKENS: Final = ("input_tokens", "output_tokens", "cached_tokens")
 TIMES: Final = ("queue_s", "load_s", "prefill_s", "decode_s")
 
 
 class CallStore:
-    """Calls in the database. Every change is durable on return; all raise DatabaseException when it fails."""
+    """Calls in the database. Every change is durable on return; all raise DatabaseException when it fails.
 
-    def __init__(self, database: Database) -> None:
+    With `budgets`, calls are held and counted in the transactions that write their rows, as long as there are any.
+    """
+
+    def __init__(self, database: Database, budgets: BudgetStore | None = None) -> None:
         self._database = database
+        self._budgets = budgets
+
+    @property
+    def may_refuse(self) -> bool:
+        """Whether there may be a budget for which a call has to be held before its engine is asked."""
+        return self._budgets is not None and self._budgets.may_hold
 
     async def open_call(self, call: ModelCall) -> None:
-        """Keep a call that begins."""
+        """Keep a call that begins, and that no budget can refuse."""
         await self._database.insert(model_calls, values_of(call))
+
+    async def hold_call(self, call: ModelCall, *, most_tokens: int) -> bool:
+        """Keep a call that begins, with so many tokens held of the hard budgets that cover it.
+
+        Returns whether there is such a budget; raises BudgetException when one has not so much left. A call that is
+        held may be held anew, for another model or with other tokens.
+        """
+        if self._budgets is None:
+            await self.open_call(call)
+            return False
+        return await self._budgets.open_call(call, most_tokens)
 
     async def close_call(self, call: ModelCall) -> None:
         """Keep a call that has ended, in place of its open row where there is one."""
-        await self._database.upsert(model_calls, values_of(call))
+        if self._budgets is not None and self._budgets.may_hold:
+            await self._budgets.close_call(call)
+        else:
+            await self._database.upsert(model_calls, values_of(call))
 
     async def record_mcp(self, call: McpCall) -> None:
         """Keep an answered MCP request."""
@@ -78,7 +102,12 @@ class CallStore:
         )
 
     async def close_orphans(self, now: float) -> int:
-        """Close the rows that a dead process left open, with the error class ProcessDied; returns how many."""
+        """Close the rows that a dead process left open, with the error class ProcessDied; returns how many.
+
+        What its calls held of budgets counts as used, as nobody knows how much was.
+        """
+        if self._budgets is not None:
+            await self._budgets.release_dead(now)
         orphaned = (
             update(model_calls)
             .where(model_calls.c.ended_at.is_(None), model_calls.c.started_at <= now)

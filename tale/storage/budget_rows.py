@@ -1,0 +1,244 @@
+"""The ledger of the budgets: tokens held and used, as SQL inside the transactions that write the calls.
+
+Whoever changes it holds its lock: SQLite has locked the file for the transaction, PostgreSQL locks by a number. So what
+was looked at is still true when it is changed, and no limit is overshot however many processes and hosts call at once.
+"""
+
+import uuid
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any, Final
+
+from sqlalchemy import ColumnElement, Connection, and_, delete, func, insert, or_, select, update
+from sqlalchemy import text as sql
+
+from tale.exceptions import BudgetException
+from tale.records import ModelCall
+from tale.storage.budgets import (
+    EMBED,
+    PROCESS_DIED,
+    WHOLE_PERCENT,
+    Alert,
+    Budget,
+    Standing,
+    is_unreported,
+    known_tokens,
+    refusal,
+)
+from tale.storage.rows import insert_into
+from tale.storage.tables import alerts, budget_periods, budget_reservations, budgets, model_calls
+
+LEDGER_LOCK: Final = 0x7A1E_B4
+RESERVATION_LIFE_S: Final = 7_200.0  # longer than any call; what is older is of a host that died for good
+
+Amounts = Mapping[str, int]
+
+
+def budgets_in(connection: Connection) -> list[Budget]:
+    """All budgets, in the order in which they were made."""
+    statement = select(budgets).order_by(budgets.c.created_at, budgets.c.id)
+    return [Budget(**row) for row in connection.execute(statement).mappings()]
+
+
+def lock(connection: Connection) -> None:
+    """Have the ledger for this transaction alone."""
+    if connection.dialect.name == "postgresql":
+        connection.execute(sql("SELECT pg_advisory_xact_lock(:key)"), {"key": LEDGER_LOCK})
+
+
+def hold(
+    connection: Connection, known: Iterable[Budget], call: ModelCall, tokens: int, *, owner: str
+) -> int | BudgetException:
+    """Hold so many tokens of each hard budget that covers a call that begins, in place of what it held before.
+
+    Returns of how many budgets; or, with nothing changed but that, the refusal.
+    """
+    _let_go(connection, call.id)
+    covering = [budget for budget in known if budget.kind == "hard" and budget.covers(call)]
+    for budget in covering:
+        standing = standing_of(connection, budget, call.started_at)
+        if standing.left_tokens < tokens and _released_of(connection, call.started_at - RESERVATION_LIFE_S):
+            standing = standing_of(connection, budget, call.started_at)
+        if standing.left_tokens < tokens:
+            return refusal(standing, tokens, now=call.started_at)
+    for budget in covering:
+        starts_at, _ = budget.span(call.started_at)
+        _add(connection, budget.id, starts_at, {"reserved_tokens": tokens})
+        values: dict[str, Any] = {"call_id": call.id, "budget_id": budget.id, "starts_at": starts_at, "tokens": tokens}
+        connection.execute(insert(budget_reservations), {**values, "owner": owner, "made_at": call.started_at})
+    return len(covering)
+
+
+def settle(connection: Connection, known: Iterable[Budget], call: ModelCall) -> list[Alert]:
+    """Count a call that ends, whose row still is open: what its engine reported, and what it held no more.
+
+    Where not all was reported, what the call held is assumed to be used up. Returns the alerts that this raises.
+    """
+    held = _let_go(connection, call.id)
+    told = known_tokens(call)
+    raised: list[Alert] = []
+    for budget in known:
+        if not budget.covers(call):
+            continue
+        before = standing_of(connection, budget, call.started_at)
+        lacks = is_unreported(call)
+        assumed = max(0, held.get(budget.id, 0) - told) if lacks else 0
+        if not told and not lacks:
+            continue
+        added = {"reported_tokens": told, "assumed_tokens": assumed, "unreported": int(lacks)}
+        _add(connection, budget.id, before.starts_at, added)
+        after = replace(
+            before,
+            reported_tokens=before.reported_tokens + told,
+            assumed_tokens=before.assumed_tokens + assumed,
+        )
+        raised += _alerts_between(connection, before, after, now=call.ended_at or call.started_at)
+    return raised
+
+
+def release_dead(connection: Connection, owner: str, *, now: float) -> None:
+    """End what the dead processes of an owner held: it is assumed to be used, as nobody knows how much was."""
+    _released_of(connection, now - RESERVATION_LIFE_S, owner)
+
+
+def standing_of(connection: Connection, budget: Budget, at: float) -> Standing:
+    """How a budget stands in the period around `at`, which is begun if need be: with what calls on record have used."""
+    starts_at, resets_at = budget.span(at)
+    statement = select(
+        budget_periods.c.reported_tokens,
+        budget_periods.c.assumed_tokens,
+        budget_periods.c.reserved_tokens,
+        budget_periods.c.unreported,
+    ).where(*_is_period(budget.id, starts_at))
+    row = connection.execute(statement).first()
+    if row is not None:
+        return Standing(budget, starts_at, resets_at, *row)
+    told, unreported = counted(connection, budget, starts_at, resets_at)
+    begun = Standing(budget, starts_at, resets_at, reported_tokens=told, unreported=unreported)
+    values = {"reported_tokens": told, "assumed_tokens": 0, "reserved_tokens": 0, "unreported": unreported}
+    connection.execute(insert(budget_periods), {"budget_id": budget.id, "starts_at": starts_at, **values})
+    return begun
+
+
+def look_at(connection: Connection, budget: Budget, at: float) -> Standing:
+    """The same, with nothing written: on a connection that may only read."""
+    starts_at, resets_at = budget.span(at)
+    row = connection.execute(select(budget_periods).where(*_is_period(budget.id, starts_at))).mappings().first()
+    if row is None:
+        told, unreported = counted(connection, budget, starts_at, resets_at)
+        return Standing(budget, starts_at, resets_at, reported_tokens=told, unreported=unreported)
+    figures = {name: row[name] for name in ("reported_tokens", "assumed_tokens", "reserved_tokens", "unreported")}
+    return Standing(budget, starts_at, resets_at, **figures)
+
+
+def counted(connection: Connection, budget: Budget, since: float, until: float) -> tuple[int, int]:
+    """What ended calls on record, begun in [since, until), have used of a budget; and how many did not report all."""
+    call = model_calls.c
+    was_asked = or_(call.queue_s.is_not(None), call.error_class == PROCESS_DIED)
+    lacks = or_(call.input_tokens.is_(None), and_(call.output_tokens.is_(None), call.operation != EMBED))
+    tokens = func.coalesce(call.input_tokens, 0) + func.coalesce(call.output_tokens, 0)
+    limits: list[ColumnElement[bool]] = [call.started_at >= since, call.started_at < until, call.ended_at.is_not(None)]
+    if budget.scope != "all":
+        limits.append(call["model" if budget.scope == "model" else "key_name"] == budget.name)
+    statement = select(func.coalesce(func.sum(tokens), 0), func.count().filter(was_asked, lacks)).where(*limits)
+    told, unreported = connection.execute(statement).one()
+    return int(told), int(unreported)
+
+
+def recount(connection: Connection, budget: Budget, *, now: float) -> list[Alert]:
+    """Set what a budget's calls reported in the period that runs to what is on record; returns the alerts it raises."""
+    standing = standing_of(connection, budget, now)
+    told, unreported = counted(connection, budget, standing.starts_at, standing.resets_at)
+    values = {"reported_tokens": told, "unreported": unreported}
+    connection.execute(update(budget_periods).where(*_is_period(budget.id, standing.starts_at)).values(**values))
+    return raised_by(connection, replace(standing, reported_tokens=told), now=now)
+
+
+def raised_by(connection: Connection, standing: Standing, *, now: float) -> list[Alert]:
+    """The alerts for all thresholds that a budget has reached and that have not been told in this period."""
+    return [
+        alert
+        for percent in _thresholds(standing.budget)
+        if standing.reaches(percent) and (alert := _raised(connection, standing, percent, now=now))
+    ]
+
+
+def refused(connection: Connection, known: Sequence[Budget], refused_by: BudgetException, *, now: float) -> list[Alert]:
+    """The alert that a nearly used-up budget now refuses calls, once a period."""
+    budget = next((budget for budget in known if budget.id == refused_by.context["budget"]), None)
+    if budget is None:
+        return []
+    standing = standing_of(connection, budget, now)
+    alert = _raised(connection, standing, WHOLE_PERCENT, now=now) if standing.reaches(budget.alert_percent) else None
+    return [alert] if alert else []
+
+
+def _alerts_between(connection: Connection, before: Standing, after: Standing, *, now: float) -> list[Alert]:
+    crossed = [
+        percent for percent in _thresholds(after.budget) if after.reaches(percent) and not before.reaches(percent)
+    ]
+    return [alert for percent in crossed if (alert := _raised(connection, after, percent, now=now))]
+
+
+def _thresholds(budget: Budget) -> list[int]:
+    return sorted({budget.alert_percent, WHOLE_PERCENT})
+
+
+def _raised(connection: Connection, standing: Standing, percent: int, *, now: float) -> Alert | None:
+    budget = standing.budget
+    alert = Alert(
+        id=str(uuid.uuid4()),
+        created_at=now,
+        budget_id=budget.id,
+        scope=budget.scope,
+        name=budget.name,
+        period=budget.period,
+        kind=budget.kind,
+        starts_at=standing.starts_at,
+        resets_at=standing.resets_at,
+        percent=percent,
+        used_tokens=standing.used_tokens,
+        limit_tokens=budget.limit_tokens,
+    )
+    values = {column.name: getattr(alert, column.name) for column in alerts.columns}
+    told = connection.execute(insert_into(connection, alerts).on_conflict_do_nothing(), values)
+    return alert if told.rowcount else None
+
+
+def _let_go(connection: Connection, call_id: str) -> dict[str, int]:
+    """End what a call holds; returns the tokens by budget."""
+    return _ended(connection, budget_reservations.c.call_id == call_id, is_assumed=False)
+
+
+def _released_of(connection: Connection, before: float, owner: str | None = None) -> bool:
+    """End what was held by dead processes; whether there was anything."""
+    is_dead: ColumnElement[bool] = budget_reservations.c.made_at < before
+    if owner is not None:
+        is_dead = or_(is_dead, budget_reservations.c.owner == owner)
+    return bool(_ended(connection, is_dead, is_assumed=True))
+
+
+def _ended(connection: Connection, condition: ColumnElement[bool], *, is_assumed: bool) -> dict[str, int]:
+    rows = connection.execute(select(budget_reservations).where(condition)).mappings().all()
+    if not rows:
+        return {}
+    connection.execute(delete(budget_reservations).where(condition))
+    held: dict[str, int] = {}
+    for row in rows:
+        tokens: int = row["tokens"]
+        added = {"reserved_tokens": -tokens}
+        if is_assumed:
+            added |= {"assumed_tokens": tokens, "unreported": 1}
+        _add(connection, row["budget_id"], row["starts_at"], added)
+        held[row["budget_id"]] = tokens
+    return held
+
+
+def _add(connection: Connection, budget_id: str, starts_at: float, amounts: Amounts) -> None:
+    values = {name: budget_periods.c[name] + amount for name, amount in amounts.items() if amount}
+    if values:
+        connection.execute(update(budget_periods).where(*_is_period(budget_id, starts_at)).values(**values))
+
+
+def _is_period(budget_id: str, starts_at: float) -> tuple[ColumnElement[bool], ColumnElement[bool]]:
+    return budget_periods.c.budget_id == budget_id, budget_periods.c.starts_at == starts_at
