@@ -87,7 +87,7 @@ async def test_of_many_claims_one_succeeds_and_late_ends_are_fenced_off(database
     ends = await asyncio.gather(
         *(stores[n % 2].finish(task.id, n, status=TaskStatus.COMPLETED, now=3.0) for n in (1, 2, 2, 1))
     )
-    assert sorted(ends) == [False, False, False, True]
+    assert [end is not None for end in ends].count(True) == 1
     assert [attempt.outcome for attempt in await stores[1].attempts(task.id)] == ["lost", "completed"]
     await other.close()
 

@@ -78,9 +78,11 @@ class TaskLife(RuleBasedStateMachine):
             ended = task_moves.finish(
                 connection, self.task.id, attempt, status=status, now=self.now, ending=Ending(result="r")
             )
-        assert ended == (self.before.status is TaskStatus.RUNNING and offset == 0)
+        assert (ended is not None) == (self.before.status is TaskStatus.RUNNING and offset == 0)
         assert self.task.status is status if ended else self.task == self.before
-        self.ends += ended
+        if ended:
+            assert ended.task == self.task
+            self.ends += 1
 
     @rule(offset=st.sampled_from([0, 0, -1, 1]), outcome=st.sampled_from(["failed", "handed_back"]))
     def release(self, offset: int, outcome: Any) -> None:

@@ -171,24 +171,25 @@ class TaskExecutor:
         task = await claim
         if task is None:
             return None
-        await (self._settle_stopped(job, task) if is_stopped else self._attempt(job, task))
-        return await self._store.get(task_id)
+        settled = await (self._settle_stopped(job, task) if is_stopped else self._attempt(job, task))
+        return settled or await self._store.get(task_id)
 
-    async def _attempt(self, job: _Job, task: Task) -> None:
+    async def _attempt(self, job: _Job, task: Task) -> Task | None:
+        """Make the attempt and settle the task; returns its row then, None when another attempt or end came first."""
         try:
             job.tell(Progress("Waiting for a model"))
             reply = await self._generate(job, task)
-            await self._settle(job, task, reply)
+            return await self._settle(job, task, reply)
         except asyncio.CancelledError:
-            await self._settle_stopped(job, task)
+            return await self._settle_stopped(job, task)
         except (ValidationException, TimeoutError, DeadlinePassed) as error:
-            await self._finish(job, task, TaskStatus.FAILED, **_described(error, task))
+            return await self._finish(job, task, TaskStatus.FAILED, **_described(error, task))
         except TaleBaseException as error:
             logger.warning("Task %s, attempt %d failed: %s", task.id, task.attempt, error)
-            await self._release(job, task, "failed", **_described(error, task))
+            return await self._release(job, task, "failed", **_described(error, task))
         except Exception as error:  # the edge of an attempt: an error of ours must not leave the task running for ever
             logger.exception("Task %s, attempt %d broke off.", task.id, task.attempt)
-            await self._release(job, task, "failed", error_class=type(error).__name__, error=BROKE_OFF)
+            return await self._release(job, task, "failed", error_class=type(error).__name__, error=BROKE_OFF)
 
     async def _generate(self, job: _Job, task: Task) -> Reply:
         earlier = await self._store.attempts(task.id) if task.expect and task.failures else []
@@ -236,7 +237,7 @@ class TaskExecutor:
             await stream.aclose()
         raise ModelException("The model's answer broke off before its end; try again.", {"task_id": task.id})
 
-    async def _settle(self, job: _Job, task: Task, reply: Reply) -> None:
+    async def _settle(self, job: _Job, task: Task, reply: Reply) -> Task | None:
         """The answer ends the task, unless it fails a check: then it is a failed attempt like any other."""
         failure = None
         if task.expect:
@@ -244,11 +245,10 @@ class TaskExecutor:
             failure = await failure_of(task.expect, reply.text)
         kept: dict[str, str | None] = {"result": reply.text or None, "finish_reason": reply.finish_reason}
         if failure is None:
-            await self._finish(job, task, TaskStatus.COMPLETED, **kept)
-            return
+            return await self._finish(job, task, TaskStatus.COMPLETED, **kept)
         logger.warning("Task %s, attempt %d failed its check: %s", task.id, task.attempt, failure)
         error = f"The answer failed its check: {failure}."
-        await self._release(job, task, "failed", result=kept["result"], error_class=CHECK_FAILED, error=error)
+        return await self._release(job, task, "failed", result=kept["result"], error_class=CHECK_FAILED, error=error)
 
     def _note(self, job: _Job, event: Dispatched | PromptProgress | Delta) -> None:
         match event:
@@ -265,30 +265,32 @@ class TaskExecutor:
     def _model_of(self, job: _Job) -> str:
         return job.dispatched.model if job.dispatched else "the model"
 
-    async def _settle_stopped(self, job: _Job, task: Task) -> None:
+    async def _settle_stopped(self, job: _Job, task: Task) -> Task | None:
         """A stop is the user's when the row says so, else the process is ending and the task goes back."""
         current = await self._store.get(task.id)
         if current is None or current.status.is_final:
-            return  # it was done just before it could be stopped
+            return current  # it was done just before it could be stopped
         if current.cancel_requested_at is not None:
-            await self._finish(job, task, TaskStatus.CANCELLED)
-        else:
-            await self._release(job, task, "handed_back")
+            return await self._finish(job, task, TaskStatus.CANCELLED)
+        return await self._release(job, task, "handed_back")
 
-    async def _finish(self, job: _Job, task: Task, status: TaskStatus, **ending: str | None) -> None:
+    async def _finish(self, job: _Job, task: Task, status: TaskStatus, **ending: str | None) -> Task | None:
         known = {**job.known(), **ending}
-        if not await self._store.finish(task.id, task.attempt, status=status, now=self._clock(), **known):
+        ended = await self._store.finish(task.id, task.attempt, status=status, now=self._clock(), **known)
+        if ended is None:
             self._fenced_off(task)
+        return ended
 
     async def _release(
         self, job: _Job, task: Task, outcome: Literal["failed", "handed_back"], **ending: str | None
-    ) -> None:
+    ) -> Task | None:
         known = {**job.known(), **ending}
         released = await self._store.release(
             task.id, task.attempt, outcome=outcome, now=self._clock(), max_failures=self._max_failures, **known
         )
         if released is None:
             self._fenced_off(task)
+        return released
 
     def _fenced_off(self, task: Task) -> None:
         logger.warning("Task %s: attempt %d ended late and was fenced off.", task.id, task.attempt)

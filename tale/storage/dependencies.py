@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Final
 
-from sqlalchemy import Connection, insert, select, update
+from sqlalchemy import Connection, bindparam, insert, select, update
 
 from tale.exceptions import ValidationException
 from tale.records import Task, TaskStatus
@@ -13,6 +13,9 @@ from tale.storage.tables import task_dependencies, tasks
 
 DEPENDENCY_FAILED: Final = "DependencyFailed"
 LOST: Final = (TaskStatus.FAILED, TaskStatus.CANCELLED)
+# Statements are made once: to put one together takes longer than to run it.
+WAITING: Final = select(task_dependencies.c.task_id).where(task_dependencies.c.after_id == bindparam("ended"))
+CHANGE: Final = update(tasks).where(tasks.c.id == bindparam("of_task"))
 
 
 def tied(connection: Connection, task: Task, after: Sequence[str], *, now: float) -> Task:
@@ -42,25 +45,35 @@ def keep(connection: Connection, task_id: str, after: Sequence[str]) -> None:
 
 def waiting_for(connection: Connection, task_id: str) -> list[Task]:
     """The queued tasks that wait, or waited, for this one; they are locked."""
-    mine = select(task_dependencies.c.task_id).where(task_dependencies.c.after_id == task_id)
-    found = select(tasks).where(tasks.c.id.in_(mine), tasks.c.status == TaskStatus.QUEUED)
-    return [task_of(row) for row in connection.execute(found.order_by(tasks.c.id).with_for_update()).mappings()]
+    ids = connection.scalars(WAITING, {"ended": task_id}).all()
+    if not ids:
+        return []
+    # Were the status asked for as well, SQLite would look through all that is queued.
+    found = select(tasks).where(tasks.c.id.in_(ids)).order_by(tasks.c.id).with_for_update()
+    dependents = [task_of(row) for row in connection.execute(found).mappings()]
+    return [task for task in dependents if task.status is TaskStatus.QUEUED]
 
 
-def settle(connection: Connection, ended: Task, *, now: float) -> None:
-    """Free those that waited for a completed task, fail those that waited for another, and who waits for these."""
-    ends = [ended]
+def settle(connection: Connection, ended: Task, *, now: float) -> list[Task]:
+    """Free those that waited for a completed task, fail those that waited for another, and who waits for these.
+
+    Returns those that wait for nothing more.
+    """
+    ends, freed = [ended], list[Task]()
     while ends:
         task = ends.pop()
         for dependent in waiting_for(connection, task.id):
-            row = update(tasks).where(tasks.c.id == dependent.id)
             if task.status is TaskStatus.COMPLETED:
-                connection.execute(row.values(open_dependencies=tasks.c.open_dependencies - 1))
+                left = replace(dependent, open_dependencies=dependent.open_dependencies - 1)
+                connection.execute(CHANGE, {"of_task": left.id, "open_dependencies": left.open_dependencies})
+                if not left.open_dependencies:
+                    freed.append(left)
                 continue
             failed = _failed(dependent, task.id, task.status)
             values = {"status": failed.status, "error_class": failed.error_class, "error": failed.error}
-            connection.execute(row.values(ended_at=now, **values))
+            connection.execute(CHANGE, {"of_task": failed.id, "ended_at": now, **values})
             ends.append(failed)
+    return freed
 
 
 def _failed(task: Task, lost: str, status: TaskStatus) -> Task:

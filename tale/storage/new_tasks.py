@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any, Final
 
 from sqlalchemy import Connection, insert, select
 
@@ -10,39 +11,57 @@ from tale.storage import dependencies
 from tale.storage.rows import insert_into, task_of, values_of
 from tale.storage.tables import attachments, tasks
 
+ADD: Final = insert(tasks)
+ADD_FILES: Final = insert(attachments)
+
 
 def store_all(connection: Connection, new: Sequence[NewTask]) -> list[tuple[Task, bool]]:
-    """Each as `store` does. A task may wait for an earlier one of these, also where that was stored long ago."""
+    """Each as it is stored, and whether it is new: the same idempotency key gives the one stored first.
+
+    A task may wait for an earlier one of these, also where that was stored long ago.
+    """
+    simple = [each for each in new if not each.after and each.task.idempotency_key is None]
+    if simple:  # nothing can be in their way: all at once
+        connection.execute(ADD, [values_of(each.task) for each in simple])
+        _add_files(connection, simple)
+    added = {each.task.id for each in simple}
     stored: list[tuple[Task, bool]] = []
     known: dict[str, str] = {}
     for each in new:
+        if each.task.id in added:
+            stored.append((each.task, True))
+            continue
         after = tuple(known.get(task_id, task_id) for task_id in each.after)
-        stored.append(store(connection, replace(each, after=after)))
+        stored.append(_store(connection, replace(each, after=after)))
         known[each.task.id] = stored[-1][0].id
     return stored
 
 
-def store(connection: Connection, new: NewTask) -> tuple[Task, bool]:
-    """The task as it is stored, and whether it is new: the same idempotency key gives the one stored first."""
+def _store(connection: Connection, new: NewTask) -> tuple[Task, bool]:
     task = new.task
     if new.after:
         if first := _first(connection, task):
             return first, False
         task = dependencies.tied(connection, task, new.after, now=task.created_at)
-    statement = insert_into(connection, tasks).on_conflict_do_nothing(index_elements=["idempotency_key"])
-    if connection.scalar(statement.returning(tasks.c.id), values_of(task)) is None:
+    once = insert_into(connection, tasks).on_conflict_do_nothing(index_elements=["idempotency_key"])
+    if connection.scalar(once.returning(tasks.c.id), values_of(task)) is None:
         first = _first(connection, task)
         assert first is not None  # noqa: S101 - it is what the key was in conflict with
         return first, False
     if new.after:
         dependencies.keep(connection, task.id, new.after)
-    if new.attachments:
-        rows = [
-            {"task_id": task.id, "position": position, "name": file.name, "text": file.text}
-            for position, file in enumerate(new.attachments)
-        ]
-        connection.execute(insert(attachments), rows)
+    _add_files(connection, [new])
     return task, True
+
+
+def _add_files(connection: Connection, new: Sequence[NewTask]) -> None:
+    rows: list[dict[str, Any]] = [
+        {"task_id": each.task.id, "position": position, "name": file.name, "text": file.text}
+        for each in new
+        for position, file in enumerate(each.attachments)
+    ]
+    if rows:
+        connection.execute(ADD_FILES, rows)
 
 
 def _first(connection: Connection, task: Task) -> Task | None:

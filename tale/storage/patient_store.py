@@ -28,7 +28,7 @@ class PatientTaskStore(TaskStore):
         super().__init__(database, jobs=jobs)
         self._answers = database.check
 
-    async def finish(self, *args: Any, **kwargs: Any) -> bool:
+    async def finish(self, *args: Any, **kwargs: Any) -> Task | None:
         """End a running task; what cannot be written though the database answers raises DatabaseException."""
         return await self._patiently(lambda: super(PatientTaskStore, self).finish(*args, **kwargs))
 

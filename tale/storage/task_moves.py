@@ -4,10 +4,11 @@ Every move locks the task's row first (SQLite has locked the file already), and 
 they do nothing unless the attempt they name is the one in force.
 """
 
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, Final, Literal
 
-from sqlalchemy import Connection, insert, select, update
+from sqlalchemy import Connection, bindparam, insert, select, update
 
 from tale.records import Task, TaskStatus
 from tale.storage import dependencies
@@ -16,6 +17,26 @@ from tale.storage.tables import attempts, tasks
 
 EXHAUSTED: Final = "AttemptsExhausted"
 DEADLINE_PASSED: Final = "DeadlinePassed"
+
+# Statements are made once: to put one together takes longer than to run it. Columns are changed by their names.
+OF_TASK: Final = tasks.c.id == bindparam("of_task")
+FIND: Final = select(tasks).where(OF_TASK)
+LOCK: Final = FIND.with_for_update()
+CHANGE: Final = update(tasks).where(OF_TASK).returning(tasks)
+FINISH: Final = CHANGE.where(tasks.c.attempt == bindparam("of_attempt"), tasks.c.status == TaskStatus.RUNNING).values(
+    failures=tasks.c.failures + bindparam("failed")
+)
+BEGIN_ATTEMPT: Final = insert(attempts)
+# Of the open tasks those that do not run are queued. Asked for `queued`, SQLite would look through all of them.
+DUE: Final = (
+    select(tasks)
+    .where(tasks.c.deadline_at <= bindparam("now"), tasks.c.ended_at.is_(None), tasks.c.status != TaskStatus.RUNNING)
+    .order_by(tasks.c.deadline_at, tasks.c.id)
+    .with_for_update(skip_locked=True)
+)
+END_ATTEMPT: Final = update(attempts).where(
+    attempts.c.task_id == bindparam("of_task"), attempts.c.number == bindparam("of_attempt")
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +50,14 @@ class Ending:
     finish_reason: str | None = None
     error_class: str | None = None
     error: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """A task that has ended, and those that waited for it and wait for nothing more."""
+
+    task: Task
+    freed: Sequence[Task]
 
 
 def claim(
@@ -63,7 +92,7 @@ def claim(
         _end(connection, task, status=TaskStatus.FAILED, ended_at=now, failures=failures, **_late(task))
         return None
     number = task.attempt + 1
-    connection.execute(insert(attempts), {"task_id": task_id, "number": number, "started_at": now})
+    connection.execute(BEGIN_ATTEMPT, {"task_id": task_id, "number": number, "started_at": now})
     fresh = dict.fromkeys(("model", "role", "route_reason", "result", "finish_reason", "error_class", "error"))
     running: dict[str, Any] = {"status": TaskStatus.RUNNING, "attempt": number, "failures": failures}
     return _change(connection, task, started_at=now, **running, **fresh)
@@ -71,15 +100,16 @@ def claim(
 
 def finish(
     connection: Connection, task_id: str, attempt: int, *, status: TaskStatus, now: float, ending: Ending
-) -> bool:
-    """End task and attempt for good; False when the attempt is not the one in force."""
-    task = _in_force(connection, task_id, attempt)
-    if task is None:
-        return False
+) -> Ended | None:
+    """End task and attempt for good; None when the attempt is not the one in force."""
+    which = {"of_task": task_id, "of_attempt": attempt, "failed": int(status is TaskStatus.FAILED)}
+    values = {"status": status, "ended_at": now, **_values(ending)}
+    row = connection.execute(FINISH, {**which, **values}).mappings().first()
+    if row is None:
+        return None
     _end_attempt(connection, task_id, attempt, now=now, outcome=status.value, ending=ending)
-    failures = task.failures + (status is TaskStatus.FAILED)
-    _end(connection, task, status=status, ended_at=now, failures=failures, **_values(ending))
-    return True
+    ended = task_of(row)
+    return Ended(ended, dependencies.settle(connection, ended, now=now))
 
 
 def release(
@@ -125,14 +155,12 @@ def request_cancel(connection: Connection, task_id: str, *, now: float) -> Task 
 
 def expire(connection: Connection, *, now: float) -> list[Task]:
     """Fail the queued tasks whose deadline has passed; returns them. Running ones are stopped by their runners."""
-    due = select(tasks).where(tasks.c.deadline_at <= now, tasks.c.ended_at.is_(None))
-    queued = due.where(tasks.c.status == TaskStatus.QUEUED).order_by(tasks.c.id).with_for_update(skip_locked=True)
-    found = [task_of(row) for row in connection.execute(queued).mappings()]
+    found = [task_of(row) for row in connection.execute(DUE, {"now": now}).mappings()]
     return [_end(connection, task, status=TaskStatus.FAILED, ended_at=now, **_late(task)) for task in found]
 
 
 def _locked(connection: Connection, task_id: str) -> Task | None:
-    row = connection.execute(select(tasks).where(tasks.c.id == task_id).with_for_update()).mappings().first()
+    row = connection.execute(LOCK, {"of_task": task_id}).mappings().first()
     return None if row is None else task_of(row)
 
 
@@ -144,9 +172,8 @@ def _in_force(connection: Connection, task_id: str, attempt: int) -> Task | None
 
 
 def _change(connection: Connection, task: Task, **values: Any) -> Task:
-    """The locked task with these values, in its row and as returned."""
-    connection.execute(update(tasks).where(tasks.c.id == task.id).values(**values))
-    return replace(task, **values)
+    """The locked task with these values, as its row then has them."""
+    return task_of(connection.execute(CHANGE, {"of_task": task.id, **values}).mappings().one())
 
 
 def _end(connection: Connection, task: Task, *, ended_at: float, **values: Any) -> Task:
@@ -170,8 +197,8 @@ def _end_attempt(
 ) -> None:
     known = ending or Ending()
     values = {"model": known.model, "error_class": known.error_class, "error": known.error}
-    mine = (attempts.c.task_id == task_id) & (attempts.c.number == number)
-    connection.execute(update(attempts).where(mine).values(ended_at=now, outcome=outcome, **values))
+    which = {"of_task": task_id, "of_attempt": number}
+    connection.execute(END_ATTEMPT, {**which, "ended_at": now, "outcome": outcome, **values})
 
 
 def _values(ending: Ending) -> dict[str, str | None]:

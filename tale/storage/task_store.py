@@ -8,7 +8,7 @@ from sqlalchemy import Connection, delete, func, select, tuple_
 
 from tale.exceptions import ValidationException
 from tale.records import Attachment, Attempt, NewTask, Task, TaskStatus
-from tale.storage import dependencies, new_tasks, task_moves
+from tale.storage import new_tasks, task_moves
 from tale.storage.database import Database
 from tale.storage.rows import insert_into, record_of, task_of, upsert
 from tale.storage.tables import attachments, attempts, feedback, meta, task_dependencies, tasks
@@ -74,17 +74,17 @@ class TaskStore:
         finish_reason: str | None = None,
         error_class: str | None = None,
         error: str | None = None,
-    ) -> bool:
-        """End a running task with a final status; False when another attempt or an end came first."""
+    ) -> Task | None:
+        """End a running task with a final status and return it; None when another attempt or an end came first."""
         if not status.is_final:
             raise ValidationException(f"A task cannot finish as {status.value}; use release to queue it again.")
         ending = Ending(result, model, role, route_reason, finish_reason, error_class, error)
 
-        def work(connection: Connection) -> bool:
-            is_ended = task_moves.finish(connection, task_id, attempt, status=status, now=now, ending=ending)
-            if self._jobs and is_ended and status is TaskStatus.COMPLETED:
-                self._jobs.add(connection, dependencies.waiting_for(connection, task_id))
-            return is_ended
+        def work(connection: Connection) -> Task | None:
+            ended = task_moves.finish(connection, task_id, attempt, status=status, now=now, ending=ending)
+            if ended and self._jobs:
+                self._jobs.add(connection, ended.freed)
+            return ended.task if ended else None
 
         return await self._database.write(work)
 
@@ -124,8 +124,8 @@ class TaskStore:
 
     async def next_deadline(self) -> float | None:
         """The earliest deadline of a task that waits in the queue."""
-        queued = (tasks.c.status == TaskStatus.QUEUED, tasks.c.ended_at.is_(None), tasks.c.deadline_at.is_not(None))
-        earliest = select(func.min(tasks.c.deadline_at)).where(*queued)
+        waiting = (tasks.c.deadline_at.is_not(None), tasks.c.ended_at.is_(None), tasks.c.status != TaskStatus.RUNNING)
+        earliest = select(func.min(tasks.c.deadline_at)).where(*waiting)
         return await self._database.read(lambda connection: connection.scalar(earliest))
 
     async def awaited(self) -> set[str]:
@@ -176,7 +176,7 @@ class TaskStore:
         """The task as it stands; None for an unknown id."""
 
         def work(connection: Connection) -> Task | None:
-            row = connection.execute(select(tasks).where(tasks.c.id == task_id)).mappings().first()
+            row = connection.execute(task_moves.FIND, {"of_task": task_id}).mappings().first()
             return None if row is None else task_of(row)
 
         return await self._database.read(work)
