@@ -2,15 +2,21 @@
 
 import socket
 
-ROLES = ("GATEWAY", "EXECUTION", "UX_AGENT", "MODEL")
+ROLES = ("gateway", "execution", "ux_agent", "model")
+
+
+def free_ports() -> dict[str, int]:
+    """A port for each role; all sockets are held at once, so that none comes twice."""
+    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in ROLES]
+    ports = {role: held.getsockname()[1] for role, held in zip(ROLES, sockets, strict=True)}
+    for held in sockets:
+        held.close()
+    return ports
 
 
 def main() -> None:
-    """Hold all sockets at once, so that no port comes twice."""
-    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in ROLES]
-    print(" ".join(f"TALE_{role}_PORT={held.getsockname()[1]}" for role, held in zip(ROLES, sockets, strict=True)))
-    for held in sockets:
-        held.close()
+    """Print them as variables."""
+    print(" ".join(f"TALE_{role.upper()}_PORT={port}" for role, port in free_ports().items()))
 
 
 if __name__ == "__main__":
