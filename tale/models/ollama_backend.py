@@ -14,6 +14,7 @@ import ollama
 
 from tale.exceptions import ModelException, NetworkException, TaleBaseException, ValidationException
 from tale.models.backend import ChatStream, PullListener
+from tale.models.figures import count_of, seconds_of
 from tale.records import (
     ChatRequest,
     Delta,
@@ -35,7 +36,7 @@ DEFAULT_CONTEXT_TOKENS: Final = 4_096
 CONNECT_LIMIT_S: Final = 5.0
 HEALTH_LIMIT_S: Final = 5.0
 LOAD_SILENCE_S: Final = 600.0  # Ollama says nothing while it loads a model from a slow disk
-NANOSECONDS: Final = 1e9
+NS_PER_S: Final = 1e9
 NOT_FOUND, BUSY = 404, 503
 
 logger = logging.getLogger(__name__)
@@ -92,7 +93,7 @@ class OllamaBackend:
         """One vector a text."""
         async with self._told(model):
             answer = await self._client.embed(model, list(texts), keep_alive=KEEP_FOREVER)
-        return Vectors([list(row) for row in answer.embeddings], Usage(input_tokens=answer.prompt_eval_count))
+        return Vectors([list(row) for row in answer.embeddings], Usage(input_tokens=count_of(answer.prompt_eval_count)))
 
     async def count_tokens(self, request: ChatRequest) -> int | None:
         """None: Ollama has no way to count tokens."""
@@ -247,11 +248,11 @@ class _Gathered:
             "".join(self._text),
             self._model,
             part.done_reason,
-            Usage(input_tokens=part.prompt_eval_count, output_tokens=part.eval_count),
+            Usage(input_tokens=count_of(part.prompt_eval_count), output_tokens=count_of(part.eval_count)),
             EngineTimings(
-                load_s=_seconds(part.load_duration),
-                prefill_s=_seconds(part.prompt_eval_duration),
-                decode_s=_seconds(part.eval_duration),
+                load_s=seconds_of(part.load_duration, NS_PER_S),
+                prefill_s=seconds_of(part.prompt_eval_duration, NS_PER_S),
+                decode_s=seconds_of(part.eval_duration, NS_PER_S),
             ),
             reasoning="".join(self._reasoning) or None,
             tool_calls=tuple(self._tool_calls),
@@ -304,7 +305,3 @@ def _arguments(call: ToolCall) -> dict[str, Any]:
 
 def _format_of(request: ChatRequest) -> str | None:
     return "json" if request.json_object else None
-
-
-def _seconds(nanoseconds: int | None) -> float | None:
-    return None if nanoseconds is None else nanoseconds / NANOSECONDS
