@@ -14,6 +14,7 @@ from tale.models.priority_slots import PrioritySlots
 from tale.records import ModelInfo, PullProgress, Role
 
 LONGEST_RETRY_S: Final = 300.0
+MOST_DOUBLINGS: Final = 20  # of the wait before a retry
 
 logger = logging.getLogger(__name__)
 
@@ -158,6 +159,8 @@ class Nursery:
             )
 
     def _failed(self, member: Member, error: str) -> None:
-        member.retry_at = time.monotonic() + min(self._first_retry_s * 2**member.failures, LONGEST_RETRY_S)
+        member.retry_at = time.monotonic() + min(
+            self._first_retry_s * 2 ** min(member.failures, MOST_DOUBLINGS), LONGEST_RETRY_S
+        )
         member.failures += 1
         self.set_state(member, "failed", error)
