@@ -4,34 +4,34 @@ import asyncio
 import logging
 import threading
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, TypeVar, cast
 
-from sqlalchemy import Connection, Engine, Executable, Table, Transaction, insert
+from sqlalchemy import Connection, Engine, Insert, Table, Transaction, insert
 from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 
 from tale.exceptions import DatabaseException
 from tale.storage.faults import named
+from tale.storage.quick_rows import QuickRows, Values
 
 QUEUE_LIMIT: Final = 20_000
 BATCH_LIMIT: Final = 500  # works a commit: keeps the lock on the file short for other processes
 
 T = TypeVar("T")
 Work = Callable[[Connection], T]
-Values = Mapping[str, Any]
 
 logger = logging.getLogger(__name__)
 
 
 @dataclass(slots=True)
 class _Order:
-    """One work that waits for its commit, and who waits for it; one that only puts a row in says how."""
+    """One work, or a row and the statement that puts it in, that waits for its commit, and who waits for it."""
 
-    work: Work[Any]
     loop: asyncio.AbstractEventLoop
     waiter: asyncio.Future[Any]
-    row: tuple[Executable, Values] | None = None
+    work: Work[Any] | None = None
+    row: tuple[Insert, Values] | None = None
     result: Any = None
     error: Exception | None = None
     durable: bool = False
@@ -57,8 +57,9 @@ class Writer:
         self._queue_limit = queue_limit
         self._batch_limit = batch_limit
         self._orders: deque[_Order] = deque()
-        self._changed = threading.Condition()
-        self._inserts: dict[Table, Executable] = {}
+        self._changed = threading.Condition(threading.Lock())
+        self._inserts: dict[Table, Insert] = {}
+        self._quick_rows = QuickRows(engine) if engine.dialect.name == "sqlite" else None
         self._closed = False
         self._thread = threading.Thread(target=self._run, name="tale-writer", daemon=True)
 
@@ -73,19 +74,15 @@ class Writer:
         is closed or too much waits already, and whatever the work raises.
         """
         loop = asyncio.get_running_loop()
-        return cast("T", await self._placed(_Order(work, loop, loop.create_future())))
+        return cast("T", await self._placed(_Order(loop, loop.create_future(), work=work)))
 
-    async def put(self, statement: Executable, values: Values) -> None:
+    async def put(self, statement: Insert, values: Values) -> None:
         """Run the statement with the values, as `submit` would; equal ones that stand beside each other run at once.
 
         Equal are those that are the same object, which is prepared once for as long as it is used.
         """
-
-        def work(connection: Connection) -> None:
-            connection.execute(statement, values)
-
         loop = asyncio.get_running_loop()
-        await self._placed(_Order(work, loop, loop.create_future(), (statement, values)))
+        await self._placed(_Order(loop, loop.create_future(), row=(statement, values)))
 
     async def insert(self, table: Table, values: Values) -> None:
         """Add a row, as `put` would."""
@@ -155,9 +152,13 @@ class Writer:
 
     def _at_once(self, batch: list[_Order]) -> bool:
         """All in one transaction; False when one failed and all was rolled back."""
+        runs = list(_runs(batch))
         try:
+            if len(runs) == 1 and self._are_quick(runs[0]):
+                _mark_durable(batch)
+                return True
             with self._engine.connect() as connection, connection.begin() as transaction:
-                for orders in _runs(batch):
+                for orders in runs:
                     if not self._are_run(orders, connection):
                         transaction.rollback()
                         return False
@@ -184,14 +185,20 @@ class Writer:
         _mark_durable(batch)
         return True
 
+    def _are_quick(self, orders: Sequence[_Order]) -> bool:
+        """Rows of one statement, put in and committed in one step; False where that was not possible."""
+        if self._quick_rows is None or (row := orders[0].row) is None:
+            return False
+        return self._quick_rows.add(row[0], [order.row[1] for order in orders if order.row])
+
     def _are_run(self, orders: Sequence[_Order], connection: Connection) -> bool:
         """Run one work, or several rows of one statement; False when that failed."""
         first = orders[0]
         try:
-            if first.row is not None and len(orders) > 1:
-                connection.execute(first.row[0], [order.row[1] for order in orders if order.row])
-            else:
+            if first.work is not None:
                 first.result = first.work(connection)
+            elif first.row is not None:
+                connection.execute(first.row[0], [order.row[1] for order in orders if order.row])
         except Exception as error:  # noqa: BLE001 - a work may raise anything; its waiter is told
             first.error = _translated(error, self._engine)
             return False

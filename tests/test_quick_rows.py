@@ -1,0 +1,110 @@
+"""Rows put into SQLite past SQLAlchemy are the rows that SQLAlchemy would have put there, or none at all."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from sqlalchemy import Engine, event, insert, select
+
+from tale.records import McpCall, ModelCall
+from tale.storage.database import Database
+from tale.storage.engines import make_engine, parse_url
+from tale.storage.quick_rows import MOST_ROWS, QuickRows
+from tale.storage.rows import upsert_statement, values_of
+from tale.storage.tables import mcp_calls, metadata, model_calls
+
+CALL = McpCall("id", 1.5, "gateway", "tools/call", 0.25, "ok")
+TEXTS = st.none() | st.text(st.characters() | st.sampled_from("\x00\ud800\udc00"))
+NUMBERS = st.floats(allow_nan=False, allow_infinity=False)
+
+
+@pytest.fixture
+def engine(tmp_path: Path) -> Iterator[Engine]:
+    engine = make_engine(parse_url(f"sqlite:///{tmp_path}/q.db"), "write", busy_timeout_s=0.05)
+    metadata.create_all(engine)
+    yield engine
+    engine.dispose()
+
+
+def stored(engine: Engine) -> list[dict[str, Any]]:
+    with engine.begin() as connection:
+        rows = connection.execute(select(mcp_calls).order_by(mcp_calls.c.id)).mappings()
+        return [dict(row) for row in rows]
+
+
+def call(number: int, **changed: Any) -> dict[str, Any]:
+    return values_of(replace(CALL, id=f"{number:04}", **changed))
+
+
+@given(calls=st.lists(st.tuples(NUMBERS, TEXTS, TEXTS, TEXTS), min_size=1, max_size=MOST_ROWS))
+def test_the_rows_are_those_that_sqlalchemy_writes(calls: list[tuple[Any, ...]]) -> None:
+    rows = [
+        call(number, latency_s=latency_s, tool=tool, error=error, key_name=key_name)
+        for number, (latency_s, tool, error, key_name) in enumerate(calls)
+    ]
+    found: list[list[dict[str, Any]]] = []
+    for is_quick in (True, False):
+        engine = make_engine(parse_url("sqlite://"), "write", busy_timeout_s=0.05)
+        metadata.create_all(engine)
+        if is_quick:
+            assert QuickRows(engine).add(insert(mcp_calls), rows)
+        else:
+            with engine.begin() as connection:
+                connection.execute(insert(mcp_calls), rows)
+        found.append(stored(engine))
+        engine.dispose()
+    assert found[0] == found[1]
+
+
+def test_a_bad_row_keeps_the_others_out(engine: Engine) -> None:
+    quick_rows, statement = QuickRows(engine), insert(mcp_calls)
+    assert quick_rows.add(statement, [call(1)])
+    assert not quick_rows.add(statement, [call(2), call(1), call(3)])
+    assert not quick_rows.add(statement, [call(4, outcome=None)])
+    assert [row["id"] for row in stored(engine)] == ["0001"]
+
+
+def test_rows_that_leave_a_column_out_and_too_many_rows_are_left_to_sqlalchemy(engine: Engine) -> None:
+    quick_rows, statement = QuickRows(engine), insert(mcp_calls)
+    partial = {name: value for name, value in call(1).items() if name != "tool"}
+    assert not quick_rows.add(statement, [partial])
+    assert not quick_rows.add(statement, [call(number) for number in range(MOST_ROWS + 1)])
+    assert stored(engine) == []
+
+
+def test_of_one_row_put_in_twice_the_later_stays(engine: Engine) -> None:
+    statement = upsert_statement("sqlite", mcp_calls)
+    assert QuickRows(engine).add(statement, [call(1, tool="a"), call(2), call(1, tool="b")])
+    assert [(row["id"], row["tool"]) for row in stored(engine)] == [("0001", "b"), ("0002", None)]
+
+
+def test_while_the_file_is_locked_nothing_is_in_and_afterwards_it_works(engine: Engine, tmp_path: Path) -> None:
+    quick_rows, statement = QuickRows(engine), insert(mcp_calls)
+    other = make_engine(parse_url(f"sqlite:///{tmp_path}/q.db"), "write", busy_timeout_s=0.05)
+    with other.begin():
+        assert not quick_rows.add(statement, [call(1)])
+    other.dispose()
+    assert quick_rows.add(statement, [call(1)])
+    assert len(stored(engine)) == 1
+
+
+async def test_the_calls_of_a_service_take_the_quick_way(tmp_path: Path) -> None:
+    database = Database.open(f"sqlite:///{tmp_path}/t.db")
+    slow: list[str] = []
+    event.listen(Engine, "before_cursor_execute", note := lambda *given: slow.append(given[2]))
+    try:
+        await database.insert(mcp_calls, values_of(CALL))
+        model_call = ModelCall(
+            id="a", started_at=1.0, role="task", operation="chat", model="m", provider="p", priority=0
+        )
+        await database.insert(model_calls, values_of(model_call))
+        await database.upsert(model_calls, values_of(replace(model_call, output_tokens=3)))
+    finally:
+        event.remove(Engine, "before_cursor_execute", note)
+    tokens = await database.read(lambda connection: connection.scalar(select(model_calls.c.output_tokens)))
+    await database.close()
+    assert (slow, tokens) == ([], 3)
