@@ -1,10 +1,10 @@
 """Turns a served request into the row that is kept of it."""
 
 import time
-import uuid
 from collections.abc import Mapping
 from typing import Any, Final, Literal, cast
 
+from tale.ids import new_call_id
 from tale.mcp.wire import ERROR_META_KEY, Message
 from tale.records import McpCall
 
@@ -31,7 +31,7 @@ def call_record(
         task_id = _text(cast("Message", arguments).get("task_id"))
     outcome, error_class, error = _failure(answer)
     return McpCall(
-        id=str(uuid.uuid4()),
+        id=new_call_id(),
         started_at=time.time() - latency_s,
         server=server,
         method=_text(method) or "",

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
+from functools import cache
 from typing import Any, TypeVar
 
 from sqlalchemy import Connection, RowMapping, Table
@@ -17,7 +18,12 @@ R = TypeVar("R", Attempt, ModelCall, ConversationTurn)
 
 def values_of(record: Record) -> dict[str, Any]:
     """The record's fields by name; they are the columns of its table."""
-    return {field.name: getattr(record, field.name) for field in fields(record)}
+    return {name: getattr(record, name) for name in _names_of(type(record))}
+
+
+@cache
+def _names_of(kind: type[Record]) -> tuple[str, ...]:
+    return tuple(field.name for field in fields(kind))
 
 
 def record_of(row: RowMapping, kind: type[R]) -> R:
