@@ -22,8 +22,10 @@ class Scope(StrEnum):
 
     def allows(self, needed: "Scope") -> bool:
         """Whether this scope includes the one that is needed."""
-        scopes = list(Scope)
-        return scopes.index(self) >= scopes.index(needed)
+        return _RANKS[self] >= _RANKS[needed]
+
+
+_RANKS: Final = {scope: rank for rank, scope in enumerate(Scope)}
 
 
 def new_key() -> str:

@@ -57,7 +57,8 @@ class Connection(web.RequestHandler):
         self._clock = loop
         self._headers_s = limits.headers_s
         self._is_too_many = is_too_many
-        self._late: asyncio.TimerHandle | None = None
+        self._due: float | None = None  # when the headers that are awaited have to be there
+        self._check: asyncio.TimerHandle | None = None  # one for many requests: a timer for each costs more than it
         self._is_serving = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -71,19 +72,20 @@ class Connection(web.RequestHandler):
 
     def connection_lost(self, exc: BaseException | None) -> None:
         """End."""
-        self._stop_waiting()
+        if self._check is not None:
+            self._check.cancel()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
         """Take bytes of a request; the rest of its headers has to come soon."""
-        if not self._is_serving and self._late is None:
+        if not self._is_serving and self._due is None:
             self._await_headers()
         super().data_received(data)
 
     def begin(self) -> None:
         """The headers of a request are complete, and it is served now."""
         self._is_serving = True
-        self._stop_waiting()
+        self._due = None
 
     def finish(self) -> None:
         """The request has been served."""
@@ -115,19 +117,21 @@ class Connection(web.RequestHandler):
             super().log_exception(*args, **options)
 
     def _await_headers(self) -> None:
-        self._late = self._clock.call_later(self._headers_s, self._give_up, ROUNDS)
+        self._due = self._clock.time() + self._headers_s
+        if self._check is None:
+            self._check = self._clock.call_at(self._due, self._give_up_when_late, ROUNDS)
 
-    def _stop_waiting(self) -> None:
-        if self._late is not None:
-            self._late.cancel()
-            self._late = None
-
-    def _give_up(self, rounds: int) -> None:
-        if rounds:  # where the loop was busy, the request may be there and only have to be begun
-            self._late = self._clock.call_later(0, self._give_up, rounds - 1)
+    def _give_up_when_late(self, rounds: int) -> None:
+        self._check = None
+        if self._due is None:
             return
-        logger.info("A request whose headers did not come within %g s was given up.", self._headers_s)
-        self._end(TIMED_OUT, "Request Timeout")
+        if self._due > self._clock.time():
+            self._check = self._clock.call_at(self._due, self._give_up_when_late, ROUNDS)
+        elif rounds:  # where the loop was busy, the request may be there and only have to be begun
+            self._check = self._clock.call_later(0, self._give_up_when_late, rounds - 1)
+        else:
+            logger.info("A request whose headers did not come within %g s was given up.", self._headers_s)
+            self._end(TIMED_OUT, "Request Timeout")
 
     def _end(self, status: int, reason: str, headers: str = "") -> None:
         if self.transport is not None:

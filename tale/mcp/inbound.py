@@ -12,7 +12,6 @@ from mcp.shared.inbound import (
     InboundModernRoute,
     classify_inbound_request,
     decode_header_value,
-    find_duplicated_routing_header,
     unsupported_protocol_version_rejection,
     validate_mcp_param_headers,
 )
@@ -27,10 +26,20 @@ from mcp.types import (
 from mcp_types.version import HANDSHAKE_PROTOCOL_VERSIONS
 from pydantic import ValidationError
 
-from tale.mcp.wire import EVENT_STREAM, NAME_HEADER, VERSION_HEADER, Message, decode, encode, error_message
+from tale.mcp.wire import (
+    EVENT_STREAM,
+    METHOD_HEADER,
+    NAME_HEADER,
+    VERSION_HEADER,
+    Message,
+    decode,
+    encode,
+    error_message,
+)
 
 TASK_METHODS: Final = frozenset({"tasks/get", "tasks/update", "tasks/cancel"})  # of the tasks extension
 KEPT: Final = 256  # Accept headers read; those of a server's clients are few, and come with every request
+ROUTING_HEADERS: Final = (VERSION_HEADER, METHOD_HEADER, NAME_HEADER)
 JSON_TYPE: Final = "application/json"
 LOOPBACK_PEERS: Final = frozenset({"127.0.0.1", "::1"})
 BAD_REQUEST, NOT_ACCEPTABLE, TOO_LARGE, WRONG_TYPE = 400, 406, 413, 415
@@ -126,8 +135,7 @@ def modern_route(
     kernel: Server[Any], request: web.Request, message: Message, parsed: JSONRPCRequest
 ) -> InboundModernRoute:
     """Check the envelope of a modern request and its headers against its body; raises Refusal."""
-    lines = [(name.lower(), value) for name, value in request.headers.items()]
-    if repeated := find_duplicated_routing_header(lines):
+    if repeated := next((name for name in ROUTING_HEADERS if len(request.headers.getall(name, ())) > 1), None):
         raise Refusal(f"{repeated} header appears more than once", code=HEADER_MISMATCH, request_id=parsed.id)
     route = classify_inbound_request(message, headers=request.headers)
     if isinstance(route, InboundLadderRejection):
