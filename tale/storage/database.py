@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
-from sqlalchemy import URL, Connection, Engine, Executable, Table, select, update
+from sqlalchemy import URL, Connection, Engine, Insert, Table, select, update
 
 from tale.exceptions import DatabaseException
 from tale.storage.engines import READERS, is_in_memory, make_engine, parse_url
@@ -36,7 +36,7 @@ class Database:
         self._readers = ThreadPoolExecutor(READERS, thread_name_prefix="tale-reader")
         self._writer = Writer(writer_engine)
         self._writer.start()
-        self._upserts: dict[Table, Executable] = {}
+        self._upserts: dict[Table, Insert] = {}
         self._closed = False
 
     @classmethod
