@@ -47,7 +47,12 @@ def _split(names: object) -> object:
     return tuple(name.strip() for name in names.split(",") if name.strip()) if isinstance(names, str) else names
 
 
+def _without_repeats(urls: tuple[str, ...]) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(url.rstrip("/") for url in urls))
+
+
 HttpUrl = Annotated[str, AfterValidator(require_http)]
+HttpUrls = Annotated[tuple[HttpUrl, ...], BeforeValidator(_split), AfterValidator(_without_repeats)]
 Key = Annotated[SecretStr | None, AfterValidator(_blank_is_none)]
 Names = Annotated[tuple[str, ...], BeforeValidator(_split)]
 
@@ -81,10 +86,12 @@ class Settings(BaseModel):
     content_hold_s: float = Field(3_600.0, ge=0, description="time after the end for which all words stay in any case")
 
     backend: Literal["auto", "ollama", "embedded", "openai"] = Field("auto", description="where the models run")
-    ollama_url: HttpUrl = Field("http://127.0.0.1:11434", description="address of Ollama")
-    openai_url: HttpUrl | None = Field(None, description="base URL of an OpenAI-compatible engine, with its /v1")
-    openai_api_key: Key = Field(None, description="key for that engine")
-    openai_slots: int = Field(64, ge=1, description="calls that engine is given at a time; the others wait their turn")
+    ollama_url: HttpUrls = Field(
+        ("http://127.0.0.1:11434",), min_length=1, description="address of Ollama, or of several"
+    )
+    openai_url: HttpUrls = Field((), description="base URLs of OpenAI-compatible engines, with /v1")
+    openai_api_key: Key = Field(None, description="key for those engines")
+    openai_slots: int = Field(64, ge=1, description="calls each engine is given at a time; the others wait their turn")
     ux_model: str | None = Field(None, description="the small model; default: the backend's own")
     task_model: str | None = Field(None, description="the larger model; default: the backend's own")
     routing: Literal["auto", "off"] = Field("auto", description="off: tasks always go to the task model")
@@ -284,4 +291,6 @@ def _told(value: object) -> str:
 def _shown(value: object) -> str:
     if isinstance(value, SecretStr):
         return MASK
+    if isinstance(value, tuple):  # each by itself: a port and an @ of two addresses are not a password
+        return ",".join(map(without_password, cast("tuple[str, ...]", value)))
     return "" if value is None else without_password(_told(value))

@@ -45,7 +45,7 @@ async def test_a_configured_engine_goes_first(tmp_path: Path) -> None:
         named = await choose(tmp_path, backend="openai", openai_url=engine.base_url, task_model="m2")
         assert (named.ux_model, named.task_model, named.slots) == ("m2", "m2", 64)
         engine.script.models.clear()
-        with pytest.raises(ModelException, match="serves no model"):
+        with pytest.raises(ModelException, match="No model is served at"):
             await choose(tmp_path, openai_url=engine.base_url)
 
 
@@ -53,6 +53,26 @@ async def test_an_engine_that_is_not_there_must_have_its_models_named(tmp_path: 
     with pytest.raises(ModelException, match="ux_model"):
         await choose(tmp_path, openai_url="http://127.0.0.1:9/v1")
     assert (await choose(tmp_path, openai_url="http://127.0.0.1:9/v1", ux_model="m")).task_model == "m"
+
+
+async def test_several_engines_are_one_backend(tmp_path: Path) -> None:
+    async with served(OpenAIServer(EngineScript(models=["m"]))) as engine:
+        urls = f"http://127.0.0.1:9/v1,{engine.base_url}"
+        choice = await choose(tmp_path, openai_url=urls)
+        assert (choice.ux_model, choice.task_model, choice.url) == ("m", "m", urls.replace(",", ", "))
+        assert choice.reason == f"The engines at http://127.0.0.1:9/v1 and {engine.base_url} are configured."
+    with pytest.raises(
+        ModelException, match=r"engines at http://127\.0\.0\.1:9/v1, http.* do not answer; start one"
+    ):
+        await choose(tmp_path, openai_url=urls)
+
+
+async def test_one_of_several_ollamas_that_answers_is_enough(tmp_path: Path) -> None:
+    async with served(OllamaServer()) as ollama:
+        choice = await choose(tmp_path, ollama_url=f"http://127.0.0.1:9,{ollama.url}")
+        assert (choice.backend.provider, choice.reason) == ("ollama", f"Ollama answers at {ollama.url}.")
+    choice = await choose(tmp_path, ollama_url="http://127.0.0.1:9,http://127.0.0.1:10")
+    assert choice.reason == "No Ollama answers at http://127.0.0.1:9, http://127.0.0.1:10; using the embedded models."
 
 
 async def test_a_backend_can_be_insisted_on(tmp_path: Path) -> None:

@@ -3,11 +3,18 @@
 import asyncio
 
 import pytest
+from fakes.scripted_backend import ScriptedBackend
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tale.models.engine import Engine
 from tale.models.priority_slots import PrioritySlots
 from tale.records import Priority
+
+
+def slots_on_one(total: int, *, reserved: int = 0) -> PrioritySlots:
+    """Slots on a single engine."""
+    return PrioritySlots([Engine("one", ScriptedBackend())], "small", total, reserved=reserved)
 
 
 async def hold(slots: PrioritySlots, priority: int, name: str, order: list[str], gate: asyncio.Event) -> None:
@@ -22,7 +29,7 @@ async def settle() -> None:
 
 
 async def test_who_waits_is_served_by_priority_then_arrival() -> None:
-    slots, order = PrioritySlots(1), list[str]()
+    slots, order = slots_on_one(1), list[str]()
     first, rest = asyncio.Event(), asyncio.Event()
     rest.set()
     tasks = [asyncio.create_task(hold(slots, Priority.TASK, "first", order, first))]
@@ -38,7 +45,7 @@ async def test_who_waits_is_served_by_priority_then_arrival() -> None:
 
 
 async def test_a_reserved_slot_is_for_chat_alone() -> None:
-    slots, order, gate = PrioritySlots(2, reserved=1), list[str](), asyncio.Event()
+    slots, order, gate = slots_on_one(2, reserved=1), list[str](), asyncio.Event()
     tasks = [asyncio.create_task(hold(slots, Priority.TASK, f"task {n}", order, gate)) for n in range(2)]
     await settle()
     tasks.append(asyncio.create_task(hold(slots, Priority.CHAT, "chat", order, gate)))
@@ -50,7 +57,7 @@ async def test_a_reserved_slot_is_for_chat_alone() -> None:
 
 
 async def test_cancelling_one_that_waits_gives_its_turn_to_the_next() -> None:
-    slots, order, gate = PrioritySlots(1), list[str](), asyncio.Event()
+    slots, order, gate = slots_on_one(1), list[str](), asyncio.Event()
     tasks = [asyncio.create_task(hold(slots, Priority.TASK, f"{n}", order, gate)) for n in range(3)]
     await settle()
     tasks[1].cancel()
@@ -63,7 +70,7 @@ async def test_cancelling_one_that_waits_gives_its_turn_to_the_next() -> None:
 
 
 async def test_a_slot_that_comes_just_as_its_caller_goes_away_is_not_lost() -> None:
-    slots, order, gate = PrioritySlots(1), list[str](), asyncio.Event()
+    slots, order, gate = slots_on_one(1), list[str](), asyncio.Event()
     async with slots.held(Priority.TASK):
         second = asyncio.create_task(hold(slots, Priority.TASK, "second", order, gate))
         await settle()
@@ -79,7 +86,7 @@ async def test_a_slot_that_comes_just_as_its_caller_goes_away_is_not_lost() -> N
 @given(st.lists(st.tuples(st.sampled_from([0, 10, 20]), st.booleans()), max_size=30), st.integers(1, 4))
 def test_never_more_run_than_there_are_slots_and_all_get_their_turn(calls: list[tuple[int, bool]], total: int) -> None:
     async def play() -> None:
-        slots, most, done = PrioritySlots(total, reserved=total // 2), 0, 0
+        slots, most, done = slots_on_one(total, reserved=total // 2), 0, 0
 
         async def one(priority: int) -> None:
             nonlocal most, done

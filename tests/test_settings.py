@@ -139,13 +139,13 @@ def test_blank_and_foreign_variables_are_ignored(folder: Path):
 def test_the_variable_of_ollama_itself_is_understood(folder: Path, variable: str, url: str):
     assert ollama_url(variable) == url
     settings, origins = resolve_settings(environment={"TALE_HOME": str(folder), "OLLAMA_HOST": variable}, folder=folder)
-    assert settings.ollama_url == url
+    assert settings.ollama_url == (url,)
     assert _origin(origins, "ollama_url") == (url, "environment")
 
 
 def test_our_own_variable_beats_that_of_ollama(folder: Path):
     environment = {"OLLAMA_HOST": "gpu-box", "TALE_OLLAMA_URL": "http://127.0.0.1:5"}
-    assert _load(folder, environment).ollama_url == "http://127.0.0.1:5"
+    assert _load(folder, environment).ollama_url == ("http://127.0.0.1:5",)
 
 
 @given(st.text())
@@ -182,6 +182,28 @@ def test_names_in_a_file_are_a_list(folder: Path):
     assert _load(folder).allowed_origins == ("https://a.example", "https://b.example")
     origins = resolve_settings(environment={}, folder=folder)[1]
     assert _origin(origins, "allowed_origins")[0] == "https://a.example,https://b.example"
+
+
+def test_several_engines_are_named_with_commas_or_as_a_list(folder: Path):
+    several = ("http://gpu-1:8000/v1", "http://gpu-2:8000/v1")
+    settings = _load(folder, {"TALE_OPENAI_URL": "http://gpu-1:8000/v1/, http://gpu-2:8000/v1,http://gpu-1:8000/v1"})
+    assert settings.openai_url == several
+    assert load_settings(environment=settings.environment(), folder=folder).openai_url == several
+    (folder / "tale.toml").write_text('openai_url = ["http://gpu-1:8000/v1", "http://gpu-2:8000/v1"]\n')
+    assert _load(folder).openai_url == several
+
+
+def test_each_of_several_engines_needs_an_address(folder: Path):
+    with pytest.raises(ValidationException, match=r"Setting openai_url \(environment\): an address must begin with"):
+        _load(folder, {"TALE_OPENAI_URL": "http://gpu-1:8000/v1,gpu-2:8000"})
+    with pytest.raises(ValidationException, match=r"Setting ollama_url \(command line\)"):
+        _load(folder, ollama_url=",")
+
+
+def test_the_password_of_each_of_several_addresses_is_masked(folder: Path):
+    told = {"TALE_HOME": str(folder), "TALE_OPENAI_URL": "http://a:8000/v1,http://ann:k3y@b:8000/v1"}
+    shown = _origin(resolve_settings(environment=told, folder=folder)[1], "openai_url")[0]
+    assert shown == f"http://a:8000/v1,http://ann:{MASK}@b:8000/v1"
 
 
 @pytest.mark.parametrize("blank", ["", "   "])

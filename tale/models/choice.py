@@ -1,12 +1,17 @@
-"""Decides at the start which engine the models run on, and says why."""
+"""Decides at the start which engine or engines the models run on, and says why."""
 
+import asyncio
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
 import aiohttp
 
+from tale.addresses import without_password
 from tale.exceptions import ModelException, NetworkException
 from tale.models.backend import Backend
+from tale.models.engine import Engine
+from tale.models.engine_group import EngineGroup
 from tale.settings import Settings
 
 OLLAMA_MODELS: Final = ("qwen2.5:7b", "qwen2.5:14b")
@@ -26,20 +31,30 @@ class Choice:
     url: str | None
     ux_model: str
     task_model: str
-    slots: int | None = None  # calls at a time of each model; None: as few as suit one machine
+    slots: int | None = None  # calls at a time of each model on each engine; None: as few as suit one machine
 
 
 async def choose_backend(settings: Settings) -> Choice:
-    """The configured engine; else Ollama if it answers; else the embedded one. Raises ModelException."""
+    """The configured engines; else Ollama if it answers; else the embedded one. Raises ModelException."""
     if settings.backend == "openai" or (settings.backend == "auto" and settings.openai_url):
         return await _openai(settings)
+    urls = settings.ollama_url
     if settings.backend == "ollama":
-        return _ollama(settings, f"Ollama at {settings.ollama_url} is configured.")
+        return _ollama(settings, _configured("Ollama", urls))
     if settings.backend == "auto":
-        if await _ollama_answers(settings.ollama_url):
-            return _ollama(settings, f"Ollama answers at {settings.ollama_url}.")
-        return _embedded(settings, f"No Ollama answers at {settings.ollama_url}; using the embedded models.")
+        answers = await asyncio.gather(*(_ollama_answers(url) for url in urls))
+        if any(answers):
+            there = [url for url, is_there in zip(urls, answers, strict=True) if is_there]
+            return _ollama(settings, f"Ollama answers at {', '.join(there)}.")
+        return _embedded(settings, f"No Ollama answers at {', '.join(urls)}; using the embedded models.")
     return _embedded(settings, "The embedded models are configured.")
+
+
+def _configured(engine: str, urls: Sequence[str]) -> str:
+    """The reason for engines that somebody chose."""
+    if len(urls) == 1:
+        return f"{engine} at {urls[0]} is configured."
+    return f"{engine} at {', '.join(urls[:-1])} and {urls[-1]} are configured."
 
 
 async def _ollama_answers(url: str) -> bool:
@@ -59,8 +74,10 @@ def _ollama(settings: Settings, reason: str) -> Choice:
 
     ux, task = _names(settings, OLLAMA_MODELS)
     contexts = _contexts(settings, ux, task)
-    backend = OllamaBackend(settings.ollama_url, timeout_s=settings.http_timeout_s, context_tokens=contexts)
-    return Choice(backend, reason, settings.ollama_url, ux, task)
+    backends = [
+        OllamaBackend(url, timeout_s=settings.http_timeout_s, context_tokens=contexts) for url in settings.ollama_url
+    ]
+    return Choice(_together(settings, settings.ollama_url, backends), reason, ", ".join(settings.ollama_url), ux, task)
 
 
 def _embedded(settings: Settings, reason: str) -> Choice:
@@ -84,38 +101,39 @@ async def _openai(settings: Settings) -> Choice:
 
     if not settings.openai_url:
         raise ModelException("The backend openai needs openai_url, such as http://127.0.0.1:8000/v1.")
-    key = settings.openai_api_key
-    backend = OpenAIBackend(
-        settings.openai_url,
-        api_key=key.get_secret_value() if key else None,
-        timeout_s=settings.http_timeout_s,
-    )
+    key = settings.openai_api_key.get_secret_value() if settings.openai_api_key else None
+    backends = [OpenAIBackend(url, api_key=key, timeout_s=settings.http_timeout_s) for url in settings.openai_url]
+    backend = _together(settings, settings.openai_url, backends)
     ux, task = settings.ux_model or settings.task_model, settings.task_model or settings.ux_model
     if ux is None or task is None:
-        ux = task = await _first_listed(backend, settings.openai_url)
-    return Choice(
-        backend,
-        f"The engine at {settings.openai_url} is configured.",
-        settings.openai_url,
-        ux,
-        task,
-        settings.openai_slots,
-    )
+        ux = task = await _first_model(backend, settings.openai_url)
+    reason = _configured("The engine" if len(backends) == 1 else "The engines", settings.openai_url)
+    return Choice(backend, reason, ", ".join(settings.openai_url), ux, task, settings.openai_slots)
 
 
-async def _first_listed(backend: Backend, url: str) -> str:
+def _together(settings: Settings, urls: Sequence[str], backends: Sequence[Backend]) -> Backend:
+    """The one backend, or the group of them."""
+    if len(backends) == 1:
+        return backends[0]
+    engines = [Engine(without_password(url), backend) for url, backend in zip(urls, backends, strict=True)]
+    return EngineGroup(engines, check_interval_s=settings.monitor_interval_s)
+
+
+async def _first_model(backend: Backend, urls: Sequence[str]) -> str:
     """The first model an engine serves, for who named none."""
+    url = ", ".join(urls)
+    engine, it, its, does = ("engine", "it", "its", "does") if len(urls) == 1 else ("engines", "one", "their", "do")
     try:
         models = await backend.list_models()
     except NetworkException as error:
         await backend.close()
         raise ModelException(
-            f"The engine at {url} does not answer; start it, or name its models in ux_model and task_model.",
+            f"The {engine} at {url} {does} not answer; start {it}, or name {its} models in ux_model and task_model.",
             {"url": url},
         ) from error
     if not models:
         await backend.close()
-        raise ModelException(f"The engine at {url} serves no model; start it with one.", {"url": url})
+        raise ModelException(f"No model is served at {url}; start the {engine} with one.", {"url": url})
     return models[0].name
 
 

@@ -4,11 +4,14 @@ import asyncio
 import logging
 import time
 from collections.abc import AsyncGenerator, Mapping, Sequence
+from contextlib import aclosing
 from dataclasses import replace
 from typing import Final, Literal, Protocol
 
 from tale.exceptions import ModelException, NetworkException, TaleBaseException, ValidationException
 from tale.models.backend import Backend, ChatEvent, ChatStream
+from tale.models.engine import Engine, is_engine_fault
+from tale.models.engine_group import EngineGroup
 from tale.models.model_member import Member, Nursery
 from tale.models.pool import Beside, PoolStatus
 from tale.models.priority_slots import PrioritySlots
@@ -76,20 +79,22 @@ class ModelPool:
         slots: Mapping[Role, int] | None = None,
         first_retry_s: float = FIRST_RETRY_S,
     ) -> None:
+        self._group = backend if isinstance(backend, EngineGroup) else EngineGroup([Engine(url or "", backend)])
+        engines = self._group.engines
         sizes = {"ux": UX_SLOTS, "task": TASK_SLOTS, **(slots or {})}
         reserved = 1 if sizes["ux"] > 1 else 0
-        ux = Member(ux_model, "ux", PrioritySlots(sizes["ux"], reserved=reserved))
-        task = ux if task_model == ux_model else Member(task_model, "task", PrioritySlots(sizes["task"]))
+        ux = Member(ux_model, "ux", PrioritySlots(engines, ux_model, sizes["ux"], reserved=reserved))
+        task_slots = PrioritySlots(engines, task_model, sizes["task"])
+        task = ux if task_model == ux_model else Member(task_model, "task", task_slots)
         self._by_role: dict[Role, Member] = {"ux": ux, "task": task}
         self._members = [ux] if task is ux else [ux, task]
-        self._backend = backend
         self._tracker = tracker
         self._routing = routing
         self._monitor_interval_s = monitor_interval_s
         self._reason = provider_reason
         self._url = url
         self._nursery = Nursery(
-            backend, memory_limit_bytes=memory_limit_bytes, members=self._members, first_retry_s=first_retry_s
+            self._group, memory_limit_bytes=memory_limit_bytes, members=self._members, first_retry_s=first_retry_s
         )
         self._monitor: asyncio.Task[None] | None = None
         self._info_read_at = 0.0
@@ -97,6 +102,7 @@ class ModelPool:
     async def start(self) -> None:
         """Begin to load the UX model, and after it to fetch the task model's file; returns at once."""
         ux, task = self._by_role["ux"], self._by_role["task"]
+        self._group.start(self._on_engine_change)
         self._nursery.bring_up(ux)
         self._nursery.bring_up(task, after=ux, load=False)
         self._monitor = asyncio.create_task(self._watch(), name="model-monitor")
@@ -107,21 +113,25 @@ class ModelPool:
             self._monitor.cancel()
             await asyncio.gather(self._monitor, return_exceptions=True)
         await self._nursery.close()
-        await self._backend.close()
+        await self._group.close()
 
     async def chat(self, request: ChatRequest, context: CallContext, *, beside: Beside | None = None) -> ChatStream:
         """Stream a generation: Dispatched when the engine starts, Reply after the call's row is complete."""
         wanted = self._member(request.model, context)
         tracked = self._tracker.begin(
-            context, model=wanted.name, provider=self._backend.provider, budget_tokens=request.max_tokens
+            context,
+            model=wanted.name,
+            provider=self._group.provider,
+            budget_tokens=request.max_tokens,
         )
         try:
-            async for event in self._served(wanted, request, context, tracked):
-                tracked.check()
-                if isinstance(event, Reply):
-                    ended = tracked.completed(event)
-                    await (ended if beside is None else asyncio.gather(ended, beside()))
-                yield event
+            async with aclosing(self._served(wanted, request, context, tracked)) as events:
+                async for event in events:
+                    tracked.check()
+                    if isinstance(event, Reply):
+                        ended = tracked.completed(event)
+                        await (ended if beside is None else asyncio.gather(ended, beside()))
+                    yield event
         except BaseException as error:
             if not tracked.is_closed:
                 await asyncio.shield(tracked.failed(error))
@@ -142,20 +152,20 @@ class ModelPool:
         """Input tokens of the request; None where the engine cannot tell, or its model is not loaded yet."""
         member = self._member(request.model, context)
         loaded = member if member.state == "ready" else next((m for m in self._members if m.state == "ready"), None)
-        return None if loaded is None else await self._backend.count_tokens(replace(request, model=loaded.name))
+        return None if loaded is None else await self._group.count_tokens(replace(request, model=loaded.name))
 
     async def embed(self, model: str, texts: Sequence[str], context: CallContext) -> Vectors:
         """One vector a text."""
         wanted = self._member(model, context)
-        tracked = self._tracker.begin(context, model=wanted.name, provider=self._backend.provider, budget_tokens=None)
+        tracked = self._tracker.begin(
+            context,
+            model=wanted.name,
+            provider=self._group.provider,
+            budget_tokens=None,
+        )
         try:
-            member, reason, load_s = await self._chosen(wanted, context)
-            began = time.perf_counter()
-            async with member.slots.held(context.priority):
-                queue_s = time.perf_counter() - began
-                tracked.dispatched(member.name, load_s=load_s, queue_s=queue_s, route_reason=reason)
-                vectors = await self._backend.embed(member.name, texts)
-            await tracked.completed(Reply("", member.name, "stop", vectors.usage))
+            name, vectors = await self._vectors(wanted, texts, context, tracked)
+            await tracked.completed(Reply("", name, "stop", vectors.usage))
         except BaseException as error:
             if not tracked.is_closed:
                 await asyncio.shield(tracked.failed(error))
@@ -171,9 +181,8 @@ class ModelPool:
                 await self._nursery.refresh()
             except TaleBaseException as error:
                 logger.debug("The engine does not list its models: %s", error)
-        return PoolStatus(
-            self._backend.provider, self._reason, self._url, tuple(member.shown() for member in self._members)
-        )
+        models = tuple(member.shown() for member in self._members)
+        return PoolStatus(self._group.provider, self._reason, self._url, models, self._group.states())
 
     def _member(self, model: str, context: CallContext) -> Member:
         if not model:
@@ -188,16 +197,17 @@ class ModelPool:
         self, wanted: Member, request: ChatRequest, context: CallContext, tracked: TrackedCall
     ) -> AsyncGenerator[ChatEvent]:
         """Serve a call, a second time when its engine turns out to be dead before any text came."""
-        for last_try in (False, True):
+        failed: Engine | None = None
+        while True:
             member, reason, load_s = await self._chosen(wanted, context)
             fitted = await self._fitted(replace(request, model=member.name, trace_id=context.trace_id), member)
             queued_at = time.perf_counter()
-            async with member.slots.held(context.priority):
+            async with member.slots.held(context.priority, avoid=failed) as engine:
                 queue_s = time.perf_counter() - queued_at
                 tracked.dispatched(member.name, load_s=load_s, queue_s=queue_s, route_reason=reason)
                 yield Dispatched(member.name, member.role, reason)
                 text_came = False
-                stream = self._backend.chat(fitted)
+                stream = engine.chat(fitted)
                 try:
                     async for event in stream:
                         if isinstance(event, Delta) and not text_came:
@@ -206,14 +216,52 @@ class ModelPool:
                         yield event
                     return
                 except (NetworkException, ModelException) as error:
-                    if await self._backend.is_responsive(member.name):
-                        raise
-                    logger.warning("The engine of %s was lost: %s", member.name, error)
-                    self._nursery.set_state(member, "unloaded")
-                    if text_came or last_try:
-                        raise
+                    may_go_on = await self._may_go_on(member, engine, error)
+                    if not may_go_on or text_came or failed:
+                        self._group.give_up(error, member.name)
+                    failed = engine
                 finally:
                     await stream.aclose()
+
+    async def _vectors(
+        self, wanted: Member, texts: Sequence[str], context: CallContext, tracked: TrackedCall
+    ) -> tuple[str, Vectors]:
+        """The model that made the vectors, and the vectors; a second try is made as with a generation."""
+        failed: Engine | None = None
+        while True:
+            member, reason, load_s = await self._chosen(wanted, context)
+            began = time.perf_counter()
+            async with member.slots.held(context.priority, avoid=failed) as engine:
+                queue_s = time.perf_counter() - began
+                tracked.dispatched(member.name, load_s=load_s, queue_s=queue_s, route_reason=reason)
+                try:
+                    return member.name, await engine.embed(member.name, texts)
+                except (NetworkException, ModelException) as error:
+                    may_go_on = await self._may_go_on(member, engine, error)
+                    if not may_go_on or failed:
+                        self._group.give_up(error, member.name)
+                    failed = engine
+
+    async def _may_go_on(self, member: Member, engine: Engine, error: TaleBaseException) -> bool:
+        """Whether a failed call may be made again: by another engine, or by this one once it is brought up anew."""
+        answers = await engine.backend.is_responsive(member.name)
+        if not answers:
+            engine.lost(error)
+        if self._group.has_another(member.name, engine):
+            return is_engine_fault(error) or not answers
+        if answers:
+            return False
+        logger.warning("The engine of %s was lost: %s", member.name, error)
+        self._nursery.set_state(member, "unloaded")
+        return True
+
+    def _on_engine_change(self) -> None:
+        """An engine can serve what it could not before: those who wait for a slot or for a model go on."""
+        for member in self._members:
+            member.slots.hand_out()
+            if member.state == "failed":
+                member.retry_at = 0.0
+                self._nursery.bring_up(member)
 
     async def _chosen(self, wanted: Member, context: CallContext) -> tuple[Member, str | None, float]:
         """The model that serves a call, why it is not the wanted one, and the seconds waited for it to be loaded."""
@@ -248,7 +296,7 @@ class ModelPool:
         most = most_tokens(request)
         if most + (request.max_tokens or 0) <= context_tokens:
             return request
-        tokens = await self._backend.count_tokens(request)
+        tokens = await self._group.count_tokens(request)
         if tokens is None:
             return request
         room = context_tokens - tokens
@@ -272,9 +320,9 @@ class ModelPool:
 
     async def _check(self, member: Member) -> None:
         idle = not member.slots.running and not member.slots.waiting
-        if member.state == "ready" and idle and not await self._backend.is_responsive(member.name):
+        if member.state == "ready" and idle and not await self._group.is_responsive(member.name):
             logger.warning("%s does not answer; it is loaded again.", member.name)
             self._nursery.set_state(member, "unloaded")
-            await self._backend.unload(member.name)
+            await self._group.unload(member.name)
         if member.state == "failed" or (member.state == "unloaded" and member.load_s is not None):
             self._nursery.bring_up(member)

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Literal, Protocol
 
 from tale.models.backend import ChatStream
+from tale.models.engine import EngineState
 from tale.records import CallContext, ChatRequest, Reply, Role, Vectors
 
 Beside = Callable[[], Awaitable[None]]
@@ -33,12 +34,13 @@ class ModelState:
 
 @dataclass(frozen=True, slots=True)
 class PoolStatus:
-    """Which engine the pool stands on and why, and how its models stand."""
+    """Which engine the pool stands on and why, and how its models stand; `engines` only where there are several."""
 
     provider: str
     reason: str
     url: str | None
     models: tuple[ModelState, ...]
+    engines: tuple[EngineState, ...] = ()
 
 
 class Pool(Protocol):

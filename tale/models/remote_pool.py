@@ -6,6 +6,7 @@ from typing import Any, Final, cast
 
 from tale.exceptions import ModelException, NetworkException, TaleBaseException
 from tale.models.backend import ChatStream
+from tale.models.engine import EngineState
 from tale.models.openai_backend import OpenAIBackend
 from tale.models.openai_wire import Gathered, chunks_of, events_of, json_of, usage_of
 from tale.models.pool import Beside, ModelState, PoolStatus
@@ -85,7 +86,8 @@ class RemoteModelPool:
         except TaleBaseException as error:
             return PoolStatus("remote", f"The model server cannot be used: {error.message}", self._url, ())
         models = tuple(ModelState(**model) for model in cast("list[dict[str, Any]]", told.pop("models")))
-        return PoolStatus(**told, models=models)
+        engines = tuple(EngineState(**engine) for engine in cast("list[dict[str, Any]]", told.pop("engines", [])))
+        return PoolStatus(**told, models=models, engines=engines)
 
 
 class _ModelServer(OpenAIBackend):
