@@ -12,6 +12,7 @@ from fakes.servers import Process, running, settings_for, until
 
 from tale.exceptions import ServerException, ValidationException
 from tale.mcp.http_client import HTTPMCPClient
+from tale.records import ModelCall
 
 UNKNOWN = "6f9a1c1e-6c1b-4f0e-9d0a-3f2b8a1c0d11"
 TASKS_EXTENSION = {"extensions": {"io.modelcontextprotocol/tasks": {}}}
@@ -82,13 +83,32 @@ async def test_the_figures_of_today_count_tasks_and_tokens(service: Process, cli
     assert today["since"] <= service.shared.clock()
 
 
+async def test_a_target_is_met_or_missed_once_there_are_values_enough(service: Process, client: HTTPMCPClient) -> None:
+    def standing(found: Any, name: str) -> tuple[int, float | None, str]:
+        (one,) = [each for each in found["targets"] if each["target"]["name"] == name]
+        return one["values"], one["measured"], one["status"]
+
+    empty = await read(client, "tale://targets")
+    assert {each["status"] for each in empty["targets"]} == {"unknown"}
+    now = service.shared.clock()
+    for number in range(20):
+        call = ModelCall(f"call-{number}", now - number, "ux", "chat", "m", "p", time_to_first_token_s=0.1 * number)
+        await service.shared.calls.open_call(call)
+    old = ModelCall("old", now - 2 * 86_400, "ux", "chat", "m", "p", time_to_first_token_s=50.0, load_s=2.0)
+    await service.shared.calls.open_call(old)
+    found = await read(client, "tale://targets")
+    assert standing(found, "ux_first_token") == (20, pytest.approx(1.8), "missed")
+    assert standing(found, "model_load") == (0, None, "unknown")
+
+
 async def test_what_there_is_is_listed_with_titles_and_texts(client: HTTPMCPClient) -> None:
-    (today,) = (await client.request("resources/list"))["resources"]
+    today, targets = (await client.request("resources/list"))["resources"]
     (template,) = (await client.request("resources/templates/list"))["resourceTemplates"]
     prompts = (await client.request("prompts/list"))["prompts"]
     assert (today["uri"], template["uriTemplate"]) == ("tale://stats/today", "tale://tasks/{task_id}")
+    assert targets["uri"] == "tale://targets"
     assert [each["name"] for each in prompts] == ["delegate_work", "review_result"]
-    assert all(each["title"] and each["description"] for each in (today, template, *prompts))
+    assert all(each["title"] and each["description"] for each in (today, targets, template, *prompts))
     assert all(argument["description"] for each in prompts for argument in each["arguments"])
 
 

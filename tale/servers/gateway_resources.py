@@ -1,11 +1,12 @@
 """What the gateway offers beside its tools: tasks and today's figures as resources, and prompts."""
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Final
 
 from tale.mcp.base_server import BaseMCPServer
+from tale.monitoring.targets import TARGETS, Standing, standing_of
 from tale.orchestration.task_events import TaskEvent, TaskEvents
 from tale.orchestration.task_view import TaskView, UsageView, task_view
 from tale.records import Task
@@ -15,6 +16,7 @@ from tale.validation import validate_task_id
 
 TASK_URI: Final = "tale://tasks/{task_id}"
 TODAY_URI: Final = "tale://stats/today"
+TARGETS_URI: Final = "tale://targets"
 SUGGESTED: Final = 20  # ids of tasks, the newest
 
 DELEGATE: Final = """\
@@ -58,6 +60,14 @@ class Today:
     usage: UsageView
 
 
+@dataclass(frozen=True)
+class Targets:
+    """All targets at a moment, in Unix seconds."""
+
+    at: float
+    targets: Sequence[Standing]
+
+
 class GatewayResources:
     """The functions behind the gateway's resources and prompts. `lookup` gives a task or raises TaskException."""
 
@@ -80,6 +90,16 @@ class GatewayResources:
         totals = await self._calls.totals(since=since)
         usage = UsageView(totals.calls, totals.input_tokens, totals.output_tokens, totals.cached_tokens)
         return Today(midnight.date().isoformat(), since, {key.value: count for key, count in counts.items()}, usage)
+
+    async def targets(self) -> Targets:
+        """What the service is measured against, and how each target stands by the values of its window."""
+        now = self._clock()
+        standings: list[Standing] = []
+        for target in TARGETS:
+            source, since = target.source, now - target.window_s
+            found = [] if source is None else await self._calls.measured(source.column, role=source.role, since=since)
+            standings.append(standing_of(target, found))
+        return Targets(now, standings)
 
     async def delegate_work(self, goal: str) -> str:
         """Have work done by the models of this machine, task by task.
@@ -108,6 +128,7 @@ def add_gateway_resources(server: BaseMCPServer, resources: GatewayResources) ->
     """Register the gateway's resources, prompts and suggestions."""
     server.add_resource(TASK_URI, resources.task, title="A task")
     server.add_resource(TODAY_URI, resources.stats_today, title="Figures of today")
+    server.add_resource(TARGETS_URI, resources.targets, title="Targets and how they stand")
     server.add_prompt(resources.delegate_work, title="Have work done by tale")
     server.add_prompt(resources.review_result, title="Check a task's result")
     server.add_completion(TASK_URI, "task_id", resources.suggest_task_ids)
