@@ -24,6 +24,7 @@ from tale.mcp.quick_calls import QuickCalls
 from tale.mcp.sessions import Session
 from tale.mcp.wire import Message, error_message
 from tale.records import McpCall
+from tale.traces import within_trace
 
 Observer = Callable[[McpCall], Awaitable[None]]
 Run = Callable[[Exchange], Awaitable[Message]]
@@ -116,7 +117,8 @@ class Dispatch:
     async def _serve(self, exchange: Exchange, message: JSONRPCRequest, run: Run) -> web.StreamResponse:
         start = time.perf_counter()
         try:
-            answer = await self._answer(exchange, message, run)
+            with within_trace(exchange.trace_id):
+                answer = await self._answer(exchange, message, run)
         except asyncio.CancelledError:
             exchange.release()
             await asyncio.shield(self._observe(exchange, message, start, None))

@@ -18,6 +18,7 @@ from tale.mcp.places import LOOPBACK_NAMES
 from tale.mcp.questions import OnQuestion, answer_to
 from tale.mcp.standing_stream import StandingStream
 from tale.mcp.wire import EVENT_STREAM, LAST_EVENT_HEADER, SESSION_HEADER, Message, as_object, notification
+from tale.traces import TRACE_HEADER, current_trace, traceparent_of
 
 CONNECT_LIMIT_S: Final = 5.0
 CLOSE_LIMIT_S: Final = 1.0  # for last words to the server
@@ -180,6 +181,8 @@ class Peer:
             envelope.headers.update(headers)
         else:
             envelope = envelopes.in_session(session, method, params, request_id, wants_progress=wants_progress)
+        if trace_id := current_trace.get():
+            envelope.headers[TRACE_HEADER] = traceparent_of(trace_id)
 
         async def on_message(message: Message) -> None:
             await self._receive(message, session, on_progress)

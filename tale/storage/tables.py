@@ -22,7 +22,7 @@ from sqlalchemy import (
     text,
 )
 
-SCHEMA_REVISION: Final = "0005"
+SCHEMA_REVISION: Final = "0006"
 """The newest migration; a constant, so that a start on an up-to-date database need not import Alembic."""
 
 ID_CHARACTERS: Final = 36
@@ -115,6 +115,7 @@ tasks = Table(
     Index(None, "created_at", "id"),
     Index(None, "ended_at", sqlite_where=HAS_ENDED, postgresql_where=HAS_ENDED),
     Index(None, "status", "created_at", "id"),
+    Index(None, "trace_id"),
     # Small: only of the tasks that have a deadline and have not ended.
     Index(
         "ix_tasks_due",
@@ -196,6 +197,7 @@ model_calls = Table(
     Index(None, "ended_at", sqlite_where=HAS_ENDED, postgresql_where=HAS_ENDED),
     Index(None, "task_id", "started_at"),
     Index(None, "conversation_id", "started_at"),
+    Index(None, "trace_id"),
     # Small: only of the calls under way, which every start looks for.
     Index(
         "ix_model_calls_open",
@@ -249,6 +251,7 @@ mcp_calls = Table(
     _text("error"),
     _text("key_name"),
     Index(None, "started_at"),
+    Index(None, "trace_id"),
 )
 
 conversations = Table(

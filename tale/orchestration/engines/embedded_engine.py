@@ -9,6 +9,7 @@ from tale.orchestration.engines.attempt import delay_before_next_s, outcome_of, 
 from tale.orchestration.engines.engine import AttemptEnded, RunAttempt
 from tale.records import NewTask, Task
 from tale.storage.task_store import TaskStore
+from tale.traces import within_trace
 
 
 class EmbeddedEngine:
@@ -35,7 +36,7 @@ class EmbeddedEngine:
         self._retry_delay_s = retry_delay_s
         self._on_end = on_end
         self._draw = draw
-        self._heap: list[tuple[int, float, str, int]] = []
+        self._heap: list[tuple[int, float, str, int, str | None]] = []
         self._waiting: set[str] = set()  # of the heap, those to be handed out; the others were withdrawn
         self._blocked: set[str] = set()  # wait for other tasks
         self._arrival = asyncio.Event()
@@ -129,29 +130,29 @@ class EmbeddedEngine:
             return
         self._blocked.discard(task.id)
         self._waiting.add(task.id)
-        heapq.heappush(self._heap, (-task.priority, task.created_at, task.id, task.attempt))
+        heapq.heappush(self._heap, (-task.priority, task.created_at, task.id, task.attempt, task.trace_id))
         self._arrival.set()
 
     async def _dispatch(self) -> None:
         while True:
             await self._slots.acquire()
-            task_id, attempt = await self._next()
-            self._attempts[task_id] = running = asyncio.create_task(
-                self._attempt(task_id, attempt), name=f"task-{task_id}"
-            )
+            task_id, attempt, trace_id = await self._next()
+            with within_trace(trace_id):
+                running = asyncio.create_task(self._attempt(task_id, attempt), name=f"task-{task_id}")
+            self._attempts[task_id] = running
             running.add_done_callback(lambda _: self._slots.release())
 
-    async def _next(self) -> tuple[str, int]:
+    async def _next(self) -> tuple[str, int, str | None]:
         while True:
             await self._open.wait()
             if not self._heap:
                 self._arrival.clear()
                 await self._arrival.wait()
                 continue
-            _, _, task_id, attempt = heapq.heappop(self._heap)
+            _, _, task_id, attempt, trace_id = heapq.heappop(self._heap)
             if task_id in self._waiting:
                 self._waiting.remove(task_id)
-                return task_id, attempt
+                return task_id, attempt, trace_id
 
     async def _attempt(self, task_id: str, attempt: int) -> None:
         try:
