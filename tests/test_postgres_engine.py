@@ -15,6 +15,7 @@ from fakes.ollama_server import served
 from fakes.openai_server import OpenAIServer
 from fakes.postgres import away, drop_connections, run_on
 from fakes.servers import PATIENCE_S, settings_for, until
+from sqlalchemy import text
 
 from tale.exceptions import DatabaseException
 from tale.mcp.http_client import HTTPMCPClient
@@ -45,7 +46,7 @@ class Host:
         self.jobs = TaskJobs(self.database)
         self.store = TaskStore(self.database, jobs=self.jobs)
 
-    def engine(self, run: RunAttempt | None = None, *, slots: int = 1) -> PostgresEngine:
+    def engine(self, run: RunAttempt | None = None, *, slots: int = 1, pace: Pace = PACE) -> PostgresEngine:
         dsn = postgresql_dsn(self.url)
         assert dsn is not None
         return PostgresEngine(
@@ -57,8 +58,15 @@ class Host:
             queue_limit=1_000,
             retry_delay_s=0.0,
             on_end=lambda _: None,
-            pace=PACE,
+            pace=pace,
         )
+
+    async def hears(self) -> bool:
+        """Whether a worker listens for jobs."""
+        statement = text(
+            "SELECT count(*) FROM pg_stat_activity WHERE query LIKE 'LISTEN%' AND datname = current_database()"
+        )
+        return bool(await self.database.read(lambda connection: connection.scalar(statement)))
 
     async def ended(self, task_id: str) -> Task:
         """The task at its end."""
@@ -230,6 +238,24 @@ async def test_a_task_is_stored_with_its_job_or_not_at_all(hosts: list[Host]) ->
     with pytest.raises(DatabaseException):
         await here.store.insert(task)
     assert await here.store.get(task.id) is None
+
+
+async def test_a_queue_that_is_resumed_goes_on_at_once_not_with_the_next_look(hosts: list[Host]) -> None:
+    here, _ = hosts
+
+    async def run(task_id: str, attempt: int) -> Task | None:
+        claimed = await here.store.claim(task_id, expected_attempt=attempt, now=1.0, max_failures=3)
+        assert claimed is not None
+        return await here.store.finish(task_id, claimed.attempt, status=TaskStatus.COMPLETED, now=2.0)
+
+    worker = here.engine(run, pace=Pace(poll_s=600.0))
+    worker.pause()
+    await worker.start()
+    task = await here.engine().submit(new_task())
+    await until(here.hears)
+    worker.resume()
+    assert (await here.ended(task.id)).status is TaskStatus.COMPLETED
+    await worker.stop(1.0)
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Generator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import timedelta
-from typing import Final
+from typing import Any, Final
 
 import asyncpg
 from pgqueuer.adapters.drivers.asyncpg import AsyncpgPoolDriver
@@ -30,6 +30,7 @@ DATABASE_FAULTS: Final = (OSError, asyncpg.PostgresError, asyncpg.InterfaceError
 logger = logging.getLogger(__name__)
 
 Handler = Callable[[models.Job], Awaitable[None]]
+JobEnd = tuple[models.Job, types.JOB_STATUS, models.TracebackRecord | None]
 
 
 class LeftAlone(Exception):
@@ -55,7 +56,25 @@ def queries(driver: Driver, settings: DBSettings) -> Queries:
 
 
 class _Jobs(Queries):
-    """pgqueuer's statements; a job that is put back is told of, as a new one is."""
+    """pgqueuer's statements; a job that is put back is told of, as a new one is, and ends are written many at once."""
+
+    def __init__(self, *args: Any) -> None:
+        super().__init__(*args)
+        self._ended: list[JobEnd] = []
+        self._writing_ends = asyncio.Lock()
+
+    async def log_jobs(self, job_status: list[JobEnd]) -> None:
+        """Remove the jobs that have ended, together with those that ended while the last were being removed."""
+        self._ended += job_status
+        async with self._writing_ends:
+            ended, self._ended = self._ended, []
+            if not ended:
+                return
+            try:
+                await super().log_jobs(ended)
+            except BaseException:
+                self._ended += ended  # for whoever is next: to remove a job twice does no harm
+                raise
 
     async def retry_job(
         self, job: models.Job, delay: timedelta, traceback_record: models.TracebackRecord | None
@@ -63,6 +82,10 @@ class _Jobs(Queries):
         """Queue a job again, its priority kept. Its history is in our own table of attempts."""
         del traceback_record
         await super().retry_job(job, delay, None)
+        await self.tell_of_jobs()
+
+    async def tell_of_jobs(self) -> None:
+        """Have all workers look for jobs now."""
         settings = self.qbq.settings
         changed = models.TableChangedEvent(
             channel=settings.channel,
@@ -81,7 +104,13 @@ class _Manager(QueueManager):
     pgqueuer itself wants at least two jobs at a time, and deletes a job whose handler failed.
     """
 
-    free_slots: Callable[[], int] = field(default=lambda: 1, kw_only=True)
+    jobs: _Jobs = field(kw_only=True)  # what `queries` is
+    free_slots: Callable[[], int] = field(kw_only=True)
+
+    async def look_now(self) -> None:
+        """Look for jobs before the time is up."""
+        with suppress(*DATABASE_FAULTS):  # then they are looked for when the time is up, or by the next manager
+            await self.jobs.tell_of_jobs()
 
     async def fetch_jobs(
         self, batch_size: int, global_concurrency_limit: int | None, heartbeat_timeout: timedelta
@@ -164,8 +193,10 @@ class PostgresWorker:
         self._is_paused = True
 
     def resume(self) -> None:
-        """Pick jobs again, within the time between two looks."""
+        """Pick jobs again."""
         self._is_paused = False
+        for manager in self._managers:
+            self._keep(asyncio.create_task(manager.look_now()))
 
     async def close(self) -> None:
         """End when what runs has ended."""
@@ -185,18 +216,39 @@ class PostgresWorker:
         while not self._stopping:
             try:
                 await self._on_connect()
-                pool = await asyncpg.create_pool(self._dsn, min_size=1, max_size=CONNECTIONS)
+                pool = await self._connections()
             except Exception as error:  # noqa: BLE001 - the edge of the worker: whatever it is, try again
                 logger.error("The queue is out of reach: %s", error)
                 await asyncio.sleep(RECONNECT_S)
                 continue
             manager = self._manager(pool)
-            run = asyncio.create_task(self._run(manager, pool))
-            self._runs.add(run)
-            run.add_done_callback(self._runs.discard)
+            self._keep(asyncio.create_task(self._run(manager, pool)))
             await manager.shutdown.wait()
             if not self._stopping:
                 await asyncio.sleep(RECONNECT_S)
+
+    def _keep(self, run: asyncio.Task[None]) -> None:
+        self._runs.add(run)
+        run.add_done_callback(self._runs.discard)
+
+    async def _connections(self) -> asyncpg.Pool:
+        """Connections whose commits wait for no disk.
+
+        Should the server lose the last of them with its power, a job is picked once more, and its task's row says what
+        there is to do; a claim, which is made durable, makes all durable that was committed before.
+        """
+
+        async def leave(_: object) -> None:
+            """What asyncpg clears up after each use, pgqueuer does not leave behind."""
+
+        pool: asyncpg.Pool = await asyncpg.create_pool(
+            self._dsn,
+            min_size=1,
+            max_size=CONNECTIONS,
+            reset=leave,
+            server_settings={"synchronous_commit": "off"},
+        )
+        return pool
 
     def _manager(self, pool: asyncpg.Pool) -> _Manager:
         jobs = _Jobs(
@@ -205,7 +257,8 @@ class PostgresWorker:
             QueryQueueBuilder(self._settings),
             QuerySchedulerBuilder(self._settings),
         )
-        manager = _Manager(jobs, channel=types.Channel(self._settings.channel), free_slots=self._free_slots)
+        channel = types.Channel(self._settings.channel)
+        manager = _Manager(jobs, channel=channel, jobs=jobs, free_slots=self._free_slots)
 
         @manager.entrypoint(ENTRYPOINT)
         async def handle(job: models.Job) -> None:  # pyright: ignore[reportUnusedFunction] - registered by its decorator
