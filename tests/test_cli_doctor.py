@@ -90,6 +90,33 @@ def test_an_engine_that_does_not_answer_fails(tale: Tale, monkeypatch: pytest.Mo
     assert engine["fix"]
 
 
+def test_each_of_several_engines_is_told_with_what_it_lacks(
+    ollama: OllamaServer, tale: Tale, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with in_thread(served(OllamaServer(EngineScript(models=["small", "large"])))) as other:
+        monkeypatch.setenv("TALE_OLLAMA_URL", f"{ollama.url},{other.url},http://127.0.0.1:9")
+        told = found(tale)
+
+    assert told["engine"]["state"] == "ok"
+    assert told[f"engine {other.url}"]["found"] == "it has small and large"
+    lacking = told[f"engine {ollama.url}"]
+    assert (lacking["state"], lacking["found"]) == ("warn", "it does not have large")
+    down = told["engine http://127.0.0.1:9"]
+    assert (down["state"], down["fix"]) == ("warn", "Start it; until then the other engines do its work.")
+    assert told["model large"]["state"] == "ok"
+
+
+def test_when_none_of_several_engines_answers_both_are_named(tale: Tale, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TALE_BACKEND", "ollama")
+    monkeypatch.setenv("TALE_OLLAMA_URL", "http://127.0.0.1:9,http://127.0.0.1:10")
+
+    engine = found(tale)["engine"]
+
+    assert engine["state"] == "fail"
+    assert "http://127.0.0.1:9" in str(engine["found"])
+    assert "http://127.0.0.1:10" in str(engine["found"])
+
+
 def test_a_database_of_another_version_is_a_warning(tale: Tale, tale_home: Path) -> None:
     tale("db", "upgrade")
     assert found(tale)["database"]["state"] == "ok"

@@ -112,6 +112,65 @@ def test_an_engine_that_serves_nothing_is_told(tale: Tale, monkeypatch: pytest.M
     assert done.err.count("\n") == 1
 
 
+@pytest.fixture
+def two_ollamas(ollama: OllamaServer, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[OllamaServer, OllamaServer]]:
+    """An Ollama that has one of the two models, and one that has none."""
+    with in_thread(served(OllamaServer(EngineScript(models=[])))) as other:
+        monkeypatch.setenv("TALE_OLLAMA_URL", f"{ollama.url},{other.url}")
+        yield ollama, other
+
+
+def test_each_of_several_engines_is_listed_with_what_it_has(
+    two_ollamas: tuple[OllamaServer, OllamaServer], tale: Tale, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, other = two_ollamas
+    monkeypatch.setenv("TALE_OLLAMA_URL", f"{one.url},{other.url},http://127.0.0.1:9")
+
+    engines = json.loads(tale("models", "list", "--json").out)["engines"]
+
+    assert [(engine["name"], engine["state"], engine["models"]) for engine in engines] == [
+        (one.url, "available", ["small"]),
+        (other.url, "lacking", []),
+        ("http://127.0.0.1:9", "not answering", []),
+    ]
+    assert "does not answer" in engines[2]["error"]
+    assert [one.url, "available", "small", "-", "-"] in [
+        line.split() for line in tale("models", "list").out.splitlines()
+    ]
+    monkeypatch.setenv("COLUMNS", "40")
+    narrow = tale("models", "list").out
+    assert "not answering  http://127.0.0.1:9" in narrow
+
+
+def test_running_servers_tell_how_their_engines_stand(
+    two_ollamas: tuple[OllamaServer, OllamaServer], gateway: FakeGateway, tale: Tale
+) -> None:
+    one, other = two_ollamas
+    known = {"models": ["small"], "running": 3, "seconds_per_token": 0.25, "error": None}
+    gateway.engines = [
+        {**known, "name": one.url, "state": "ready"},
+        {**known, "name": other.url, "state": "resting", "error": "It answered [503]."},
+    ]
+
+    lines = [line.split() for line in tale("models", "list").out.splitlines()]
+
+    assert [one.url, "ready", "small", "3", "0.250"] in lines
+    assert [other.url, "resting", "small", "3", "0.250", "It", "answered", "[503]."] in lines
+
+
+def test_pull_fetches_a_model_on_each_engine_that_lacks_it(
+    two_ollamas: tuple[OllamaServer, OllamaServer], tale: Tale
+) -> None:
+    one, other = two_ollamas
+
+    done = tale("models", "pull", "small")
+
+    assert done.code == 0
+    assert f"small is at {one.url} already.\n" in done.err
+    assert f"small is at {other.url} now.\n" in done.err
+    assert other.script.models == ["small"]
+
+
 @pytest.mark.model
 def test_pull_fetches_the_models_in_use_once(hub: HubServer, tale: Tale, tale_home: Path) -> None:
     first, second = tale("models", "pull"), tale("models", "pull", MODEL)

@@ -257,3 +257,12 @@ async def test_a_stop_while_tasks_are_handed_in_loses_none_that_was_acknowledged
 def test_a_model_server_is_never_open_to_strangers(tmp_path: Path) -> None:
     with pytest.raises(ValidationException, match="reachable by others"):
         settings_for(tmp_path, host="0.0.0.0")
+
+
+async def test_health_tells_how_each_of_several_engines_stands(tmp_path: Path, engine: OpenAIServer) -> None:
+    urls = f"{engine.base_url},http://127.0.0.1:9/v1"
+    settings = settings_of(tmp_path, engine, openai_url=urls, ux_model="m")
+    async with started(settings):
+        told = {state["name"]: state for state in (await health(settings))["engines"]}
+    assert list(told) == urls.split(",")
+    assert told["http://127.0.0.1:9/v1"]["models"] == []

@@ -5,12 +5,14 @@ import ctypes
 import os
 import shutil
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Literal
 
 import psutil
 
+from tale.cli.engines import EngineLook, look_at_engines
 from tale.cli.formatting import size
 from tale.exceptions import TaleBaseException
 from tale.models.backend import Backend
@@ -108,14 +110,15 @@ async def models(settings: Settings) -> list[Check]:
         choice = await choose_backend(settings)
     except TaleBaseException as error:
         return [Check("engine", "fail", error.message, "`tale config show` tells how it is configured.")]
+    wanted = list(dict.fromkeys((choice.ux_model, choice.task_model)))
+    each = [engine(look, wanted) for look in await look_at_engines(choice)]
     try:
         found = await _listed(choice.backend)
     except TaleBaseException as error:
-        return [Check("engine", "fail", error.message, f"{choice.reason} Start it, or configure another.")]
+        return [*each, Check("engine", "fail", error.message, f"{choice.reason} Start it, or configure another.")]
     finally:
         await choice.backend.close()
-    wanted = list(dict.fromkeys((choice.ux_model, choice.task_model)))
-    checks = [Check("engine", "ok", choice.reason), *(_model(name, found.get(name)) for name in wanted)]
+    checks = [Check("engine", "ok", choice.reason), *each, *(_model(name, found.get(name)) for name in wanted)]
     local = choice.backend.provider == "embedded"
     known = [found[name] for name in wanted if name in found]
     missing_bytes = sum(info.size_bytes or 0 for info in known if not info.available) if local else 0
@@ -125,6 +128,17 @@ async def models(settings: Settings) -> list[Check]:
         needed_bytes = sum(info.size_bytes or 0 for info in known if not info.loaded) + MEMORY_BESIDE_MODELS
         checks.append(memory(psutil.virtual_memory().available, needed_bytes=needed_bytes))
     return checks
+
+
+def engine(look: EngineLook, wanted: Sequence[str]) -> Check:
+    """Whether one of several engines answers and has the models in use."""
+    name = f"engine {look.name}"
+    if look.error is not None:
+        return Check(name, "warn", look.error, "Start it; until then the other engines do its work.")
+    if lacking := [model for model in wanted if model not in look.models]:
+        fix = "Start it with that model, or fetch it there; until then the other engines serve it."
+        return Check(name, "warn", f"it does not have {' and '.join(lacking)}", fix)
+    return Check(name, "ok", f"it has {' and '.join(wanted)}")
 
 
 def disk(free_bytes: int, *, needed_bytes: int) -> Check:

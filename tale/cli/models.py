@@ -1,7 +1,7 @@
 """Commands about model files: list, pull, remove."""
 
 import asyncio
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
@@ -14,10 +14,13 @@ from tale.cli.tasks import Json
 from tale.exceptions import ModelException
 
 if TYPE_CHECKING:
+    from tale.cli.engines import EngineLook
     from tale.cli.rendering import Screen
     from tale.models.choice import Choice
     from tale.records import ModelInfo, PullProgress
     from tale.settings import Settings
+
+IN_USE: Final = ("ready", "loading")
 
 models = group("See, fetch and delete the files of models.")
 
@@ -26,19 +29,24 @@ Name = Annotated[str, typer.Argument(help="Name of a model, as `tale models list
 
 @models.command("list")
 def list_models(context: typer.Context, as_json: Json = False) -> None:
-    """List the models of the engine: those on this machine and those that could be fetched."""
+    """List the models of the engine: those on this machine and those that could be fetched.
+
+    Where several engines serve them, each is told with its state and what it has.
+    """
     from tale.cli.rendering import Screen
 
     screen = Screen()
-    reason, rows = asyncio.run(_listed(settings_of(context)))
+    reason, rows, engines = asyncio.run(_listed(settings_of(context)))
     if as_json:
-        screen.json({"reason": reason, "models": rows})
+        screen.json({"reason": reason, "models": rows, "engines": engines})
         return
     screen.show(reason)
     if not rows:
         screen.show("The engine has no models yet; `tale models pull` fetches the two that tale uses.")
         return
     _show(screen, rows)
+    if engines:
+        _show_engines(screen, engines)
 
 
 @models.command("pull")
@@ -73,16 +81,34 @@ def remove(context: typer.Context, name: Name, yes: Yes = False) -> None:
     Screen().show(f"{name} is deleted; `tale models pull {name}` brings it back.")
 
 
-async def _listed(settings: "Settings") -> tuple[str, list[dict[str, Any]]]:
+async def _listed(settings: "Settings") -> tuple[str, list[dict[str, Any]], list[dict[str, Any]]]:
+    """Why this engine, its models, and each engine where there are several."""
+    from tale.cli.engines import look_at_engines
     from tale.models.choice import choose_backend
 
     choice = await choose_backend(settings)
     try:
         found = await choice.backend.list_models()
+        looks = await look_at_engines(choice)
     finally:
         await choice.backend.close()
-    loaded = await _states(settings)
-    return choice.reason, [_row(info, choice, loaded.get(info.name)) for info in found]
+    states, told = await _running(settings)
+    rows = [_row(info, choice, states.get(info.name)) for info in found]
+    return choice.reason, rows, [told.get(look.name) or _engine_row(look, choice) for look in looks]
+
+
+def _engine_row(look: "EngineLook", choice: "Choice") -> dict[str, Any]:
+    """An engine that no server of ours uses now, in the form in which a server tells it."""
+    models = [name for name in look.models if name in (choice.ux_model, choice.task_model)]
+    answering = "available" if models else "lacking"
+    return {
+        "name": look.name,
+        "state": "not answering" if look.error else answering,
+        "models": models,
+        "running": None,
+        "seconds_per_token": None,
+        "error": look.error,
+    }
 
 
 def _row(info: "ModelInfo", choice: "Choice", running: dict[str, Any] | None) -> dict[str, Any]:
@@ -99,37 +125,42 @@ def _row(info: "ModelInfo", choice: "Choice", running: dict[str, Any] | None) ->
     }
 
 
-async def _states(settings: "Settings") -> dict[str, dict[str, Any]]:
-    """The models of this home's running servers by name; empty where none run."""
+async def _running(settings: "Settings") -> tuple[dict[str, dict[str, Any]], dict[str, dict[str, Any]]]:
+    """The models and the engines of this home's running servers by name; empty where none run."""
     from tale.orchestration.server_status import look_at
 
     gateway = await look_at(settings, "gateway")
     is_ours = gateway.state in ("running", "starting") or settings.gateway_url is not None
-    found: list[dict[str, Any]] = ((gateway.health if is_ours else None) or {}).get("models") or []
-    return {model["name"]: model for model in found}
+    health = (gateway.health if is_ours else None) or {}
+    models: list[dict[str, Any]] = health.get("models") or []
+    engines: list[dict[str, Any]] = health.get("engines") or []
+    return {model["name"]: model for model in models}, {engine["name"]: engine for engine in engines}
 
 
 async def _pulled(settings: "Settings", names: list[str], screen: "Screen") -> None:
+    from tale.cli.engines import backends_of
     from tale.cli.progress import progress_on
     from tale.models.choice import choose_backend
 
     choice = await choose_backend(settings)
     try:
         wanted = names or list(dict.fromkeys((choice.ux_model, choice.task_model)))
-        known = {info.name: info for info in await choice.backend.list_models()}
-        for name in wanted:
-            info = known.get(name)
-            if info and info.available:
-                screen.say(f"{name} is here already.")
-                continue
-            with progress_on(screen.err) as display:
+        for address, backend in backends_of(choice):
+            there = "here" if address is None else f"at {address}"
+            known = {info.name: info for info in await backend.list_models()}
+            for name in wanted:
+                info = known.get(name)
+                if info and info.available:
+                    screen.say(f"{name} is {there} already.")
+                    continue
+                with progress_on(screen.err) as display:
 
-                def listen(report: "PullProgress", info: "ModelInfo | None" = info) -> None:
-                    display.step(f"Fetching {report.model}")
-                    display.downloads(choice.reason, [_fetched(report, info)])
+                    def listen(report: "PullProgress", info: "ModelInfo | None" = info) -> None:
+                        display.step(f"Fetching {report.model}")
+                        display.downloads(choice.reason, [_fetched(report, info)])
 
-                await choice.backend.pull(name, listen)
-            screen.say(f"{name} is here now.")
+                    await backend.pull(name, listen)
+                screen.say(f"{name} is {there} now.")
     finally:
         await choice.backend.close()
 
@@ -158,7 +189,8 @@ async def _info(settings: "Settings", name: str) -> "ModelInfo":
     if name not in found:
         there = ", ".join(found) or "none"
         raise ModelException(f"There is no model {name!r} on this machine; there is: {there}.")
-    if (await _states(settings)).get(name, {}).get("state") in ("ready", "loading"):
+    states, _ = await _running(settings)
+    if states.get(name, {}).get("state") in IN_USE:
         raise ModelException(f"{name} is in use; `tale servers stop` first.")
     return found[name]
 
@@ -195,5 +227,30 @@ def _show(screen: "Screen", rows: list[dict[str, Any]]) -> None:
             size(row["memory_bytes"]),
             row["licence"] or UNKNOWN,
             row["source"] or UNKNOWN,
+        )
+    screen.show(made)
+
+
+def _show_engines(screen: "Screen", engines: list[dict[str, Any]]) -> None:
+    from rich.text import Text
+
+    from tale.cli.rendering import printable, state, table
+
+    screen.title("Engines")
+    if screen.narrow:
+        for engine in engines:
+            screen.show(Text.assemble(state(engine["state"]), f"  {engine['name']}"))
+            screen.show(f"  {engine['error'] or ', '.join(engine['models'])}")
+        return
+    made = table(("engine", "state", "models", "calls", "s/token", "trouble"), right=("calls", "s/token"))
+    for engine in engines:
+        calls, pace = engine["running"], engine["seconds_per_token"]
+        made.add_row(
+            engine["name"],
+            state(engine["state"]),
+            ", ".join(engine["models"]) or UNKNOWN,
+            UNKNOWN if calls is None else str(calls),
+            UNKNOWN if pace is None else f"{pace:.3f}",
+            Text(printable(engine["error"] or "")),
         )
     screen.show(made)

@@ -93,6 +93,7 @@ class Shared:
             "database": {"id": self.database.id, "state": database},
             "backend": {"provider": pool.provider, "reason": pool.reason, "url": pool.url},
             "models": [asdict(model) for model in pool.models],
+            "engines": [asdict(engine) for engine in pool.engines],
         }
 
     async def _database_state(self) -> str:

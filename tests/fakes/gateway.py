@@ -78,6 +78,7 @@ class FakeGateway:
     steps: list[Step | Callable[[], None]] = field(default_factory=list)  # progress, or something done in between
     tasks: dict[str, dict[str, Any]] = field(default_factory=dict)
     models: list[dict[str, Any]] = field(default_factory=lambda: [model(*pair) for pair in READY_MODELS])
+    engines: list[dict[str, Any]] = field(default_factory=list)
     reason: str = "No Ollama answers; the embedded models are used."
     words: tuple[str, ...] = ("Hel", "lo", " there")  # that stream
     reply: str = "Hello there"
@@ -242,6 +243,7 @@ class FakeGateway:
             "database": {"id": "db", "state": "ok"},
             "backend": {"provider": "embedded", "reason": self.reason, "url": None},
             "models": self.models,
+            "engines": self.engines,
         }
 
     def server(self, port: int = 0) -> HTTPMCPServer:
