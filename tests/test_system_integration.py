@@ -123,6 +123,20 @@ async def test_kill_9_of_the_service_during_a_task_and_the_task_still_completes(
     assert [call["error_class"] for call in calls] == ["ProcessDied", None]
 
 
+async def test_what_was_written_before_kill_9_is_the_result_of_a_task_that_is_not_tried_again(
+    tmp_path: Path, engine: OpenAIServer
+) -> None:
+    chosen = {"backend": "openai", "openai_url": engine.base_url, "max_task_retries": 1}
+    async with service_home(tmp_path, **chosen) as home:
+        await home.manager().ensure_running()
+        task_id = await task_under_way(home, engine)
+        query = "SELECT result FROM tasks WHERE id = ?"
+        await until(lambda: rows(home.settings, query, task_id)[0]["result"] == "Hello")
+        home.kill()
+        done = await home.ended(task_id)
+        assert (done["status"], done["error_class"], done["result"]) == ("failed", "AttemptsExhausted", "Hello")
+
+
 async def test_a_watcher_that_dies_is_replaced_and_the_new_one_keeps_watch(
     home: ServiceHome, engine: OpenAIServer
 ) -> None:

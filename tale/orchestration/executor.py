@@ -4,12 +4,14 @@ import asyncio
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Final, Literal
 
-from tale.exceptions import ModelException, TaleBaseException, TaskException, ValidationException
+from tale.exceptions import BudgetException, ModelException, TaleBaseException, TaskException, ValidationException
 from tale.models.pool import Pool
 from tale.orchestration.checking import failure_of
 from tale.orchestration.model_outage import once_in_reach
+from tale.orchestration.partial_text import FIRST_S, kept_as_it_grows
 from tale.orchestration.task_prompt import CHECK_FAILED, request_for, route_reason_for
 from tale.records import (
     CallContext,
@@ -86,8 +88,11 @@ class TaskExecutor:
         max_failures: int,
         clock: Callable[[], float],
         on_text: OnText | None = None,
+        keep_text_s: float = FIRST_S,
     ) -> None:
+        """`keep_text_s` is how often, at first, an unfinished text is kept in the task's row."""
         self._store = store
+        self._keep_text_s = keep_text_s
         self._pool = pool
         self._on_text = on_text
         self._max_output_tokens = max_output_tokens
@@ -182,7 +187,7 @@ class TaskExecutor:
             return await self._settle(job, task, reply)
         except asyncio.CancelledError:
             return await self._settle_stopped(job, task)
-        except (ValidationException, TimeoutError, DeadlinePassed) as error:
+        except (ValidationException, BudgetException, TimeoutError, DeadlinePassed) as error:
             return await self._finish(job, task, TaskStatus.FAILED, **_described(error, task))
         except TaleBaseException as error:
             logger.warning("Task %s, attempt %d failed: %s", task.id, task.attempt, error)
@@ -208,12 +213,14 @@ class TaskExecutor:
             attempt=task.attempt,
             conversation_id=task.conversation_id,
             trace_id=task.trace_id,
+            key_name=task.key_name,
             route_reason=route_reason_for(earlier),
         )
         left_s = None if task.deadline_at is None else max(0.0, task.deadline_at - self._clock())
         deadline = asyncio.timeout(left_s)
         try:
-            async with deadline:
+            keep = partial(self._store.keep_text, task.id, task.attempt)
+            async with deadline, kept_as_it_grows(job.text, keep, first_s=self._keep_text_s):
                 return await self._written(job, task, request, context)
         except TimeoutError as error:
             if deadline.expired():

@@ -26,6 +26,11 @@ CHANGE: Final = update(tasks).where(OF_TASK).returning(tasks)
 FINISH: Final = CHANGE.where(tasks.c.attempt == bindparam("of_attempt"), tasks.c.status == TaskStatus.RUNNING).values(
     failures=tasks.c.failures + bindparam("failed")
 )
+KEEP_TEXT: Final = (
+    update(tasks)
+    .where(OF_TASK, tasks.c.attempt == bindparam("of_attempt"), tasks.c.status == TaskStatus.RUNNING)
+    .values(result=bindparam("so_far"))
+)
 BEGIN_ATTEMPT: Final = insert(attempts)
 # Of the open tasks those that do not run are queued. Asked for `queued`, SQLite would look through all of them.
 DUE: Final = (
@@ -93,7 +98,8 @@ def claim(
         return None
     number = task.attempt + 1
     connection.execute(BEGIN_ATTEMPT, {"task_id": task_id, "number": number, "started_at": now})
-    fresh = dict.fromkeys(("model", "role", "route_reason", "result", "finish_reason", "error_class", "error"))
+    # The text that an earlier attempt got to stays until this one has some of its own.
+    fresh = dict.fromkeys(("model", "role", "route_reason", "finish_reason", "error_class", "error"))
     running: dict[str, Any] = {"status": TaskStatus.RUNNING, "attempt": number, "failures": failures}
     return _change(connection, task, started_at=now, **running, **fresh)
 
@@ -103,7 +109,7 @@ def finish(
 ) -> Ended | None:
     """End task and attempt for good; None when the attempt is not the one in force."""
     which = {"of_task": task_id, "of_attempt": attempt, "failed": int(status is TaskStatus.FAILED)}
-    values = {"status": status, "ended_at": now, **_values(ending)}
+    values = {"status": status, "ended_at": now, **_values(ending, is_whole=status is TaskStatus.COMPLETED)}
     row = connection.execute(FINISH, {**which, **values}).mappings().first()
     if row is None:
         return None
@@ -141,6 +147,11 @@ def release(
     if status.is_final:
         return _end(connection, task, ended_at=now, **values)
     return _change(connection, task, ended_at=None, **values)
+
+
+def keep_text(connection: Connection, task_id: str, attempt: int, text: str) -> None:
+    """Keep what an attempt has written so far, as the result should its runner die; nothing unless it is in force."""
+    connection.execute(KEEP_TEXT, {"of_task": task_id, "of_attempt": attempt, "so_far": text})
 
 
 def request_cancel(connection: Connection, task_id: str, *, now: float) -> Task | None:
@@ -201,5 +212,9 @@ def _end_attempt(
     connection.execute(END_ATTEMPT, {**which, "ended_at": now, "outcome": outcome, **values})
 
 
-def _values(ending: Ending) -> dict[str, str | None]:
-    return {name: getattr(ending, name) for name in Ending.__slots__}
+def _values(ending: Ending, *, is_whole: bool = False) -> dict[str, str | None]:
+    """What an ending sets. Only a whole answer is put in place of an earlier text though it is empty."""
+    values = {name: getattr(ending, name) for name in Ending.__slots__}
+    if ending.result is None and not is_whole:
+        del values["result"]
+    return values

@@ -114,6 +114,10 @@ class TaskStore:
             )
         )
 
+    async def keep_text(self, task_id: str, attempt: int, text: str) -> None:
+        """Keep what the attempt in force has written so far: the result of the task, should its runner die."""
+        await self._database.write(lambda connection: task_moves.keep_text(connection, task_id, attempt, text))
+
     async def request_cancel(self, task_id: str, now: float) -> Task | None:
         """Cancel a queued task, mark a running one, leave a final one; None for an unknown id."""
         return await self._database.write(lambda connection: task_moves.request_cancel(connection, task_id, now=now))
