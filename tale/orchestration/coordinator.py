@@ -12,6 +12,7 @@ from tale.orchestration.engines.attempt import SHORTEST_PAUSE_S
 from tale.orchestration.engines.embedded_engine import EmbeddedEngine
 from tale.orchestration.engines.engine import TaskEngine
 from tale.orchestration.intake import Intake, Submission
+from tale.orchestration.plan_keys import is_plan, open_steps
 from tale.orchestration.task_events import TaskEvent, TaskEvents
 from tale.records import ACKNOWLEDGE, CallContext, ChatRequest, Message, NewTask, Priority, Task, TaskStatus
 from tale.settings import Settings
@@ -170,7 +171,10 @@ class HTTPCoordinator:
         return task
 
     async def cancel(self, task_id: str) -> Task:
-        """Stop a task; returns it as it then stands, which is final unless the execution server is out of reach."""
+        """Stop a task, of a plan all its steps; returns it as it then stands.
+
+        That is final unless the execution server is out of reach.
+        """
         return await self._carried_out(self._cancel(task_id))
 
     async def _cancel(self, task_id: str) -> Task:
@@ -185,6 +189,9 @@ class HTTPCoordinator:
             task = await self.get(task_id)
         if task.status.is_final:
             self._ended_in_the_queue(task)
+        if is_plan(task):
+            for step in open_steps(task, await self._store.awaited_by(task_id)):
+                await self._cancel(step.id)
         return task
 
     async def get(self, task_id: str) -> Task:
