@@ -90,6 +90,16 @@ async def test_sums_are_over_what_was_reported(calls: CallStore) -> None:
     assert (await calls.totals()).calls == 4
 
 
+async def test_the_sums_of_several_tasks_are_those_of_each(calls: CallStore) -> None:
+    await calls.close_call(new_call(1.0, task_id="a", output_tokens=5, time_to_first_token_s=0.5))
+    await calls.close_call(new_call(2.0, task_id="a", output_tokens=2, time_to_first_token_s=0.1))
+    await calls.close_call(new_call(3.0, task_id="b", input_tokens=9))
+    found = await calls.totals_of_tasks(["b", "none", "a"])
+    assert list(found) == ["b", "none", "a"]
+    assert found == {task_id: await calls.totals(task_id=task_id, since=0.0) for task_id in found}
+    assert await calls.totals_of_tasks([]) == {}
+
+
 async def test_an_acknowledgement_counts_with_its_tokens_but_not_with_its_times(calls: CallStore) -> None:
     times = {"queue_s": 1.0, "load_s": 1.0, "prefill_s": 1.0, "decode_s": 1.0, "time_to_first_token_s": 0.1}
     await calls.close_call(new_call(1.0, operation="acknowledge", task_id="t", output_tokens=5, **times))

@@ -185,7 +185,9 @@ class GatewayTools:
         )
         page, last = found[:limit], found[limit - 1 : limit]
         following = f"{last[0].created_at!r}:{last[0].id}" if len(found) > limit else None
-        return TaskList([await self._view(task, with_result=False) for task in page], following)
+        totals, now = await self._calls.totals_of_tasks([task.id for task in page]), self._clock()
+        views = [replace(task_view(task, totals[task.id], now=now), result=None) for task in page]
+        return TaskList(views, following)
 
     async def cancel_task(self, task_id: str) -> TaskView:
         """Stop a task; what it had written so far is kept. A finished task stays as it is.

@@ -1,8 +1,9 @@
 """Keeps one row for every model call and every MCP request, and sums them up."""
 
+from collections.abc import Sequence
 from typing import Any, Final
 
-from sqlalchemy import ColumnElement, Connection, func, select, update
+from sqlalchemy import ColumnElement, Connection, Select, bindparam, func, select, update
 
 from tale.records import ACKNOWLEDGE, McpCall, ModelCall, TokenTotals
 from tale.storage.budget_store import BudgetStore
@@ -69,12 +70,12 @@ class CallStore:
         A sum is None where no engine reported the figure. Acknowledgements count as calls and with their tokens, but
         not in the times: they run beside the work. The time to first token is that of the first call that produced one.
         """
+        if task_id is not None and (conversation_id, since, until) == (None, None, None):
+            return (await self.totals_of_tasks([task_id]))[task_id]
         wanted = _limits(task_id, conversation_id, since, until)
         call = model_calls.c
         work = call.operation != ACKNOWLEDGE
-        tokens = [func.sum(call[name]) for name in TOKENS]
-        times = [func.sum(call[name]).filter(work) for name in TIMES]
-        sums = select(func.count(), *tokens, *times).where(*wanted)
+        sums = select(*_sums()).where(*wanted)
         first = (
             select(call.time_to_first_token_s)
             .where(*wanted, work, call.time_to_first_token_s.is_not(None))
@@ -83,11 +84,19 @@ class CallStore:
         )
 
         def summed(connection: Connection) -> TokenTotals:
-            calls, *found = connection.execute(sums).one()
-            named: dict[str, Any] = dict(zip((*TOKENS, *TIMES), found, strict=True))
-            return TokenTotals(calls, **named, time_to_first_token_s=connection.scalar(first))
+            return _totals([*connection.execute(sums).one(), connection.scalar(first)])
 
         return await self._database.read(summed)
+
+    async def totals_of_tasks(self, task_ids: Sequence[str]) -> dict[str, TokenTotals]:
+        """The same sums for each of these tasks."""
+
+        def summed(connection: Connection) -> dict[str, TokenTotals]:
+            rows = connection.execute(OF_TASKS, {"ids": task_ids})
+            return {task_id: _totals(found) for task_id, *found in rows}
+
+        found = await self._database.read(summed)
+        return {task_id: found.get(task_id) or TokenTotals(calls=0) for task_id in task_ids}
 
     async def calls(self, *, task_id: str | None = None, limit: int = 100) -> list[ModelCall]:
         """The latest `limit` model calls, of one task or of all, newest first."""
@@ -127,6 +136,40 @@ class CallStore:
             )
         )
         return await self._database.write(lambda connection: connection.execute(orphaned).rowcount)
+
+
+def _sums() -> list[ColumnElement[Any]]:
+    call = model_calls.c
+    work = call.operation != ACKNOWLEDGE
+    return [
+        func.count(),
+        *(func.sum(call[name]) for name in TOKENS),
+        *(func.sum(call[name]).filter(work) for name in TIMES),
+    ]
+
+
+def _totals(found: Sequence[Any]) -> TokenTotals:
+    calls, *sums, first_token_s = found
+    named: dict[str, Any] = dict(zip((*TOKENS, *TIMES), sums, strict=True))
+    return TokenTotals(calls, **named, time_to_first_token_s=first_token_s)
+
+
+def _of_tasks() -> Select[Any]:
+    call, other = model_calls.c, model_calls.alias("other")
+    first = (
+        select(other.c.time_to_first_token_s)
+        .where(other.c.task_id == call.task_id, other.c.operation != ACKNOWLEDGE)
+        .where(other.c.time_to_first_token_s.is_not(None))
+        .order_by(other.c.started_at, other.c.id)
+        .limit(1)
+        .scalar_subquery()
+    )
+    mine = call.task_id.in_(bindparam("ids", expanding=True))
+    return select(call.task_id, *_sums(), first).where(mine).group_by(call.task_id)
+
+
+OF_TASKS: Final = _of_tasks()
+"""Made once: to put it together takes longer than to run it."""
 
 
 def _limits(
