@@ -117,6 +117,6 @@ def test_a_plan_can_be_written_and_read_again_and_a_long_task_is_told_in_part() 
     steps = [Step("Gather"), Step("Compare", (1,))]
     assert parse_plan(written(steps), 2) == steps
     requests = requests_of("x" * 9_000, steps, {}, key="k")
-    assert [request["idempotency_key"] for request in requests] == ["k:1", "k:2", "k:answer"]
+    assert [request["idempotency_key"] for request in requests] == ["plan:k:1", "plan:k:2", "plan:k:answer"]
     assert len(requests[0]["text"]) < 700
     assert requests[-1]["text"].endswith("x" * 9_000)

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from fakes.servers import PATIENCE_S, Process, rows, running, settings_for, soon, until
 
+from tale.cli.plans import Step, requests_of
 from tale.exceptions import ServerException, TaskException
 from tale.mcp.http_client import HTTPMCPClient
 
@@ -72,6 +73,45 @@ async def test_a_queued_task_is_cancelled_and_never_runs(process: Process, clien
     await client.call_tool("wait_for_task", {"task_id": running_task["id"], "timeout_s": PATIENCE_S})
     await process.done("One more")
     assert [request.messages[-1].content for request in process.backend.requests] == ["Write a haiku", "One more"]
+
+
+async def test_a_plan_is_cancelled_with_all_its_open_steps_and_nothing_else(
+    process: Process, client: HTTPMCPClient
+) -> None:
+    other = await writing(process, client)
+    steps = [Step("Gather"), Step("Sort"), Step("Compare", (1, 2))]
+    requests = requests_of("Compare the results", steps, {}, key="a-plan")
+    ids = [task["id"] for task in (await client.call_tool("submit_tasks", {"tasks": requests}))["tasks"]]
+    bystander = await client.call_tool("submit_task", {"text": "Wait", "after": [other["id"]]})
+    assert (await client.call_tool("cancel_task", {"task_id": ids[-1]}))["status"] == "cancelled"
+    for task_id in ids:
+        task = await client.call_tool("get_task_status", {"task_id": task_id})
+        assert (task["status"], task["error_class"]) == ("cancelled", None)
+    assert process.backend.word_gate is not None
+    process.backend.word_gate.set()
+    done = await client.call_tool("wait_for_task", {"task_id": bystander["id"], "timeout_s": PATIENCE_S})
+    assert done["status"] == "completed"
+    assert len(process.backend.requests) == 2
+
+
+async def test_a_plan_that_has_ended_can_still_be_cancelled_for_the_sake_of_its_running_step(
+    process: Process, client: HTTPMCPClient
+) -> None:
+    requests = requests_of("Compare", [Step("Gather"), Step("Sort")], {}, key="a-plan")
+    ids = [task["id"] for task in (await client.call_tool("submit_tasks", {"tasks": requests}))["tasks"]]
+    await until(lambda: len(process.backend.requests) == 1)
+    await client.call_tool("cancel_task", {"task_id": ids[1]})  # with which the plan has failed
+    assert (await client.call_tool("cancel_task", {"task_id": ids[2]}))["error_class"] == "DependencyFailed"
+    assert (await client.call_tool("get_task_status", {"task_id": ids[0]}))["status"] == "cancelled"
+
+
+async def test_a_task_that_waited_for_others_is_cancelled_alone(process: Process, client: HTTPMCPClient) -> None:
+    first = await writing(process, client)
+    second = await client.call_tool(
+        "submit_task", {"text": "Then", "after": [first["id"]], "idempotency_key": "answer"}
+    )
+    assert (await client.call_tool("cancel_task", {"task_id": second["id"]}))["status"] == "cancelled"
+    assert (await client.call_tool("get_task_status", {"task_id": first["id"]}))["status"] == "running"
 
 
 async def test_a_finished_task_stays_as_it_is(process: Process, client: HTTPMCPClient) -> None:

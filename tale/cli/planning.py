@@ -62,7 +62,10 @@ def submit_plan(
         requests = requests_of(text, steps, options, key=str(uuid.uuid4()))
         return asyncio.run(_carried_out(settings, screen, requests, wait=wait, quiet=quiet))
     except KeyboardInterrupt:
-        complain("Interrupted; steps that were handed in run on: `tale list` shows them, `tale cancel ID` stops one.")
+        complain(
+            "Interrupted; steps that were handed in run on: `tale list` shows them, and `tale cancel ID` with the task "
+            "that puts the results together ends them all."
+        )
         raise typer.Exit(INTERRUPTED) from None
 
 
@@ -123,7 +126,10 @@ async def _carried_out(
         ids = [task["id"] for task in stored]
         if not wait:
             return stored[-1]
-        progress.say(f"Task {ids[-1]} puts the results together; `tale status {ids[-1]} --watch` comes back to it.")
+        progress.say(
+            f"Task {ids[-1]} puts the results together; `tale status {ids[-1]} --watch` comes back to it, "
+            f"`tale cancel {ids[-1]}` ends all steps."
+        )
         ended: list[dict[str, Any]] = []
         async with aclosing(follow_all(settings, ids, progress)) as views:
             async for view in views:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any, Final, cast
 
 from tale.exceptions import ValidationException
+from tale.orchestration.plan_keys import answer_key, step_key
 
 TOLD_CHARACTERS: Final = 500  # of the whole task, in the text of each step
 QUESTION: Final = (
@@ -86,10 +87,10 @@ def requests_of(text: str, steps: Sequence[Step], options: Mapping[str, Any], *,
     for number, step in enumerate(steps, 1):
         told = f"{step.task}\n\n(This is step {number} of {len(steps)} of a larger task: {whole})"
         after = {"after": [f"#{each}" for each in step.after], "with_results": True} if step.after else {}
-        requests.append({**shared, **files, "text": told, **after, "idempotency_key": f"{key}:{number}"})
+        requests.append({**shared, **files, "text": told, **after, "idempotency_key": step_key(key, number)})
     together = f"Put the results of these steps together into one complete answer to this task:\n{text}"
     everything = [f"#{number}" for number in range(1, len(steps) + 1)]
-    last = {"text": together, "after": everything, "with_results": True, "idempotency_key": f"{key}:answer"}
+    last = {"text": together, "after": everything, "with_results": True, "idempotency_key": answer_key(key)}
     return [*requests, {**shared, **checks, **last}]
 
 
