@@ -1,7 +1,7 @@
 """Log-spaced histograms: small, mergeable, and good for percentiles with a known error. Pure.
 
 A value x falls into the bucket floor(log(x) / log(GROWTH)); a percentile is told as the geometric middle of its bucket,
-so it is off by at most `ERROR` of the true value (for values of SMALLEST and more; smaller ones count as SMALLEST).
+so it is off by at most `ERROR` of the true value (for values from SMALLEST to LARGEST; others count as the nearer one).
 """
 
 import math
@@ -11,7 +11,7 @@ from typing import Final
 
 GROWTH: Final = 1.04  # of a bucket's bounds
 ERROR: Final = math.sqrt(GROWTH) - 1  # largest relative error of a percentile: just below 2 %
-SMALLEST: Final = 1e-6
+SMALLEST, LARGEST = 1e-6, 1e15
 ROUNDING: Final = 1e-9  # 0.07 of 100 are 7, which is not what multiplying gives
 
 Histogram = Mapping[int, int]  # how many values there are in each bucket
@@ -22,8 +22,10 @@ def bucket_of(value: float) -> int:
 
     >>> bucket_of(1.0), bucket_of(1.05), bucket_of(0.0) == bucket_of(SMALLEST)
     (0, 1, True)
+    >>> bucket_of(math.inf) == bucket_of(LARGEST)  # tokens a second of an engine that took no time
+    True
     """
-    return math.floor(math.log(max(value, SMALLEST)) / math.log(GROWTH))
+    return math.floor(math.log(min(max(value, SMALLEST), LARGEST)) / math.log(GROWTH))
 
 
 def histogram_of(values: Iterable[float]) -> Histogram:

@@ -53,7 +53,7 @@ async def test_a_generation_streams_and_ends_with_the_engine_s_figures(
     seen = await events(backend)
     assert seen[:3] == [Delta("Hello"), Delta(" world"), Delta("!")]
     timings = EngineTimings(prefill_s=0.2, decode_s=0.3)
-    assert seen[3] == Reply("Hello world!", "small", "stop", FULL_USAGE, timings)
+    assert seen[3:] == [FULL_USAGE, Reply("Hello world!", "small", "stop", FULL_USAGE, timings)]
     sent = engine.script.requests[0]
     assert (sent["max_tokens"], sent["temperature"], sent["top_p"], sent["seed"]) == (9, 0.5, 0.9, 7)
     assert (sent["stop"], sent["stream_options"]) == (["END"], {"include_usage": True})

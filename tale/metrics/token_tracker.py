@@ -3,16 +3,15 @@
 import asyncio
 import time
 import uuid
-from collections.abc import Callable, Mapping
-from dataclasses import replace
+from collections.abc import Callable
+from dataclasses import asdict, replace
 from typing import Any
 
 from tale.exceptions import TaleBaseException
 from tale.metrics.recorder import Recorder
-from tale.records import CallContext, ModelCall, Reply
+from tale.records import CallContext, EngineTimings, ModelCall, Reply, Usage
 
 CANCELLED = "cancelled"
-PARTS = ("queue_s", "load_s", "prefill_s", "decode_s")
 
 
 class TokenTracker:
@@ -77,6 +76,7 @@ class MeasuredCall:
         self._load_s: float | None = None
         self._queue_s: float | None = None
         self._first_token_s: float | None = None
+        self._usage = Usage()
         self._opening = asyncio.create_task(recorder.open_call(call), name="open-model-call")
         self._opening.add_done_callback(_seen)
         self.is_closed = False
@@ -100,20 +100,14 @@ class MeasuredCall:
         """Text has begun to flow; the time to first token counts from the start of the call, waits included."""
         self._first_token_s = self._timer() - self._began
 
+    def reported(self, usage: Usage) -> None:
+        """What the engine says it has used so far, which counts should no reply come."""
+        self._usage = usage
+
     async def completed(self, reply: Reply) -> None:
         """Record the reply's figures; durable on return."""
-        usage, timings = reply.usage, reply.timings
-        await self._close(
-            input_tokens=usage.input_tokens,
-            output_tokens=usage.output_tokens,
-            cached_tokens=usage.cached_tokens,
-            reasoning_tokens=usage.reasoning_tokens,
-            queue_s=_sum(self._queue_s, timings.queue_s),
-            load_s=_sum(self._load_s, timings.load_s),
-            prefill_s=timings.prefill_s,
-            decode_s=timings.decode_s,
-            finish_reason=reply.finish_reason,
-        )
+        self._usage = reply.usage
+        await self._close(reply.timings, finish_reason=reply.finish_reason)
 
     async def failed(self, error: BaseException) -> None:
         """Record a failure or a cancellation; tokens that no engine reported stay unknown. Durable on return."""
@@ -122,24 +116,49 @@ class MeasuredCall:
         else:
             message = error.message if isinstance(error, TaleBaseException) else str(error)
             told = {"finish_reason": "error", "error_class": type(error).__name__, "error": message}
-        await self._close(queue_s=self._queue_s, load_s=self._load_s, **told)
+        await self._close(EngineTimings(), **told)
 
-    async def _close(self, **told: Any) -> None:
+    async def _close(self, timings: EngineTimings, **told: Any) -> None:
         self.is_closed = True
         total_s = self._timer() - self._began
         row = replace(
             self._call,
             model=self._model,
             route_reason=self._route_reason,
+            **asdict(self._usage),
+            **self._parts(timings, total_s),
             time_to_first_token_s=self._first_token_s,
             total_s=total_s,
-            other_s=_rest(told, total_s),
             ended_at=self._clock(),
             **told,
         )
         closing = self._recorder.close_call(row)
-        # A task of its own begins after the one that opens the row, which may not have begun yet.
-        await (closing if self._opening.done() else asyncio.create_task(closing, name="close-model-call"))
+        if self._opening.done():
+            await closing
+        else:
+            # A task of its own begins after the one that opens the row, which may not have begun yet; cancelling the
+            # caller must not keep it from beginning.
+            await asyncio.shield(asyncio.create_task(closing, name="close-model-call"))
+
+    def _parts(self, timings: EngineTimings, total_s: float) -> dict[str, float | None]:
+        """What the time went into; unknown where the engine did not tell, and never more than the whole.
+
+        Where an engine's clock claims more than the call took, what it tells is shortened in proportion.
+        """
+        room_s = max(0.0, total_s - (self._queue_s or 0.0) - (self._load_s or 0.0))
+        claims = {name: claim for name, claim in asdict(timings).items() if claim is not None}
+        claimed_s = sum(claims.values())
+        if claimed_s > room_s:
+            claims = {name: claim * (room_s / claimed_s) for name, claim in claims.items()}
+        parts = {
+            "queue_s": _sum(self._queue_s, claims.get("queue_s")),
+            "load_s": _sum(self._load_s, claims.get("load_s")),
+            "prefill_s": claims.get("prefill_s"),
+            "decode_s": claims.get("decode_s"),
+        }
+        known = [part for part in parts.values() if part is not None]
+        rest_s = max(0.0, total_s - sum(known)) if len(known) == len(parts) else None
+        return {**parts, "other_s": rest_s}
 
 
 def _seen(opening: asyncio.Task[None]) -> None:
@@ -150,9 +169,3 @@ def _seen(opening: asyncio.Task[None]) -> None:
 
 def _sum(ours: float | None, engines: float | None) -> float | None:
     return ours if engines is None else (ours or 0.0) + engines
-
-
-def _rest(told: Mapping[str, Any], total_s: float) -> float | None:
-    """What no part accounts for; unknown where the engine did not tell its parts."""
-    known = [part for name in PARTS if (part := told.get(name)) is not None]
-    return max(0.0, total_s - sum(known)) if len(known) == len(PARTS) else None

@@ -3,10 +3,12 @@
 from collections.abc import AsyncGenerator, Callable, Sequence
 from typing import Protocol
 
-from tale.records import ChatRequest, Delta, Dispatched, ModelInfo, PromptProgress, PullProgress, Reply, Vectors
+from tale.records import ChatRequest, Delta, Dispatched, ModelInfo, PromptProgress, PullProgress, Reply, Usage, Vectors
 
-ChatEvent = Dispatched | PromptProgress | Delta | Reply  # Dispatched comes from the pool only
+ChatEvent = Dispatched | PromptProgress | Delta | Reply  # what a pool tells
 ChatStream = AsyncGenerator[ChatEvent, None]
+BackendEvent = PromptProgress | Usage | Delta | Reply  # usage, as far as the engine has told it
+BackendStream = AsyncGenerator[BackendEvent, None]
 PullListener = Callable[[PullProgress], None]
 
 
@@ -15,8 +17,8 @@ class Backend(Protocol):
 
     provider: str  # ollama, embedded or openai
 
-    def chat(self, request: ChatRequest) -> ChatStream:
-        """Stream a generation: PromptProgress and Delta as they come, at the end exactly one Reply.
+    def chat(self, request: ChatRequest) -> BackendStream:
+        """Stream a generation: PromptProgress, Usage and Delta as they come, at the end exactly one Reply.
 
         Closing the generator (`aclose`, or cancelling the task that reads it) stops the engine, in prefill too.
         """

@@ -9,7 +9,7 @@ from typing import Final, Literal
 
 from tale.circuit_breaker import CircuitBreaker
 from tale.exceptions import ModelException, NetworkException, TaleBaseException
-from tale.models.backend import Backend, ChatStream
+from tale.models.backend import Backend, BackendStream
 from tale.records import ChatRequest, Delta, Reply, Vectors
 
 FAILURE_LIMIT: Final = 3  # calls in a row that an engine which still answers may fail
@@ -100,7 +100,7 @@ class Engine:
         self.in_flight[model] -= 1
         self.breaker.withdrawn()
 
-    async def chat(self, request: ChatRequest) -> ChatStream:
+    async def chat(self, request: ChatRequest) -> BackendStream:
         """The backend's stream, its outcome and pace noted."""
         began, pieces = self._clock(), 0
         stream = self.backend.chat(request)

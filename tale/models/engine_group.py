@@ -8,7 +8,7 @@ from contextlib import suppress
 from typing import Any, Final, NoReturn, TypeVar
 
 from tale.exceptions import ModelException, NetworkException, TaleBaseException
-from tale.models.backend import ChatStream, PullListener
+from tale.models.backend import BackendStream, PullListener
 from tale.models.engine import Engine, EngineState, least_expected_delay
 from tale.records import ChatRequest, ModelInfo, Reply, Vectors
 
@@ -57,7 +57,7 @@ class EngineGroup:
 
     # What follows is the interface of a backend.
 
-    async def chat(self, request: ChatRequest) -> ChatStream:
+    async def chat(self, request: ChatRequest) -> BackendStream:
         """Stream a generation from the engine that should be done first."""
         stream = self._best(request.model).chat(request)
         try:

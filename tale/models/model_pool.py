@@ -16,7 +16,7 @@ from tale.models.model_member import Member, Nursery
 from tale.models.pool import Beside, PoolStatus
 from tale.models.priority_slots import PrioritySlots
 from tale.models.prompt_size import most_tokens
-from tale.records import CallContext, ChatRequest, Delta, Dispatched, Reply, Role, Vectors
+from tale.records import CallContext, ChatRequest, Delta, Dispatched, Reply, Role, Usage, Vectors
 
 FIRST_RETRY_S: Final = 5.0  # wait before a model that failed is tried again; it doubles with each failure
 UX_SLOTS: Final = 2  # one of them for chat alone
@@ -42,6 +42,10 @@ class TrackedCall(Protocol):
 
     def first_token(self) -> None:
         """Text has begun to flow."""
+        ...
+
+    def reported(self, usage: Usage) -> None:
+        """What the engine says it has used so far, which counts should no Reply come."""
         ...
 
     async def completed(self, reply: Reply) -> None:
@@ -213,7 +217,10 @@ class ModelPool:
                         if isinstance(event, Delta) and not text_came:
                             text_came = True
                             tracked.first_token()
-                        yield event
+                        if isinstance(event, Usage):
+                            tracked.reported(event)
+                        else:
+                            yield event
                     return
                 except (NetworkException, ModelException) as error:
                     may_go_on = await self._may_go_on(member, engine, error)

@@ -13,7 +13,7 @@ import httpx
 import ollama
 
 from tale.exceptions import ModelException, NetworkException, TaleBaseException, ValidationException
-from tale.models.backend import ChatStream, PullListener
+from tale.models.backend import BackendStream, PullListener
 from tale.models.figures import count_of, seconds_of
 from tale.records import (
     ChatRequest,
@@ -61,7 +61,7 @@ class OllamaBackend:
             event_hooks={"request": [self._send_trace]},
         )
 
-    async def chat(self, request: ChatRequest) -> ChatStream:
+    async def chat(self, request: ChatRequest) -> BackendStream:
         """Stream a generation; closing the generator closes the connection, which stops Ollama."""
         gathered = _Gathered(request.model)
         self._trace_id.set(request.trace_id)

@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 import aiohttp
 
 from tale.exceptions import ModelException, NetworkException, TaleBaseException
-from tale.models.backend import ChatStream, PullListener
+from tale.models.backend import BackendStream, PullListener
 from tale.models.openai_wire import (
     Gathered,
     body_of,
@@ -19,7 +19,7 @@ from tale.models.openai_wire import (
     json_of,
     messages_of,
     refusal,
-    usage_of,
+    vectors_of,
 )
 from tale.records import ChatRequest, ModelInfo, Reply, Vectors
 from tale.traces import TRACE_HEADER, traceparent_of
@@ -66,7 +66,7 @@ class OpenAIBackend:
         self._timeout = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_LIMIT_S, sock_read=timeout_s)
         self._session: aiohttp.ClientSession | None = None
 
-    async def chat(self, request: ChatRequest) -> ChatStream:
+    async def chat(self, request: ChatRequest) -> BackendStream:
         """Stream a generation; closing the generator closes the connection, which stops the engine."""
         body = {**self._body(request), "stream": True, "stream_options": {"include_usage": True}}
         if self._llama_cpp:
@@ -101,9 +101,7 @@ class OpenAIBackend:
         """One vector a text."""
         async with self._exchange(model, "/embeddings", {"model": model, "input": list(texts)}) as response:
             body = await json_of(response)
-        rows = sorted(cast("list[Json]", body.get("data") or []), key=lambda row: int(row.get("index", 0)))
-        vectors = [cast("list[float]", row["embedding"]) for row in rows]
-        return Vectors(vectors, usage_of(cast("Json", body.get("usage") or {})))
+        return vectors_of(body, model)
 
     async def count_tokens(self, request: ChatRequest) -> int | None:
         """Input tokens under the model's template; None where the engine has no way to tell."""

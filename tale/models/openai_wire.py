@@ -9,6 +9,7 @@ import aiohttp
 
 from tale import exceptions
 from tale.exceptions import ModelException, TaleBaseException, ValidationException
+from tale.models.figures import count_of, seconds_of
 from tale.records import (
     ChatRequest,
     Delta,
@@ -19,10 +20,12 @@ from tale.records import (
     ToolCall,
     ToolCallPart,
     Usage,
+    Vectors,
 )
 
 LINE_LIMIT_BYTES: Final = 4 * 1024 * 1024
 REASON_CHARACTERS: Final = 500
+MS_PER_S: Final = 1_000
 BAD_GATEWAY: Final = 502  # the status of an answer that cannot be read
 REASONING_NAMES: Final = ("reasoning_content", "reasoning")  # engines agree on the thing, not on its name
 
@@ -105,26 +108,42 @@ def _chunk(data: bytes) -> Json | None:
     return cast("Json", chunk) if isinstance(chunk, dict) else None
 
 
-def events_of(chunk: Json, gathered: Gathered, *, is_whole: bool = False) -> list[PromptProgress | Delta]:
+def events_of(chunk: Json, gathered: Gathered, *, is_whole: bool = False) -> list[Usage | PromptProgress | Delta]:
     """Take one chunk in, or an answer that `is_whole`, and tell what is new in it.
 
-    Usage counts on whichever chunk brings it. Raises ModelException for what is not OpenAI's form.
+    Usage counts on whichever chunk brings it, and is told as far as it is known then. Raises ModelException for
+    what is not OpenAI's form.
     """
     if "error" in chunk:
         raise refusal(None, json.dumps(chunk), gathered.model, None)
     try:
         return _news(_as_chunk(chunk) if is_whole else chunk, gathered)
     except (AttributeError, KeyError, TypeError, ValueError) as error:
-        context = {"model": gathered.model, "status": BAD_GATEWAY, "chunk": repr(chunk)[:REASON_CHARACTERS]}
-        raise ModelException("The engine answered in a form that is not OpenAI's.", context) from error
+        raise _not_openai(chunk, gathered.model) from error
 
 
-def _news(chunk: Json, gathered: Gathered) -> list[PromptProgress | Delta]:
+def vectors_of(body: Json, model: str) -> Vectors:
+    """The vectors of an answer, in the order of the texts. Raises ModelException for what is not OpenAI's form."""
+    try:
+        rows = sorted(cast("list[Json]", body.get("data") or []), key=lambda row: int(row.get("index", 0)))
+        vectors = [cast("list[float]", row["embedding"]) for row in rows]
+        return Vectors(vectors, usage_of(cast("Json", body.get("usage") or {})))
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise _not_openai(body, model) from error
+
+
+def _not_openai(told: Json, model: str) -> ModelException:
+    context = {"model": model, "status": BAD_GATEWAY, "chunk": repr(told)[:REASON_CHARACTERS]}
+    return ModelException("The engine answered in a form that is not OpenAI's.", context)
+
+
+def _news(chunk: Json, gathered: Gathered) -> list[Usage | PromptProgress | Delta]:
+    events: list[Usage | PromptProgress | Delta] = []
     if usage := chunk.get("usage"):
         gathered.usage |= usage
+        events.append(usage_of(gathered.usage))
     if timings := chunk.get("timings"):
         gathered.timings |= timings
-    events: list[PromptProgress | Delta] = []
     if progress := cast("Json | None", chunk.get("prompt_progress")):
         events.append(PromptProgress(int(progress["processed"]), int(progress["total"])))
     for choice in cast("list[Json]", chunk.get("choices") or []):
@@ -161,10 +180,10 @@ def usage_of(usage: Json) -> Usage:
     input_details = cast("Json", usage.get("prompt_tokens_details") or {})
     output_details = cast("Json", usage.get("completion_tokens_details") or {})
     return Usage(
-        input_tokens=usage.get("prompt_tokens"),
-        output_tokens=usage.get("completion_tokens"),
-        cached_tokens=input_details.get("cached_tokens"),
-        reasoning_tokens=output_details.get("reasoning_tokens"),
+        input_tokens=count_of(usage.get("prompt_tokens")),
+        output_tokens=count_of(usage.get("completion_tokens")),
+        cached_tokens=count_of(input_details.get("cached_tokens")),
+        reasoning_tokens=count_of(output_details.get("reasoning_tokens")),
     )
 
 
@@ -262,8 +281,7 @@ def _whole(parts: list[ToolCallPart]) -> ToolCall:
 
 def _timings_of(timings: Json) -> EngineTimings:
     """llama.cpp's milliseconds as seconds; unknown where an engine tells none."""
-    return EngineTimings(prefill_s=_seconds(timings.get("prompt_ms")), decode_s=_seconds(timings.get("predicted_ms")))
-
-
-def _seconds(milliseconds: object) -> float | None:
-    return milliseconds / 1000 if isinstance(milliseconds, int | float) else None
+    return EngineTimings(
+        prefill_s=seconds_of(timings.get("prompt_ms"), MS_PER_S),
+        decode_s=seconds_of(timings.get("predicted_ms"), MS_PER_S),
+    )

@@ -10,7 +10,7 @@ from tale.models.engine import EngineState
 from tale.models.openai_backend import OpenAIBackend
 from tale.models.openai_wire import Gathered, chunks_of, events_of, json_of, usage_of
 from tale.models.pool import Beside, ModelState, PoolStatus
-from tale.records import CallContext, ChatRequest, Dispatched, Reply, Vectors
+from tale.records import CallContext, ChatRequest, Dispatched, Reply, Usage, Vectors
 
 CONTEXT_KEY: Final = "tale"  # of request bodies and of chunks: what OpenAI's API has no word for
 PING_INTERVAL_S: Final = 15.0  # while models are fetched and others go first, the model server shows that it lives
@@ -45,7 +45,8 @@ class RemoteModelPool:
                     gathered.model = dispatched.model
                     yield dispatched
                 for event in events_of(chunk, gathered):
-                    yield event
+                    if not isinstance(event, Usage):  # the model server's pool keeps account of it
+                        yield event
         if gathered.finish_reason is None:
             raise NetworkException("The model server broke off before the end of its answer.", {"url": self._url})
         if beside is not None:
