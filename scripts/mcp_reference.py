@@ -17,6 +17,7 @@ from tale.constants import EXECUTION_PORT, GATEWAY_PORT
 from tale.mcp.http_client import HTTPMCPClient
 from tale.mcp.http_server import HTTPMCPServer
 from tale.servers import execution_server, gateway_server, ux_agent_server
+from tale.servers.budget_tools import BudgetTools, add_budget_tools
 from tale.servers.gateway_resources import GatewayResources, add_gateway_resources
 from tale.servers.usage_tools import UsageTools, add_usage_tools
 from tale.settings import Settings
@@ -51,10 +52,11 @@ def servers() -> list[tuple[HTTPMCPServer, str]]:
     settings = Settings()
     gateway = _server("tale-gateway", gateway_server.INSTRUCTIONS)
     tools = gateway_server.GatewayTools(
-        settings, ABSENT, tasks=ABSENT, calls=ABSENT, pool=ABSENT, clock=ABSENT, server_info=ABSENT
+        settings, ABSENT, tasks=ABSENT, calls=ABSENT, pool=ABSENT, gate=ABSENT, clock=ABSENT, server_info=ABSENT
     )
     gateway_server.add_gateway_tools(gateway, tools)
     add_usage_tools(gateway, UsageTools(ABSENT, clock=ABSENT))
+    add_budget_tools(gateway, BudgetTools(ABSENT, clock=ABSENT))
     add_gateway_resources(gateway, GatewayResources(ABSENT, tasks=ABSENT, calls=ABSENT, clock=ABSENT))
     execution = _server("tale-execution", execution_server.INSTRUCTIONS)
     execution_server.add_execution_tools(execution, execution_server.ExecutionTools(ABSENT, ABSENT, clock=ABSENT))

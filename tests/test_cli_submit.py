@@ -10,7 +10,7 @@ import pytest
 from fakes.command_line import Outcome, in_subprocess
 from fakes.gateway import FakeGateway, model, serving
 
-from tale.exceptions import DatabaseException, TaskException, ValidationException
+from tale.exceptions import BudgetException, DatabaseException, TaskException, ValidationException
 
 Tale = Callable[..., Outcome]
 
@@ -169,6 +169,14 @@ def test_a_refusal_by_the_gateway_keeps_its_meaning(gateway: FakeGateway, tale: 
         "tale: The task has 17,000 tokens; the model's context holds 16,128. Shorten it.",
     )
     assert (broken.code, broken.err.splitlines()[-1]) == (3, "tale: The disk is full; free some space.")
+
+
+def test_a_budget_that_is_used_up_gives_exit_code_1_and_says_when_it_is_reset(gateway: FakeGateway, tale: Tale) -> None:
+    told = "The hard budget of 9 tokens a day for all calls is used up (9 of 9); it is reset at 2026-11-25 00:00 UTC."
+    gateway.refusal = BudgetException(told, {"retry_after_s": 60})
+    refused = tale("submit", "Write")
+    assert (refused.code, refused.out) == (1, "")
+    assert refused.err.endswith(f"tale: {told}\n")
 
 
 def test_a_port_that_belongs_to_another_program_gives_exit_code_3(gateway: FakeGateway, tale: Tale) -> None:

@@ -18,6 +18,10 @@ from tale.exceptions import NetworkException, TaskException, ValidationException
 from tale.mcp.http_client import HTTPMCPClient
 
 TOOLS = {
+    "get_budgets",
+    "set_budget",
+    "remove_budget",
+    "acknowledge_alerts",
     "submit_task",
     "submit_tasks",
     "pause_queue",

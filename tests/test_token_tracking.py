@@ -33,6 +33,8 @@ class Clock:
 class LastCall:
     """Stands for the database where only the finished row counts."""
 
+    may_refuse = False
+
     def __init__(self) -> None:
         self.row: ModelCall | None = None
 

@@ -6,6 +6,7 @@ import typer
 
 from tale.cli import tasks
 from tale.cli.autostart import autostart
+from tale.cli.budgets import budgets
 from tale.cli.chat import chat
 from tale.cli.clean import clean
 from tale.cli.config import config, init
@@ -22,7 +23,10 @@ from tale.cli.trace import trace
 from tale.cli.transfer import export_history, import_history
 from tale.cli.usage import usage
 
-EXIT_CODES = "Exit codes: 0 ok, 1 the task failed, 2 wrong usage or input, 3 no server or model, 130 interrupted."
+EXIT_CODES = (
+    "Exit codes: 0 ok, 1 the task failed or no budget is left, 2 wrong usage or input, 3 no server or model, "
+    "130 interrupted."
+)
 
 application = typer.Typer(
     name="tale",
@@ -80,6 +84,7 @@ application.add_typer(models, name="models")
 application.add_typer(config, name="config")
 application.add_typer(database, name="db")
 application.add_typer(keys, name="keys")
+application.add_typer(budgets, name="budgets")
 application.command("doctor")(doctor)
 application.command("connect")(connect)
 application.command("autostart")(autostart)

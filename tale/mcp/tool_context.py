@@ -96,6 +96,11 @@ class ToolContext:
         """Trace the call belongs to, 32 hexadecimal digits: the caller's (W3C traceparent) or a new one."""
         return self._exchange.trace_id
 
+    @property
+    def key_name(self) -> str | None:
+        """Whose key the caller showed; None where nobody is asked for one."""
+        return self._exchange.caller.name
+
     def concerns(self, task_id: str, trace_id: str | None = None) -> None:
         """Note which task the call turned out to be about, for the record; an argument `task_id` is noted anyway.
 

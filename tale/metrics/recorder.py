@@ -1,7 +1,6 @@
 """Writes down what is measured, durably, before the answer it belongs to goes out."""
 
 import asyncio
-from collections.abc import Sequence
 from typing import Protocol
 
 from tale.metrics.call_counts import CallCounts
@@ -27,14 +26,30 @@ class Recorder:
     `counts` is what was written down since the process began.
     """
 
-    def __init__(self, calls: CallStore, *, observers: Sequence[CallObserver] = ()) -> None:
+    def __init__(self, calls: CallStore) -> None:
         self.counts = CallCounts()
         self._calls = calls
-        self._observers: Sequence[CallObserver] = (self.counts, *observers)
+        self._observers: list[CallObserver] = [self.counts]
+
+    def observe(self, observer: CallObserver) -> None:
+        """Tell the observer of each call from now on."""
+        self._observers.append(observer)
 
     async def open_call(self, call: ModelCall) -> None:
         """Note that a model call has begun."""
         await self._calls.open_call(call)
+
+    @property
+    def may_refuse(self) -> bool:
+        """Whether a call has to be held of budgets before its engine is asked."""
+        return self._calls.may_refuse
+
+    async def hold_call(self, call: ModelCall, *, most_tokens: int) -> bool:
+        """Note that a call has begun that holds so many tokens of the budgets there are; raises BudgetException.
+
+        Returns whether a hard budget holds for it.
+        """
+        return await self._calls.hold_call(call, most_tokens=most_tokens)
 
     async def close_call(self, call: ModelCall) -> None:
         """Note how a model call ended."""

@@ -2,40 +2,70 @@
 
 import asyncio
 import time
-import uuid
 from collections.abc import Callable
 from dataclasses import asdict, replace
-from typing import Any
+from typing import Any, Final
 
 from tale.exceptions import TaleBaseException
+from tale.ids import new_call_id
+from tale.metrics.hold import Count, Hold
 from tale.metrics.recorder import Recorder
-from tale.records import CallContext, EngineTimings, ModelCall, Reply, Usage
+from tale.records import CallContext, ChatRequest, EngineTimings, ModelCall, Reply, Usage
 
 CANCELLED = "cancelled"
+ANSWER_TOKENS: Final = 2_048
 
 
 class TokenTracker:
     """Opens a row when a call starts and completes it when the call ends, however it ends.
 
-    `clock` gives Unix seconds, `timer` seconds of a clock that never goes back.
+    `clock` gives Unix seconds, `timer` seconds of a clock that never goes back. Under a hard budget an answer of open
+    length is limited to `answer_tokens`.
     """
 
     def __init__(
         self,
         recorder: Recorder,
         *,
+        answer_tokens: int = ANSWER_TOKENS,
         clock: Callable[[], float] = time.time,
         timer: Callable[[], float] = time.perf_counter,
     ) -> None:
         self._recorder = recorder
+        self._answer_tokens = answer_tokens
         self._clock = clock
         self._timer = timer
 
-    def begin(self, context: CallContext, *, model: str, provider: str, budget_tokens: int | None) -> "MeasuredCall":
-        """Open the row of a call; it is written while the engine is at work already."""
+    def begin(
+        self,
+        context: CallContext,
+        *,
+        model: str,
+        provider: str,
+        budget_tokens: int | None,
+        input_tokens: int = 0,
+        has_answer: bool = True,
+    ) -> "MeasuredCall":
+        """Open the row of a call; where there is no budget, it is written while the engine is at work already.
+
+        `input_tokens` are the most that the prompt can have; a call without an answer makes vectors.
+        """
         began = self._timer()
-        call = ModelCall(
-            id=str(uuid.uuid4()),
+        call = self._row(context, model=model, provider=provider, budget_tokens=budget_tokens)
+        hold = None
+        if self._recorder.may_refuse:
+            hold = Hold(
+                self._recorder,
+                call,
+                input_tokens=input_tokens,
+                output_tokens=budget_tokens if has_answer else 0,
+                answer_tokens=self._answer_tokens,
+            )
+        return MeasuredCall(call, self._recorder, hold, began=began, clock=self._clock, timer=self._timer)
+
+    def _row(self, context: CallContext, *, model: str, provider: str, budget_tokens: int | None) -> ModelCall:
+        return ModelCall(
+            id=new_call_id(),
             started_at=self._clock(),
             role=context.role,
             operation=context.operation,
@@ -51,7 +81,6 @@ class TokenTracker:
             budget_tokens=budget_tokens,
             key_name=context.key_name,
         )
-        return MeasuredCall(call, self._recorder, began=began, clock=self._clock, timer=self._timer)
 
 
 class MeasuredCall:
@@ -61,6 +90,7 @@ class MeasuredCall:
         self,
         call: ModelCall,
         recorder: Recorder,
+        hold: Hold | None,
         *,
         began: float,
         clock: Callable[[], float],
@@ -68,6 +98,7 @@ class MeasuredCall:
     ) -> None:
         self._call = call
         self._recorder = recorder
+        self._hold = hold
         self._began = began
         self._clock = clock
         self._timer = timer
@@ -77,7 +108,8 @@ class MeasuredCall:
         self._queue_s: float | None = None
         self._first_token_s: float | None = None
         self._usage = Usage()
-        self._opening = asyncio.create_task(recorder.open_call(call), name="open-model-call")
+        opening = recorder.open_call(call) if hold is None else hold.open()
+        self._opening = asyncio.create_task(opening, name="open-model-call")
         self._opening.add_done_callback(_seen)
         self.is_closed = False
 
@@ -89,6 +121,16 @@ class MeasuredCall:
     async def opened(self) -> None:
         """Return when the open row is durable. Raises DatabaseException."""
         await asyncio.shield(self._opening)
+
+    async def admitted(self, request: ChatRequest, count: Count | None) -> ChatRequest:
+        """The request as the budgets allow it: before this returns, its engine is not to be asked.
+
+        `count` tells the input tokens, where there is a way to. Raises BudgetException and DatabaseException.
+        """
+        if self._hold is None:
+            return request
+        await self.opened()
+        return await self._hold.admit(request, count)
 
     def dispatched(self, model: str, *, load_s: float, queue_s: float, route_reason: str | None) -> None:
         """The engine starts on it now, after so long a wait for model and slot (a second try adds to the first's)."""

@@ -3,7 +3,7 @@
 import asyncio
 import logging
 import time
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import replace
 from typing import Final, Literal, Protocol
@@ -15,7 +15,7 @@ from tale.models.engine_group import EngineGroup
 from tale.models.model_member import Member, Nursery
 from tale.models.pool import Beside, PoolStatus
 from tale.models.priority_slots import PrioritySlots
-from tale.models.prompt_size import most_tokens
+from tale.models.prompt_size import bound_of, bound_of_texts, most_tokens
 from tale.records import CallContext, ChatRequest, Delta, Dispatched, Reply, Role, Usage, Vectors
 
 FIRST_RETRY_S: Final = 5.0  # wait before a model that failed is tried again; it doubles with each failure
@@ -34,6 +34,12 @@ class TrackedCall(Protocol):
 
     def check(self) -> None:
         """Raise once it has turned out that the row cannot be opened: such a call is not served."""
+        ...
+
+    async def admitted(
+        self, request: ChatRequest, count: Callable[[ChatRequest], Awaitable[int | None]] | None
+    ) -> ChatRequest:
+        """The request as the budgets allow it, whose engine may be asked now; raises BudgetException."""
         ...
 
     def dispatched(self, model: str, *, load_s: float, queue_s: float, route_reason: str | None) -> None:
@@ -60,8 +66,17 @@ class TrackedCall(Protocol):
 class CallTracker(Protocol):
     """Opens a row for each model call."""
 
-    def begin(self, context: CallContext, *, model: str, provider: str, budget_tokens: int | None) -> TrackedCall:
-        """Open the row of a call; it is written while the engine is at work already."""
+    def begin(
+        self,
+        context: CallContext,
+        *,
+        model: str,
+        provider: str,
+        budget_tokens: int | None,
+        input_tokens: int,
+        has_answer: bool = True,
+    ) -> TrackedCall:
+        """Open the row of a call, whose prompt has so many tokens at most; vectors are no answer."""
         ...
 
 
@@ -127,6 +142,7 @@ class ModelPool:
             model=wanted.name,
             provider=self._group.provider,
             budget_tokens=request.max_tokens,
+            input_tokens=bound_of(request),
         )
         try:
             async with aclosing(self._served(wanted, request, context, tracked)) as events:
@@ -166,6 +182,8 @@ class ModelPool:
             model=wanted.name,
             provider=self._group.provider,
             budget_tokens=None,
+            input_tokens=bound_of_texts(texts),
+            has_answer=False,
         )
         try:
             name, vectors = await self._vectors(wanted, texts, context, tracked)
@@ -205,6 +223,7 @@ class ModelPool:
         while True:
             member, reason, load_s = await self._chosen(wanted, context)
             fitted = await self._fitted(replace(request, model=member.name, trace_id=context.trace_id), member)
+            fitted = await tracked.admitted(fitted, self._group.count_tokens)
             queued_at = time.perf_counter()
             async with member.slots.held(context.priority, avoid=failed) as engine:
                 queue_s = time.perf_counter() - queued_at
@@ -237,6 +256,7 @@ class ModelPool:
         failed: Engine | None = None
         while True:
             member, reason, load_s = await self._chosen(wanted, context)
+            await tracked.admitted(ChatRequest(member.name, ()), None)
             began = time.perf_counter()
             async with member.slots.held(context.priority, avoid=failed) as engine:
                 queue_s = time.perf_counter() - began

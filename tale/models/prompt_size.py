@@ -1,17 +1,30 @@
 """How many tokens a prompt can have at most, without asking the model."""
 
 import json
+from collections.abc import Sequence
 from typing import Final
 
 from tale.records import ChatRequest, Message
 
 MESSAGE_TOKENS: Final = 16  # what a chat template adds to a message, at most
+PREAMBLE_TOKENS: Final = 64  # what a template says by itself where nobody gives instructions
+TOOL_PREAMBLE_TOKENS: Final = 512  # and on how to call tools
 
 
 def most_tokens(request: ChatRequest) -> int:
     """At least the tokens of the request's prompt: a token is a byte of it or more."""
     most = sum(_of_message(message) for message in request.messages)
     return most + len(json.dumps(list(request.tools))) if request.tools else most
+
+
+def bound_of(request: ChatRequest) -> int:
+    """The same with what a template says by itself: what a call can use of a budget before its answer."""
+    return most_tokens(request) + PREAMBLE_TOKENS + (TOOL_PREAMBLE_TOKENS if request.tools else 0)
+
+
+def bound_of_texts(texts: Sequence[str]) -> int:
+    """At least the tokens of texts of which vectors are made."""
+    return sum(len(text.encode("utf-8", "replace")) + MESSAGE_TOKENS for text in texts)
 
 
 def _of_message(message: Message) -> int:

@@ -277,7 +277,14 @@ class HTTPCoordinator:
             max_tokens=ACKNOWLEDGEMENT_TOKENS,
             temperature=0.0,
         )
-        context = CallContext("ux", ACKNOWLEDGE, Priority.BACKGROUND, task_id=task.id, trace_id=task.trace_id)
+        context = CallContext(
+            "ux",
+            ACKNOWLEDGE,
+            Priority.BACKGROUND,
+            task_id=task.id,
+            trace_id=task.trace_id,
+            key_name=task.key_name,
+        )
         try:
             ready = {model.role for model in (await self._pool.status()).models if model.state == "ready"}
             if not {"ux", "task"} <= ready:

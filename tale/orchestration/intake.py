@@ -44,6 +44,7 @@ class Submission:
     after: Sequence[str] = ()  # ids of tasks to wait for
     with_results: bool = False
     attachments: Sequence[Attachment] = ()
+    key_name: str | None = None  # whose key hands it in
 
 
 def new_task(submission: Submission, settings: Settings, *, now: float) -> NewTask:
@@ -65,6 +66,7 @@ def new_task(submission: Submission, settings: Settings, *, now: float) -> NewTa
         deadline_at=None if deadline_s is None else now + deadline_s,
         with_results=submission.with_results,
         attached_files=len(submission.attachments),
+        key_name=submission.key_name,
     )
     return NewTask(task, _awaited_ids(submission.after), _checked_files(submission.attachments))
 

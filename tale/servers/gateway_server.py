@@ -13,6 +13,7 @@ from tale.orchestration.coordinator import HTTPCoordinator
 from tale.orchestration.task_events import TaskEvent
 from tale.orchestration.task_view import QueueView, TaskList, TaskReceipt, TaskReceipts, TaskView, task_view
 from tale.records import CallContext, ChatRequest, Message, Task, TaskStatus, TokenTotals
+from tale.servers.budget_tools import BudgetGate
 from tale.servers.progress import relay_progress
 from tale.servers.task_requests import AttachedFile, TaskRequest, submissions_of
 from tale.servers.waited_tasks import long_call
@@ -59,6 +60,7 @@ class GatewayTools:
         tasks: TaskStore,
         calls: CallStore,
         pool: Pool,
+        gate: BudgetGate,
         clock: Callable[[], float],
         server_info: Callable[[], Awaitable[dict[str, Any]]],
     ) -> None:
@@ -67,6 +69,7 @@ class GatewayTools:
         self._tasks = tasks
         self._calls = calls
         self._pool = pool
+        self._gate = gate
         self._clock = clock
         self._server_info = server_info
 
@@ -112,7 +115,9 @@ class GatewayTools:
             tasks: 1 to 500 tasks; each an object with what submit_task takes. `after` may also name earlier ones of the
                 same call: #1 is the first.
         """
-        stored = await self._coordinator.submit_all(submissions_of(tasks, context.trace_id))
+        submissions = submissions_of(tasks, context.trace_id, context.key_name)
+        await self._gate.refuse_used_up(context.key_name)
+        stored = await self._coordinator.submit_all(submissions)
         return TaskReceipts([TaskReceipt(task.id, task.status.value) for task in stored])
 
     async def pause_queue(self) -> QueueView:
@@ -239,7 +244,9 @@ class GatewayTools:
         return {**await self._server_info(), "queue_paused_at": await self._tasks.paused_at()}
 
     async def _submitted(self, request: TaskRequest, context: ToolContext) -> TaskView:
-        task = await self._coordinator.submit(request.submission(context.trace_id))
+        submission = request.submission(context.trace_id, context.key_name)
+        await self._gate.refuse_used_up(context.key_name)
+        task = await self._coordinator.submit(submission)
         context.concerns(task.id)
         if request.idempotency_key is None:  # it is new: nothing has been called for it, which need not be read
             return task_view(task, TokenTotals(calls=0), now=self._clock())

@@ -10,6 +10,7 @@ from aiohttp import web
 from aiohttp.typedefs import Handler
 
 from tale.exceptions import (
+    BudgetException,
     DatabaseException,
     ModelException,
     NetworkException,
@@ -24,6 +25,7 @@ OK, BAD, NOT_FOUND, TOO_MANY = 200, 400, 404, 429
 STATUS, PARAM, CODE = "status", "param", "code"  # in the context of an exception
 FAILED, BAD_GATEWAY, UNAVAILABLE = 500, 502, 503
 UNKNOWN_MODEL: Final = "model_not_found"
+USED_UP: Final = "insufficient_quota"
 OURS_TO_MEND: Final = frozenset({401, 403, 404, 407})  # what the engine has against us, not against the client
 TYPES: Final[Mapping[int, tuple[str, str | None]]] = {  # of a status: type and code
     400: ("invalid_request_error", None),
@@ -47,6 +49,7 @@ class Failure:
     message: str
     param: str | None = None
     code: str | None = None
+    retry_after_s: int | None = None
 
     def body(self) -> dict[str, Any]:
         """The body of the answer, or the chunk of a stream."""
@@ -58,13 +61,18 @@ class Failure:
     def response(self, headers: Mapping[str, str] | None = None) -> web.Response:
         """The answer."""
         text = json.dumps(self.body())
-        return web.Response(status=self.status, text=text, content_type="application/json", headers=headers)
+        sent = dict(headers or {})
+        if self.retry_after_s is not None:
+            sent["Retry-After"] = str(self.retry_after_s)
+        return web.Response(status=self.status, text=text, content_type="application/json", headers=sent)
 
 
 def failure_of(error: TaleBaseException) -> Failure:
     """What a client is told of an exception."""
     context = error.context
-    param, code = context.get(PARAM), context.get(CODE)
+    param, code, retry_after_s = context.get(PARAM), context.get(CODE), None
+    if isinstance(error, BudgetException):
+        code, retry_after_s = USED_UP, context.get("retry_after_s")
     if isinstance(error, ValidationException) and "context_tokens" in context:
         param, code = "messages", "context_length_exceeded"
     return Failure(
@@ -72,6 +80,7 @@ def failure_of(error: TaleBaseException) -> Failure:
         error.message,
         param if isinstance(param, str) else None,
         code if isinstance(code, str) else None,
+        retry_after_s if isinstance(retry_after_s, int) else None,
     )
 
 
@@ -81,6 +90,8 @@ def _status_of(error: TaleBaseException) -> int:
             return NOT_FOUND
         case ValidationException():
             return BAD
+        case BudgetException():
+            return TOO_MANY
         case ModelException(context={"status": int(status)}):
             is_theirs = BAD <= status < FAILED and status not in OURS_TO_MEND
             return status if is_theirs else BAD_GATEWAY

@@ -16,6 +16,7 @@ from tale.orchestration.coordinator import HTTPCoordinator
 from tale.orchestration.executor import TaskExecutor
 from tale.orchestration.home_key import made_key, own_key
 from tale.orchestration.task_feed import TaskFeed
+from tale.servers.budget_tools import BudgetGate, BudgetTools, add_budget_tools
 from tale.servers.execution_server import INSTRUCTIONS as EXECUTION_INSTRUCTIONS
 from tale.servers.execution_server import ExecutionTools, add_execution_tools
 from tale.servers.gateway_resources import GatewayResources, add_gateway_resources, tell_changes
@@ -73,11 +74,13 @@ async def open_gateway(shared: Shared, stack: AsyncExitStack) -> Busy:
         tasks=shared.tasks,
         calls=shared.calls,
         pool=shared.pool,
+        gate=BudgetGate(shared.budgets, shared.pool, clock=shared.clock),
         clock=shared.clock,
         server_info=shared.server_info,
     )
     server = _server(shared, "gateway", settings.gateway_port, GATEWAY_INSTRUCTIONS)
     add_gateway_tools(server, tools)
+    add_budget_tools(server, BudgetTools(shared.budgets, clock=shared.clock))
     add_usage_tools(server, UsageTools(UsageStore(shared.database), clock=shared.clock))
     resources = GatewayResources(coordinator.get, tasks=shared.tasks, calls=shared.calls, clock=shared.clock)
     add_gateway_resources(server, resources)

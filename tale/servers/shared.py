@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import os
+import socket
 import time
 from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack
@@ -28,6 +29,7 @@ from tale.orchestration.task_feed import forget_texts_of_ended
 from tale.orchestration.task_texts import TaskTexts
 from tale.records import McpCall
 from tale.settings import Settings
+from tale.storage.budget_store import BudgetStore
 from tale.storage.call_store import CallStore
 from tale.storage.conversation_store import ConversationStore
 from tale.storage.database import Database
@@ -64,6 +66,7 @@ class Shared:
     database: Database
     tasks: TaskStore
     calls: CallStore
+    budgets: BudgetStore
     conversations: ConversationStore
     recorder: Recorder
     pool: Pool
@@ -122,7 +125,8 @@ async def open_shared(settings: Settings, roles: Sequence[str], stack: AsyncExit
         _hold(settings, role, stack)
     database = await asyncio.to_thread(Database.open, settings.database, backup_folder=settings.home / "backups")
     stack.push_async_callback(database.close)
-    calls = CallStore(database)
+    budgets = BudgetStore(database, owner=f"{socket.gethostname()}:{settings.home}")
+    calls = CallStore(database, budgets)
     recorder = Recorder(calls)
     pool = await _open_pool(settings, calls, recorder, stack)
     tasks, events, texts = TaskStore(database), TaskEvents(), TaskTexts()
@@ -135,6 +139,7 @@ async def open_shared(settings: Settings, roles: Sequence[str], stack: AsyncExit
         database=database,
         tasks=tasks,
         calls=calls,
+        budgets=budgets,
         conversations=ConversationStore(database),
         recorder=recorder,
         pool=pool,
@@ -212,7 +217,7 @@ async def _open_local_pool(settings: Settings, recorder: Recorder) -> ModelPool:
         choice.backend,
         ux_model=choice.ux_model,
         task_model=choice.task_model,
-        tracker=TokenTracker(recorder),
+        tracker=TokenTracker(recorder, answer_tokens=settings.max_output_tokens),
         memory_limit_bytes=settings.memory_limit_bytes,
         routing=settings.routing,
         monitor_interval_s=settings.monitor_interval_s,

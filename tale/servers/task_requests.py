@@ -43,7 +43,7 @@ class TaskRequest:
     with_results: bool = False
     attachments: list[AttachedFile] = field(default_factory=list[AttachedFile])
 
-    def submission(self, trace_id: str | None) -> Submission:
+    def submission(self, trace_id: str | None, key_name: str | None = None) -> Submission:
         """The same for the coordinator; raises ValidationException for a key that cannot be one."""
         key = self.idempotency_key
         if key is not None and not 0 < len(key) <= MAX_KEY_CHARACTERS:
@@ -61,11 +61,14 @@ class TaskRequest:
             after=self.after,
             with_results=self.with_results,
             attachments=[Attachment(file.name, file.text) for file in self.attachments],
+            key_name=key_name,
         )
 
 
-def submissions_of(requests: Sequence[TaskRequest], trace_id: str | None) -> list[Submission]:
+def submissions_of(
+    requests: Sequence[TaskRequest], trace_id: str | None, key_name: str | None = None
+) -> list[Submission]:
     """Those of one call; raises ValidationException naming the first that is wrong."""
     if not 1 <= len(requests) <= MAX_TASKS:
         raise ValidationException(f"One call takes 1 to {MAX_TASKS} tasks, not {len(requests)}.")
-    return [request.submission(trace_id) for request in requests]
+    return [request.submission(trace_id, key_name) for request in requests]

@@ -106,7 +106,14 @@ class UXAgentTools:
 
     async def _stream(self, messages: tuple[Message, ...], conversation: str, context: ToolContext) -> Reply:
         request = ChatRequest(model="", messages=messages, max_tokens=ANSWER_TOKENS)
-        call = CallContext("ux", "chat", Priority.CHAT, conversation_id=conversation, trace_id=context.trace_id)
+        call = CallContext(
+            "ux",
+            "chat",
+            Priority.CHAT,
+            conversation_id=conversation,
+            trace_id=context.trace_id,
+            key_name=context.key_name,
+        )
         pieces = 0
         stream = self._pool.chat(request, call)
         try:

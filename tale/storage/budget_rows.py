@@ -5,7 +5,7 @@ was looked at is still true when it is changed, and no limit is overshot however
 """
 
 import uuid
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Any, Final
 
@@ -54,7 +54,7 @@ def hold(
     Returns of how many budgets; or, with nothing changed but that, the refusal.
     """
     _let_go(connection, call.id)
-    covering = [budget for budget in known if budget.kind == "hard" and budget.covers(call)]
+    covering = [budget for budget in known if budget.kind == "hard" and budget.counts(call)]
     for budget in covering:
         standing = standing_of(connection, budget, call.started_at)
         if standing.left_tokens < tokens and _released_of(connection, call.started_at - RESERVATION_LIFE_S):
@@ -75,10 +75,12 @@ def settle(connection: Connection, known: Iterable[Budget], call: ModelCall) -> 
     Where not all was reported, what the call held is assumed to be used up. Returns the alerts that this raises.
     """
     held = _let_go(connection, call.id)
+    if call.error_class == BudgetException.__name__:
+        return _refused(connection, known, call)
     told = known_tokens(call)
     raised: list[Alert] = []
     for budget in known:
-        if not budget.covers(call):
+        if not budget.counts(call):
             continue
         before = standing_of(connection, budget, call.started_at)
         lacks = is_unreported(call)
@@ -163,21 +165,25 @@ def raised_by(connection: Connection, standing: Standing, *, now: float) -> list
     ]
 
 
-def refused(connection: Connection, known: Sequence[Budget], refused_by: BudgetException, *, now: float) -> list[Alert]:
-    """The alert that a nearly used-up budget now refuses calls, once a period."""
-    budget = next((budget for budget in known if budget.id == refused_by.context["budget"]), None)
-    if budget is None:
-        return []
-    standing = standing_of(connection, budget, now)
-    alert = _raised(connection, standing, WHOLE_PERCENT, now=now) if standing.reaches(budget.alert_percent) else None
-    return [alert] if alert else []
-
-
 def _alerts_between(connection: Connection, before: Standing, after: Standing, *, now: float) -> list[Alert]:
     crossed = [
         percent for percent in _thresholds(after.budget) if after.reaches(percent) and not before.reaches(percent)
     ]
     return [alert for percent in crossed if (alert := _raised(connection, after, percent, now=now))]
+
+
+def _refused(connection: Connection, known: Iterable[Budget], call: ModelCall) -> list[Alert]:
+    """The alert that a nearly used-up budget now refuses calls, once a period."""
+    standings = [
+        standing_of(connection, budget, call.started_at)
+        for budget in known
+        if budget.kind == "hard" and budget.counts(call)
+    ]
+    refusing = min(standings, key=lambda standing: standing.left_tokens, default=None)
+    if refusing is None or not refusing.reaches(refusing.budget.alert_percent):
+        return []
+    alert = _raised(connection, refusing, WHOLE_PERCENT, now=call.started_at)
+    return [alert] if alert else []
 
 
 def _thresholds(budget: Budget) -> list[int]:

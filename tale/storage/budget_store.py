@@ -13,7 +13,7 @@ from sqlalchemy import Connection, delete, insert, select, update
 from tale.exceptions import BudgetException, ValidationException
 from tale.records import ModelCall
 from tale.storage import budget_rows as ledger
-from tale.storage.budgets import Alert, Budget, Standing, refusal
+from tale.storage.budgets import WHOLE_PERCENT, Alert, Budget, Standing
 from tale.storage.database import Database
 from tale.storage.rows import upsert, values_of
 from tale.storage.tables import alerts, budgets, model_calls
@@ -71,16 +71,13 @@ class BudgetStore:
         Raises BudgetException, with no row kept, when a budget has not so much left.
         """
 
-        def work(connection: Connection) -> tuple[int | BudgetException, list[Alert]]:
-            known = self._read(connection)
-            held = ledger.hold(connection, known, call, tokens, owner=self._owner)
-            if isinstance(held, BudgetException):
-                return held, ledger.refused(connection, known, held, now=call.started_at)
-            upsert(connection, model_calls, values_of(call), keys=("id",))
-            return held, []
+        def work(connection: Connection) -> int | BudgetException:
+            held = ledger.hold(connection, self._read(connection), call, tokens, owner=self._owner)
+            if not isinstance(held, BudgetException):
+                upsert(connection, model_calls, values_of(call), keys=("id",))
+            return held
 
-        held, raised = await self._database.write(work)
-        self._tell(raised)
+        held = await self._database.write(work)
         if isinstance(held, BudgetException):
             raise held
         return held > 0
@@ -149,14 +146,12 @@ class BudgetStore:
         """How all budgets stand."""
         return await self._database.read(lambda connection: standings_in(connection, now))
 
-    async def refuse_used_up(self, call: ModelCall) -> None:
-        """Raise BudgetException if such a call could not be made now, however small: a budget for it is used up."""
+    async def used_up(self, now: float) -> list[Standing]:
+        """The hard budgets that allow no call, however small, before they are reset."""
         if not self.may_hold:
-            return
-        for standing in await self.standings(call.started_at):
-            budget = standing.budget
-            if budget.kind == "hard" and budget.covers(call) and standing.used_tokens >= budget.limit_tokens:
-                raise refusal(standing, 0, now=call.started_at)
+            return []
+        standings = await self.standings(now)
+        return [each for each in standings if each.budget.kind == "hard" and each.reaches(WHOLE_PERCENT)]
 
     async def alerts(self, *, limit: int, unseen: bool = False) -> list[Alert]:
         """The latest alerts, newest first; or those of them that nobody has acknowledged."""

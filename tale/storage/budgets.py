@@ -20,6 +20,8 @@ MAX_LIMIT_TOKENS: Final = 10**15
 DEFAULT_ALERT_PERCENT: Final = 80
 WHOLE_PERCENT: Final = 100
 MAX_NAME_CHARACTERS: Final = 200
+NUMBER_FORM: Final = re.compile(r"(\d{1,18}(?:\.\d{1,6})?)([kKmM]?)")
+MULTIPLES: Final = {"": 1, "k": 1_000, "m": 1_000_000}
 ZONE_FORM: Final = re.compile(r"[A-Za-z][\w+-]*(?:/[\w+-]+)*")
 
 
@@ -51,15 +53,19 @@ class Budget:
         of = "all calls" if self.scope == "all" else f"{self.scope} {self.name!r}"
         return f"the {self.kind} budget of {self.limit_tokens:,} tokens a {self.period} for {of}"
 
-    def covers(self, call: ModelCall) -> bool:
-        """Whether a call's tokens count."""
+    def covers(self, *, model: str | None, key_name: str | None) -> bool:
+        """Whether the tokens of a call by that model, asked for with that key, count."""
         match self.scope:
             case "all":
                 return True
             case "model":
-                return self.name == call.model
+                return self.name == model
             case "key":
-                return self.name == call.key_name
+                return self.name == key_name
+
+    def counts(self, call: ModelCall) -> bool:
+        """Whether a call's tokens count."""
+        return self.covers(model=call.model, key_name=call.key_name)
 
     def span(self, at: float) -> tuple[float, float]:
         """The period around a point in time: its beginning, and its end, which belongs to the next. Unix seconds.
@@ -162,6 +168,18 @@ def parsed_budget(
         raise ValidationException(f"Name the {scope} whose budget it is, with 1 to {MAX_NAME_CHARACTERS} characters.")
     zone_of(zone)
     return Budget(budget_id, scope, name, period, kind, limit_tokens, alert_percent, zone, now)
+
+
+def parsed_tokens(text: str) -> int:
+    """The number of tokens that people write; raises ValidationException.
+
+    >>> parsed_tokens("200000"), parsed_tokens("200k"), parsed_tokens("1.5M"), parsed_tokens("1,000")
+    (200000, 200000, 1500000, 1000)
+    """
+    found = NUMBER_FORM.fullmatch(text.strip().replace(",", "").replace("_", ""))
+    if found is None:
+        raise ValidationException(f"{text[:40]!r} is no number of tokens; use 200000, 200k or 2M.")
+    return round(float(found[1]) * MULTIPLES[found[2].lower()])
 
 
 def zone_of(name: str) -> tzinfo:

@@ -21,6 +21,7 @@ from tale.models.pool import Pool
 from tale.servers.roles import OPENERS, Busy, open_model_server
 from tale.servers.shared import Activity, Shared
 from tale.settings import Settings, load_settings
+from tale.storage.budget_store import BudgetStore
 from tale.storage.call_store import CallStore
 from tale.storage.conversation_store import ConversationStore
 from tale.storage.database import Database
@@ -84,14 +85,21 @@ async def running(
     async with AsyncExitStack() as stack:
         database = Database.open(settings.database)
         stack.push_async_callback(database.close)
-        calls, played = CallStore(database), backend or ScriptedBackend()
+        budgets = BudgetStore(database, owner="here", pause=_unpaused)
+        calls, played = CallStore(database, budgets), backend or ScriptedBackend()
         recorder = Recorder(calls)
         if pool is None:
             pool = _pool(settings, played, recorder)
             stack.push_async_callback(pool.close)
             await pool.start()
         conversations = ConversationStore(database)
-        kept = {"tasks": TaskStore(database), "calls": calls, "conversations": conversations, "recorder": recorder}
+        kept: dict[str, Any] = {
+            "tasks": TaskStore(database),
+            "calls": calls,
+            "conversations": conversations,
+            "recorder": recorder,
+        }
+        kept["budgets"] = budgets
         moments: dict[str, Any] = {"activity": Activity(), "clock": time.time, "started_at": time.time()}
         process = Process(Shared(settings=settings, database=database, pool=pool, **kept, **moments), played, stack)
         if "model" in roles:
@@ -126,6 +134,10 @@ def rows(settings: Settings, query: str, *values: object) -> list[dict[str, Any]
         return [dict(row) for row in connection.execute(query, values)]
     finally:
         connection.close()
+
+
+async def _unpaused(_: float) -> None:
+    """What has to settle between processes need not within one."""
 
 
 def _pool(settings: Settings, backend: ScriptedBackend, recorder: Recorder) -> ModelPool:

@@ -1,0 +1,196 @@
+"""Commands about budgets of tokens: set, list, remove, and the alerts they have raised."""
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import asdict
+from enum import StrEnum
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+
+import typer
+
+from tale.cli.groups import group
+from tale.cli.invocation import settings_of
+from tale.cli.tasks import Json
+
+if TYPE_CHECKING:
+    from tale.settings import Settings
+    from tale.storage.budget_store import BudgetStore
+    from tale.storage.budgets import Budget, Of
+
+T = TypeVar("T")
+MOST_ALERTS = 1_000
+
+budgets = group("Set, list and remove budgets of tokens, and read the alerts they raise.")
+
+
+class Per(StrEnum):
+    """How long a budget lasts."""
+
+    DAY = "day"
+    WEEK = "week"
+    MONTH = "month"
+
+
+@budgets.command("set")
+def set_budget(
+    context: typer.Context,
+    limit: Annotated[str, typer.Argument(help="Tokens, read and written together: 200000, 200k, 2M.", metavar="LIMIT")],
+    model: Annotated[str | None, typer.Option(help="Only calls that this model serves.", metavar="NAME")] = None,
+    key: Annotated[str | None, typer.Option(help="Only calls asked for with this key.", metavar="NAME")] = None,
+    per: Annotated[Per, typer.Option(help="When it is reset: at midnight, on Monday, on the first.")] = Per.DAY,
+    soft: Annotated[bool, typer.Option("--soft", help="Alert only; without it, calls beyond it are refused.")] = False,
+    alert_at: Annotated[int, typer.Option(help="Alert when so much is used, and at 100.", metavar="PERCENT")] = 80,
+    zone: Annotated[str, typer.Option(help="Time zone of the midnight, as Europe/Berlin.", metavar="ZONE")] = "UTC",
+    as_json: Json = False,
+) -> None:
+    """Make a budget, or change the one of the same calls, period and kind. It holds when this returns."""
+    from tale.cli.rendering import Screen
+    from tale.exceptions import ValidationException
+    from tale.storage.budget_store import new_budget_id
+    from tale.storage.budgets import parsed_budget, parsed_tokens
+
+    if model and key:
+        raise ValidationException("A budget is a model's or a key's, not both; set two.")
+    scope: Of = "model" if model else "key" if key else "all"
+    asked = parsed_budget(
+        new_budget_id(),
+        parsed_tokens(limit),
+        scope=scope,
+        name=model or key or "",
+        period=per.value,
+        kind="soft" if soft else "hard",
+        alert_percent=alert_at,
+        zone=zone,
+        now=time.time(),
+    )
+    made = _in_store(settings_of(context), lambda store: store.set(asked))
+    screen = Screen()
+    if as_json:
+        screen.json(_as_dict(made))
+    else:
+        screen.show(f"{made.id} is {made.title}.")
+
+
+@budgets.command("list")
+def list_budgets(context: typer.Context, as_json: Json = False) -> None:
+    """List the budgets with what is used of them. No server needs to run."""
+    from tale.cli.rendering import Screen
+
+    found = _found(settings_of(context))
+    screen = Screen()
+    if as_json:
+        screen.json(found["budgets"])
+        return
+    if not found["budgets"]:
+        screen.show("There are no budgets; `tale budgets set LIMIT` makes one.")
+        return
+    _show(screen, found["budgets"])
+    if found["alerts"]:
+        screen.aside(f"{len(found['alerts'])} alerts that nobody has acknowledged: `tale budgets alerts`")
+
+
+@budgets.command("remove")
+def remove(
+    context: typer.Context,
+    budget_id: Annotated[str, typer.Argument(help="Id of the budget, from the list.", metavar="ID")],
+) -> None:
+    """Delete a budget; it holds no more."""
+    from tale.cli.rendering import Screen
+
+    gone = _in_store(settings_of(context), lambda store: store.remove(budget_id))
+    Screen().show(f"Removed {gone.title}.")
+
+
+@budgets.command("alerts")
+def alerts(
+    context: typer.Context,
+    limit: Annotated[int, typer.Option(min=1, max=MOST_ALERTS, help="How many at most.")] = 20,
+    acknowledge: Annotated[bool, typer.Option("--acknowledge", help="Mark all as seen.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Show the latest alerts, newest first."""
+    from tale.cli.formatting import seconds
+    from tale.cli.rendering import Screen
+    from tale.storage.budget_store import alerts_in
+    from tale.storage.budget_views import alert_view
+    from tale.storage.reader import read_once
+
+    settings = settings_of(context)
+    found = read_once(settings.database, lambda connection: alerts_in(connection, limit=limit), absent=[])
+    if acknowledge and found:
+        _in_store(settings, lambda store: store.acknowledge(time.time()))
+    screen = Screen()
+    if as_json:
+        screen.json([asdict(alert_view(alert)) for alert in found])
+        return
+    if not found:
+        screen.show("There are no alerts.")
+    for alert in found:
+        seen = "" if alert.acknowledged_at is None else ", seen"
+        screen.show(f"{seconds(max(0.0, time.time() - alert.created_at))} ago{seen}: {alert.text}")
+
+
+def _found(settings: "Settings") -> dict[str, Any]:
+    """From the database, or from the gateway where that is another machine's."""
+    if settings.gateway_url is not None:
+        from tale.cli.gateway import ask
+        from tale.cli.rendering import Screen
+
+        return ask(settings, "get_budgets", {}, say=Screen().aside)
+    from tale.storage.budget_views import Budgets, budgets_of
+    from tale.storage.reader import read_once
+
+    now = time.time()
+    return asdict(read_once(settings.database, lambda each: budgets_of(each, now), absent=Budgets([], [])))
+
+
+def _show(screen: Any, views: list[dict[str, Any]]) -> None:
+    from tale.cli.formatting import seconds
+    from tale.cli.rendering import facts, table
+
+    now = time.time()
+    rows = [
+        (
+            view["id"],
+            "all calls" if view["scope"] == "all" else f"{view['scope']} {view['name']}",
+            view["kind"],
+            view["period"],
+            f"{view['used_tokens']:,}",
+            f"{view['reserved_tokens']:,}",
+            f"{view['limit_tokens']:,}",
+            f"{view['used_tokens'] / view['limit_tokens']:.0%}",
+            seconds(max(0.0, view["resets_at"] - now)),
+        )
+        for view in views
+    ]
+    headings = ("id", "of", "kind", "per", "used", "held", "limit", "share", "reset in")
+    if screen.narrow:
+        for row in rows:
+            screen.show(facts(list(zip(headings, row, strict=True))), "")
+    else:
+        made = table(headings, right=("used", "held", "limit", "share", "reset in"))
+        for row in rows:
+            made.add_row(*row)
+        screen.show(made)
+    unreported = sum(view["unreported"] for view in views)
+    if unreported:
+        screen.aside("Engines did not report all tokens of some calls: a hard budget takes such a call's upper bound.")
+
+
+def _in_store(settings: "Settings", work: "Callable[[BudgetStore], Awaitable[T]]") -> T:
+    from tale.storage.budget_store import BudgetStore
+    from tale.storage.database import Database
+
+    async def do() -> T:
+        database = await asyncio.to_thread(Database.open, settings.database, backup_folder=settings.home / "backups")
+        try:
+            return await work(BudgetStore(database))
+        finally:
+            await database.close()
+
+    return asyncio.run(do())
+
+
+def _as_dict(budget: "Budget") -> dict[str, Any]:
+    return {**asdict(budget), "name": budget.name or None}
