@@ -116,6 +116,7 @@ class Settings(BaseModel):
     restart_delay_s: float = Field(RESTART_DELAY, ge=0, description="wait before a dead process is started again")
     stop_grace_s: float = Field(5.0, ge=0, description="time running work gets to finish when a server stops")
     idle_stop_s: float = Field(1_800.0, ge=0, description="stop background servers after this idle time; 0: never")
+    telemetry_url: HttpUrl | None = Field(None, description="OpenTelemetry collector (OTLP over HTTP) that gets spans")
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="detail of the log files")
 
     @model_validator(mode="after")

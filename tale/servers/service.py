@@ -42,6 +42,10 @@ class Service:
         prepare_folder(settings.run_folder)
         self._write_state()  # first of all: who stops the servers must find those that are still starting
         self._shared = shared = await open_shared(settings, self._roles, self._stack)
+        if settings.telemetry_url:
+            from tale.servers.task_spans import open_telemetry
+
+            await open_telemetry(shared, self._stack)
         # The models' processes load while the MCP SDK is imported, which takes a second.
         roles = await asyncio.to_thread(import_module, "tale.servers.roles")
         if unknown := [role for role in self._roles if role not in roles.OPENERS and role != "model"]:
