@@ -19,6 +19,7 @@ from fakes.openai_server import OpenAIServer
 from fakes.servers import PATIENCE_S, rows, settings_for, soon, until
 from fakes.service_home import ServiceHome, service_home
 
+from tale.cli.plans import Step, requests_of
 from tale.mcp.http_client import HTTPMCPClient
 from tale.orchestration.server_manager import SERVICE_COMMAND
 from tale.orchestration.service_processes import living
@@ -135,6 +136,27 @@ async def test_what_was_written_before_kill_9_is_the_result_of_a_task_that_is_no
         home.kill()
         done = await home.ended(task_id)
         assert (done["status"], done["error_class"], done["result"]) == ("failed", "AttemptsExhausted", "Hello")
+
+
+async def test_a_plan_goes_on_after_kill_9_with_the_step_that_was_under_way(
+    home: ServiceHome, engine: OpenAIServer
+) -> None:
+    await home.manager().ensure_running()
+    steps = [Step("Gather"), Step("Sort", (1,)), Step("Compare", (2,))]
+    requests = requests_of("Compare the results", steps, {}, key="a-plan")
+    async with home.client() as client:
+        ids = [task["id"] for task in (await client.call_tool("submit_tasks", {"tasks": requests}))["tasks"]]
+    await soon(engine.script.started)
+    first_gate, engine.script.gate = engine.script.gate, asyncio.Event()
+    assert first_gate is not None
+    first_gate.set()  # the first step is done, the second one begins
+    await until(lambda: len(engine.script.requests) > 1)
+    killed = home.kill()
+    open_gate(engine)
+    await home.back("gateway", instead_of=killed)
+    done = await home.ended(ids[-1])
+    assert (done["status"], done["result"]) == ("completed", "Hello world!")
+    assert [outcomes(home, task_id) for task_id in ids] == [["completed"], ["lost", "completed"], *[["completed"]] * 2]
 
 
 async def test_a_watcher_that_dies_is_replaced_and_the_new_one_keeps_watch(
