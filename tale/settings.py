@@ -51,8 +51,15 @@ def _without_repeats(urls: tuple[str, ...]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(url.rstrip("/") for url in urls))
 
 
+def _secret_http(url: SecretStr | None) -> SecretStr | None:
+    if url is not None:
+        require_http(url.get_secret_value())
+    return url
+
+
 HttpUrl = Annotated[str, AfterValidator(require_http)]
 HttpUrls = Annotated[tuple[HttpUrl, ...], BeforeValidator(_split), AfterValidator(_without_repeats)]
+SecretUrl = Annotated[SecretStr | None, AfterValidator(_secret_http)]
 Key = Annotated[SecretStr | None, AfterValidator(_blank_is_none)]
 Names = Annotated[tuple[str, ...], BeforeValidator(_split)]
 
@@ -110,6 +117,8 @@ class Settings(BaseModel):
     task_slots: int = Field(1, ge=1, description="tasks that run at the same time")
     acknowledge: bool = Field(True, description="the small model says in a sentence what a task is about")
     queue_limit: int = Field(10_000, ge=1, description="tasks that may wait; more are refused")
+
+    alert_webhook_url: SecretUrl = Field(None, description="web address to which alerts of budgets are posted")
 
     http_timeout_s: float = Field(DEFAULT_HTTP_TIMEOUT, gt=0, description="longest silence on an HTTP exchange")
     monitor_interval_s: float = Field(MONITOR_INTERVAL, gt=0, description="time between two health checks")

@@ -28,6 +28,7 @@ from tale.orchestration.task_events import TaskEvents
 from tale.orchestration.task_feed import forget_texts_of_ended
 from tale.orchestration.task_texts import TaskTexts
 from tale.records import McpCall
+from tale.servers.alert_webhook import AlertWebhook
 from tale.settings import Settings
 from tale.storage.budget_store import BudgetStore
 from tale.storage.call_store import CallStore
@@ -128,6 +129,7 @@ async def open_shared(settings: Settings, roles: Sequence[str], stack: AsyncExit
     budgets = BudgetStore(database, owner=f"{socket.gethostname()}:{settings.home}")
     calls = CallStore(database, budgets)
     recorder = Recorder(calls)
+    _send_alerts(settings, budgets, stack)
     pool = await _open_pool(settings, calls, recorder, stack)
     tasks, events, texts = TaskStore(database), TaskEvents(), TaskTexts()
     forget_texts_of_ended(events, texts)
@@ -150,6 +152,13 @@ async def open_shared(settings: Settings, roles: Sequence[str], stack: AsyncExit
         texts=texts,
         distributed=distributed,
     )
+
+
+def _send_alerts(settings: Settings, budgets: BudgetStore, stack: AsyncExitStack) -> None:
+    if settings.alert_webhook_url is not None:
+        webhook = AlertWebhook(settings.alert_webhook_url, budgets, clock=time.time)
+        webhook.start()
+        stack.push_async_callback(webhook.stop)
 
 
 async def _open_distributed(
