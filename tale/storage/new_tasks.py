@@ -20,8 +20,8 @@ def store_all(connection: Connection, new: Sequence[NewTask]) -> list[tuple[Task
 
     A task may wait for an earlier one of these, also where that was stored long ago.
     """
-    simple = [each for each in new if not each.after and each.task.idempotency_key is None]
-    if simple:  # nothing can be in their way: all at once
+    simple = [each for each in new if is_simple(each)]
+    if simple:
         connection.execute(ADD, [values_of(each.task) for each in simple])
         _add_files(connection, simple)
     added = {each.task.id for each in simple}
@@ -35,6 +35,11 @@ def store_all(connection: Connection, new: Sequence[NewTask]) -> list[tuple[Task
         stored.append(_store(connection, replace(each, after=after)))
         known[each.task.id] = stored[-1][0].id
     return stored
+
+
+def is_simple(new: NewTask) -> bool:
+    """Whether nothing is to be looked up before the task is stored."""
+    return not new.after and new.task.idempotency_key is None
 
 
 def _store(connection: Connection, new: NewTask) -> tuple[Task, bool]:
