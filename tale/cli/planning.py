@@ -21,6 +21,10 @@ from tale.exceptions import ValidationException
 from tale.settings import Settings
 
 NOT_FOR_PLANS: Final = ("after", "with_results")
+INTERRUPTION: Final = (
+    "Interrupted; steps that were handed in run on: `tale list` shows them, and `tale cancel ID` with the task that puts "
+    "the results together ends them all."
+)
 PLAN_TOKENS: Final = 1_500
 MOST_CHARACTERS: Final = 9_000  # what is asked about the task has to fit beside it
 
@@ -62,10 +66,7 @@ def submit_plan(
         requests = requests_of(text, steps, options, key=str(uuid.uuid4()))
         return asyncio.run(_carried_out(settings, screen, requests, wait=wait, quiet=quiet))
     except KeyboardInterrupt:
-        complain(
-            "Interrupted; steps that were handed in run on: `tale list` shows them, and `tale cancel ID` with the task "
-            "that puts the results together ends them all."
-        )
+        complain(INTERRUPTION)
         raise typer.Exit(INTERRUPTED) from None
 
 
