@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 MOST_ALERTS = 1_000
 
-budgets = group("Set, list and remove budgets of tokens, and read the alerts they raise.")
+budgets = group("Set and list budgets of tokens, and read their alerts.")
 
 
 class Per(StrEnum):

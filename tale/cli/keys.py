@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-keys = group("Make, list and revoke the keys that programs send to the servers.")
+keys = group("Make, list and revoke the keys that programs send.")
 
 
 class Allowed(StrEnum):

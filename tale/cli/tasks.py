@@ -93,7 +93,10 @@ def result(context: typer.Context, task_id: TaskId, as_json: Json = False) -> No
 
 
 def cancel(context: typer.Context, task_id: TaskId, as_json: Json = False) -> None:
-    """Stop a task, or a plan with all its steps; what had been written so far is kept."""
+    """Stop a task, or a plan with all its steps.
+
+    What had been written so far is kept.
+    """
     from tale.cli.rendering import Screen
 
     screen = Screen()

@@ -48,9 +48,9 @@ def trace(
     wanted: Annotated[str, typer.Argument(help="Id of a task, or of a trace (32 digits).", metavar="ID")],
     as_json: Json = False,
 ) -> None:
-    """Show where the time of a task or a request went: requests, waits, the model's reading and writing.
+    """Show where the time of a task or a request went.
 
-    Clients name a trace in the header `traceparent`. No server needs to run.
+    Requests, waits, the model's reading and writing, each as a bar. Clients name a trace in the header `traceparent`. No server needs to run.
     """
     from tale.cli.rendering import Screen
     from tale.storage.reader import read_once

@@ -44,9 +44,9 @@ def export_history(
     form: Annotated[Form, typer.Option("--format", help="What the files of a folder are.")] = Form.PARQUET,
     as_json: Json = False,
 ) -> None:
-    """Write the history into files, in Parquet or CSV; the servers may run meanwhile.
+    """Write the history into files, in Parquet or CSV.
 
-    What has not ended is left out. `tale import` reads the same files on another machine.
+    The servers may run meanwhile. What has not ended is left out. `tale import` reads the same files on another machine.
     """
     from tale.storage.reader import reading
     from tale.storage.transfer import Period, export_all, export_table, table_named
@@ -76,9 +76,9 @@ def import_history(
     table: Annotated[str | None, typer.Option(help="The table, where a file does not tell it.", metavar="NAME")] = None,
     as_json: Json = False,
 ) -> None:
-    """Add exported files to the history; rows that are there already stay as they are.
+    """Add exported files to the history.
 
-    It may be done again after it broke off. The servers may run meanwhile.
+    Rows that are there already stay as they are. It may be done again after it broke off. The servers may run meanwhile.
     """
     from tale.storage.transfer import files_of
 

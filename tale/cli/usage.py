@@ -41,9 +41,9 @@ def usage(
     by: Annotated[Grouping | None, typer.Option(help="Sum up by this, too.")] = None,
     as_json: Json = False,
 ) -> None:
-    """Tell exactly what model calls used: tokens, calls, errors, times.
+    """Tell exactly how many tokens the model calls used.
 
-    Figures that no engine reported are shown as "-" and are in no sum. No server needs to run.
+    With calls, errors and times. Figures that no engine reported are shown as "-" and are in no sum. No server needs to run.
     """
     from tale.cli.rendering import Screen
 
