@@ -22,8 +22,8 @@ from tale.settings import Settings
 
 NOT_FOR_PLANS: Final = ("after", "with_results")
 INTERRUPTION: Final = (
-    "Interrupted; steps that were handed in run on: `tale list` shows them, and `tale cancel ID` with the task that puts "
-    "the results together ends them all."
+    "Interrupted; steps that were handed in run on: `tale list` shows them, and `tale cancel ID` with the task that "
+    "puts the results together ends them all."
 )
 PLAN_TOKENS: Final = 1_500
 MOST_CHARACTERS: Final = 9_000  # what is asked about the task has to fit beside it
