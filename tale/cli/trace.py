@@ -50,7 +50,8 @@ def trace(
 ) -> None:
     """Show where the time of a task or a request went.
 
-    Requests, waits, the model's reading and writing, each as a bar. Clients name a trace in the header `traceparent`. No server needs to run.
+    Requests, waits, the model's reading and writing, each as a bar. Clients name a trace in the header `traceparent`.
+    No server needs to run.
     """
     from tale.cli.rendering import Screen
     from tale.storage.reader import read_once

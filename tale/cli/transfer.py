@@ -46,7 +46,8 @@ def export_history(
 ) -> None:
     """Write the history into files, in Parquet or CSV.
 
-    The servers may run meanwhile. What has not ended is left out. `tale import` reads the same files on another machine.
+    The servers may run meanwhile. What has not ended is left out. `tale import` reads the same files on another
+    machine.
     """
     from tale.storage.reader import reading
     from tale.storage.transfer import Period, export_all, export_table, table_named
@@ -78,7 +79,8 @@ def import_history(
 ) -> None:
     """Add exported files to the history.
 
-    Rows that are there already stay as they are. It may be done again after it broke off. The servers may run meanwhile.
+    Rows that are there already stay as they are. It may be done again after it broke off. The servers may run
+    meanwhile.
     """
     from tale.storage.transfer import files_of
 

@@ -43,7 +43,8 @@ def usage(
 ) -> None:
     """Tell exactly how many tokens the model calls used.
 
-    With calls, errors and times. Figures that no engine reported are shown as "-" and are in no sum. No server needs to run.
+    With calls, errors and times. Figures that no engine reported are shown as "-" and are in no sum. No server needs
+    to run.
     """
     from tale.cli.rendering import Screen
 
