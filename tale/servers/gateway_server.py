@@ -195,7 +195,7 @@ class GatewayTools:
         return TaskList(views, following)
 
     async def cancel_task(self, task_id: str) -> TaskView:
-        """Stop a task; what it had written so far is kept. A finished task stays as it is.
+        """Stop a task, or a plan with all its steps; what was written so far is kept. A finished task stays as it is.
 
         Args:
             task_id: Id of the task, a UUID of version 4.
