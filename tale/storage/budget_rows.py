@@ -5,11 +5,11 @@ was looked at is still true when it is changed, and no limit is overshot however
 """
 
 import uuid
-from collections.abc import Iterable, Mapping
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, Final
 
-from sqlalchemy import ColumnElement, Connection, and_, delete, func, insert, or_, select, update
+from sqlalchemy import ColumnElement, Connection, and_, bindparam, delete, func, insert, or_, select, update
 from sqlalchemy import text as sql
 
 from tale.exceptions import BudgetException
@@ -31,13 +31,34 @@ from tale.storage.tables import alerts, budget_periods, budget_reservations, bud
 LEDGER_LOCK: Final = 0x7A1E_B4
 RESERVATION_LIFE_S: Final = 7_200.0  # longer than any call; what is older is of a host that died for good
 
-Amounts = Mapping[str, int]
+FIGURES: Final = ("reported_tokens", "assumed_tokens", "reserved_tokens", "unreported")
+
+# Made once, as each call runs them.
+_IS_PERIOD: Final = (
+    budget_periods.c.budget_id == bindparam("of_budget"),
+    budget_periods.c.starts_at == bindparam("of_start"),
+)
+_BUDGETS: Final = select(budgets).order_by(budgets.c.created_at, budgets.c.id)
+_PERIOD: Final = select(*(budget_periods.c[name] for name in FIGURES)).where(*_IS_PERIOD)
+_ADD: Final = (
+    update(budget_periods)
+    .where(*_IS_PERIOD)
+    .values({budget_periods.c[name]: budget_periods.c[name] + bindparam(f"more_{name}") for name in FIGURES})
+)
+_OF_CALL: Final = budget_reservations.c.call_id == bindparam("of_call")
+_HELD: Final = select(
+    budget_reservations.c.budget_id, budget_reservations.c.starts_at, budget_reservations.c.tokens
+).where(_OF_CALL)
+_LET_GO: Final = delete(budget_reservations).where(_OF_CALL)
+_RESERVE: Final = insert(budget_reservations)
+
+Held = dict[tuple[str, float], int]
+"""Tokens that are held, by the budget's id and the start of its period."""
 
 
 def budgets_in(connection: Connection) -> list[Budget]:
     """All budgets, in the order in which they were made."""
-    statement = select(budgets).order_by(budgets.c.created_at, budgets.c.id)
-    return [Budget(**row) for row in connection.execute(statement).mappings()]
+    return [Budget(*row) for row in connection.execute(_BUDGETS)]
 
 
 def lock(connection: Connection) -> None:
@@ -47,13 +68,14 @@ def lock(connection: Connection) -> None:
 
 
 def hold(
-    connection: Connection, known: Iterable[Budget], call: ModelCall, tokens: int, *, owner: str
+    connection: Connection, known: Sequence[Budget], call: ModelCall, tokens: int, *, owner: str
 ) -> int | BudgetException:
     """Hold so many tokens of each hard budget that covers a call that begins, in place of what it held before.
 
     Returns of how many budgets; or, with nothing changed but that, the refusal.
     """
-    _let_go(connection, call.id)
+    for (budget_id, starts_at), tokens_held in _let_go(connection, call.id).items():
+        _add(connection, budget_id, starts_at, reserved_tokens=-tokens_held)
     covering = [budget for budget in known if budget.kind == "hard" and budget.counts(call)]
     for budget in covering:
         standing = standing_of(connection, budget, call.started_at)
@@ -63,38 +85,34 @@ def hold(
             return refusal(standing, tokens, now=call.started_at)
     for budget in covering:
         starts_at, _ = budget.span(call.started_at)
-        _add(connection, budget.id, starts_at, {"reserved_tokens": tokens})
+        _add(connection, budget.id, starts_at, reserved_tokens=tokens)
         values: dict[str, Any] = {"call_id": call.id, "budget_id": budget.id, "starts_at": starts_at, "tokens": tokens}
-        connection.execute(insert(budget_reservations), {**values, "owner": owner, "made_at": call.started_at})
+        connection.execute(_RESERVE, {**values, "owner": owner, "made_at": call.started_at})
     return len(covering)
 
 
-def settle(connection: Connection, known: Iterable[Budget], call: ModelCall) -> list[Alert]:
+def settle(connection: Connection, known: Sequence[Budget], call: ModelCall) -> list[Alert]:
     """Count a call that ends, whose row still is open: what its engine reported, and what it held no more.
 
     Where not all was reported, what the call held is assumed to be used up. Returns the alerts that this raises.
     """
     held = _let_go(connection, call.id)
-    if call.error_class == BudgetException.__name__:
-        return _refused(connection, known, call)
-    told = known_tokens(call)
     raised: list[Alert] = []
-    for budget in known:
-        if not budget.counts(call):
-            continue
-        before = standing_of(connection, budget, call.started_at)
-        lacks = is_unreported(call)
-        assumed = max(0, held.get(budget.id, 0) - told) if lacks else 0
-        if not told and not lacks:
-            continue
-        added = {"reported_tokens": told, "assumed_tokens": assumed, "unreported": int(lacks)}
-        _add(connection, budget.id, before.starts_at, added)
-        after = replace(
-            before,
-            reported_tokens=before.reported_tokens + told,
-            assumed_tokens=before.assumed_tokens + assumed,
-        )
-        raised += _alerts_between(connection, before, after, now=call.ended_at or call.started_at)
+    told, lacks = known_tokens(call), is_unreported(call)
+    for budget in known if told or lacks else ():
+        if budget.counts(call):
+            before = standing_of(connection, budget, call.started_at)
+            most = held.pop((budget.id, before.starts_at), 0)
+            assumed = max(0, most - told) if lacks else 0
+            added = {"reported_tokens": told, "assumed_tokens": assumed, "unreported": int(lacks)}
+            _add(connection, budget.id, before.starts_at, reserved_tokens=-most, **added)
+            reported_tokens, assumed_tokens = before.reported_tokens + told, before.assumed_tokens + assumed
+            after = replace(before, reported_tokens=reported_tokens, assumed_tokens=assumed_tokens)
+            raised += _alerts_between(connection, before, after, now=call.ended_at or call.started_at)
+    for (budget_id, starts_at), tokens in held.items():
+        _add(connection, budget_id, starts_at, reserved_tokens=-tokens)
+    if call.error_class == BudgetException.__name__:
+        raised += _refused(connection, known, call)
     return raised
 
 
@@ -106,13 +124,7 @@ def release_dead(connection: Connection, owner: str, *, now: float) -> None:
 def standing_of(connection: Connection, budget: Budget, at: float) -> Standing:
     """How a budget stands in the period around `at`, which is begun if need be: with what calls on record have used."""
     starts_at, resets_at = budget.span(at)
-    statement = select(
-        budget_periods.c.reported_tokens,
-        budget_periods.c.assumed_tokens,
-        budget_periods.c.reserved_tokens,
-        budget_periods.c.unreported,
-    ).where(*_is_period(budget.id, starts_at))
-    row = connection.execute(statement).first()
+    row = connection.execute(_PERIOD, {"of_budget": budget.id, "of_start": starts_at}).first()
     if row is not None:
         return Standing(budget, starts_at, resets_at, *row)
     told, unreported = counted(connection, budget, starts_at, resets_at)
@@ -125,12 +137,11 @@ def standing_of(connection: Connection, budget: Budget, at: float) -> Standing:
 def look_at(connection: Connection, budget: Budget, at: float) -> Standing:
     """The same, with nothing written: on a connection that may only read."""
     starts_at, resets_at = budget.span(at)
-    row = connection.execute(select(budget_periods).where(*_is_period(budget.id, starts_at))).mappings().first()
-    if row is None:
-        told, unreported = counted(connection, budget, starts_at, resets_at)
-        return Standing(budget, starts_at, resets_at, reported_tokens=told, unreported=unreported)
-    figures = {name: row[name] for name in ("reported_tokens", "assumed_tokens", "reserved_tokens", "unreported")}
-    return Standing(budget, starts_at, resets_at, **figures)
+    row = connection.execute(_PERIOD, {"of_budget": budget.id, "of_start": starts_at}).first()
+    if row is not None:
+        return Standing(budget, starts_at, resets_at, *row)
+    told, unreported = counted(connection, budget, starts_at, resets_at)
+    return Standing(budget, starts_at, resets_at, reported_tokens=told, unreported=unreported)
 
 
 def counted(connection: Connection, budget: Budget, since: float, until: float) -> tuple[int, int]:
@@ -152,7 +163,8 @@ def recount(connection: Connection, budget: Budget, *, now: float) -> list[Alert
     standing = standing_of(connection, budget, now)
     told, unreported = counted(connection, budget, standing.starts_at, standing.resets_at)
     values = {"reported_tokens": told, "unreported": unreported}
-    connection.execute(update(budget_periods).where(*_is_period(budget.id, standing.starts_at)).values(**values))
+    of_period = {"of_budget": budget.id, "of_start": standing.starts_at}
+    connection.execute(update(budget_periods).where(*_IS_PERIOD).values(**values), of_period)
     return raised_by(connection, replace(standing, reported_tokens=told), now=now)
 
 
@@ -172,7 +184,7 @@ def _alerts_between(connection: Connection, before: Standing, after: Standing, *
     return [alert for percent in crossed if (alert := _raised(connection, after, percent, now=now))]
 
 
-def _refused(connection: Connection, known: Iterable[Budget], call: ModelCall) -> list[Alert]:
+def _refused(connection: Connection, known: Sequence[Budget], call: ModelCall) -> list[Alert]:
     """The alert that a nearly used-up budget now refuses calls, once a period."""
     standings = [
         standing_of(connection, budget, call.started_at)
@@ -211,40 +223,36 @@ def _raised(connection: Connection, standing: Standing, percent: int, *, now: fl
     return alert if told.rowcount else None
 
 
-def _let_go(connection: Connection, call_id: str) -> dict[str, int]:
-    """End what a call holds; returns the tokens by budget."""
-    return _ended(connection, budget_reservations.c.call_id == call_id, is_assumed=False)
-
-
-def _released_of(connection: Connection, before: float, owner: str | None = None) -> bool:
-    """End what was held by dead processes; whether there was anything."""
-    is_dead: ColumnElement[bool] = budget_reservations.c.made_at < before
-    if owner is not None:
-        is_dead = or_(is_dead, budget_reservations.c.owner == owner)
-    return bool(_ended(connection, is_dead, is_assumed=True))
-
-
-def _ended(connection: Connection, condition: ColumnElement[bool], *, is_assumed: bool) -> dict[str, int]:
-    rows = connection.execute(select(budget_reservations).where(condition)).mappings().all()
-    if not rows:
-        return {}
-    connection.execute(delete(budget_reservations).where(condition))
-    held: dict[str, int] = {}
-    for row in rows:
-        tokens: int = row["tokens"]
-        added = {"reserved_tokens": -tokens}
-        if is_assumed:
-            added |= {"assumed_tokens": tokens, "unreported": 1}
-        _add(connection, row["budget_id"], row["starts_at"], added)
-        held[row["budget_id"]] = tokens
+def _let_go(connection: Connection, call_id: str) -> Held:
+    """End what a call holds, but for the figures of the periods; returns it."""
+    of_call = {"of_call": call_id}
+    held: Held = {(row.budget_id, row.starts_at): row.tokens for row in connection.execute(_HELD, of_call)}
+    if held:
+        connection.execute(_LET_GO, of_call)
     return held
 
 
-def _add(connection: Connection, budget_id: str, starts_at: float, amounts: Amounts) -> None:
-    values = {name: budget_periods.c[name] + amount for name, amount in amounts.items() if amount}
-    if values:
-        connection.execute(update(budget_periods).where(*_is_period(budget_id, starts_at)).values(**values))
+def _released_of(connection: Connection, before: float, owner: str | None = None) -> bool:
+    """End what was held by dead processes, as if it were used up; whether there was anything."""
+    is_dead: ColumnElement[bool] = budget_reservations.c.made_at < before
+    if owner is not None:
+        is_dead = or_(is_dead, budget_reservations.c.owner == owner)
+    rows = connection.execute(select(budget_reservations).where(is_dead)).mappings().all()
+    for row in rows:
+        tokens: int = row["tokens"]
+        _add(
+            connection,
+            row["budget_id"],
+            row["starts_at"],
+            reserved_tokens=-tokens,
+            assumed_tokens=tokens,
+            unreported=1,
+        )
+    if rows:
+        connection.execute(delete(budget_reservations).where(is_dead))
+    return bool(rows)
 
 
-def _is_period(budget_id: str, starts_at: float) -> tuple[ColumnElement[bool], ColumnElement[bool]]:
-    return budget_periods.c.budget_id == budget_id, budget_periods.c.starts_at == starts_at
+def _add(connection: Connection, budget_id: str, starts_at: float, **amounts: int) -> None:
+    more = {f"more_{name}": amounts.get(name, 0) for name in FIGURES}
+    connection.execute(_ADD, {"of_budget": budget_id, "of_start": starts_at, **more})

@@ -8,14 +8,14 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import asdict, replace
 from typing import Final
 
-from sqlalchemy import Connection, delete, insert, select, update
+from sqlalchemy import Connection, Executable, delete, insert, select, update
 
 from tale.exceptions import BudgetException, ValidationException
 from tale.records import ModelCall
 from tale.storage import budget_rows as ledger
 from tale.storage.budgets import WHOLE_PERCENT, Alert, Budget, Standing
 from tale.storage.database import Database
-from tale.storage.rows import upsert, values_of
+from tale.storage.rows import upsert_statement, values_of
 from tale.storage.tables import alerts, budgets, model_calls
 
 FRESH_S: Final = 1.0  # so soon the first budget, also one that another process made, holds
@@ -51,6 +51,7 @@ class BudgetStore:
         self._owner = owner
         self._timer = timer
         self._pause = pause
+        self._upsert: Executable | None = None
         self._known: tuple[Budget, ...] = ()
         self._read_at: float | None = None
         self._listeners: list[OnAlerts] = []
@@ -74,7 +75,7 @@ class BudgetStore:
         def work(connection: Connection) -> int | BudgetException:
             held = ledger.hold(connection, self._read(connection), call, tokens, owner=self._owner)
             if not isinstance(held, BudgetException):
-                upsert(connection, model_calls, values_of(call), keys=("id",))
+                self._keep(connection, call)
             return held
 
         held = await self._database.write(work)
@@ -87,7 +88,7 @@ class BudgetStore:
 
         def work(connection: Connection) -> list[Alert]:
             raised = ledger.settle(connection, self._read(connection), call)
-            upsert(connection, model_calls, values_of(call), keys=("id",))
+            self._keep(connection, call)
             return raised
 
         self._tell(await self._database.write(work))
@@ -174,6 +175,11 @@ class BudgetStore:
         """Note that an alert has reached the webhook."""
         done = update(alerts).where(alerts.c.id == alert_id).values(delivered_at=now)
         await self._database.write(lambda connection: connection.execute(done).rowcount)
+
+    def _keep(self, connection: Connection, call: ModelCall) -> None:
+        if self._upsert is None:  # made once, as making it takes longer than running it
+            self._upsert = upsert_statement(connection.dialect.name, model_calls)
+        connection.execute(self._upsert, values_of(call))
 
     def _recounted(self, connection: Connection, budget: Budget) -> list[Alert]:
         if budget not in self._read(connection):  # it was changed or removed meanwhile
