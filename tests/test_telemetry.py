@@ -19,7 +19,7 @@ from fakes.servers import Process, rows, running, settings_for, soon, until
 from tale import __version__
 from tale.exceptions import ModelException
 from tale.models.remote_pool import RemoteModelPool
-from tale.records import ModelCall
+from tale.records import McpCall, ModelCall
 from tale.servers.task_spans import open_telemetry
 from tale.telemetry import Telemetry
 
@@ -152,6 +152,21 @@ async def test_a_collector_that_is_gone_is_told_of_once(caplog: pytest.LogCaptur
     assert len(told) == 2 and not [record for record in caplog.records if record.name.startswith("opentelemetry")]
 
 
+async def test_an_error_of_who_looks_on_costs_no_call(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    class Broken:
+        def model_call_ended(self, call: ModelCall) -> None:
+            raise AttributeError("no such thing")
+
+        def request_answered(self, call: McpCall) -> None:
+            raise AttributeError("no such thing")
+
+    async with running(settings_for(tmp_path)) as process:
+        process.shared.recorder.observe(Broken())
+        assert (await process.done("Write a haiku"))["status"] == "completed"
+        assert process.shared.recorder.counts.models
+    assert "An observer of model calls failed." in caplog.text and "An observer of requests failed." in caplog.text
+
+
 async def test_what_was_lost_is_told_when_the_collector_takes_spans_again(
     collector: Collector, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -176,6 +191,19 @@ async def test_a_call_without_a_good_trace_is_a_trace_of_its_own(collector: Coll
     await telemetry.close()
     traces = {span.trace_id for span in collector.spans}
     assert len(traces) == 2 and "0" * 32 not in traces
+
+
+def test_without_its_packages_a_collector_is_refused_in_a_sentence_that_names_the_extra() -> None:
+    script = """
+import asyncio, sys
+from contextlib import AsyncExitStack
+from types import SimpleNamespace
+sys.modules["opentelemetry.exporter"] = None
+from tale.servers.task_spans import open_telemetry
+asyncio.run(open_telemetry(SimpleNamespace(settings=SimpleNamespace(telemetry_url="http://c:4318")), AsyncExitStack()))
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert done.stderr.strip().endswith("install them with: pip install 'tale[telemetry]'")
 
 
 def test_opentelemetry_is_imported_only_where_a_collector_is_named() -> None:

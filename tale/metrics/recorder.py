@@ -1,15 +1,18 @@
 """Writes down what is measured, durably, before the answer it belongs to goes out."""
 
 import asyncio
+import logging
 from typing import Protocol
 
 from tale.metrics.call_counts import CallCounts
 from tale.records import McpCall, ModelCall
 from tale.storage.call_store import CallStore
 
+logger = logging.getLogger(__name__)
+
 
 class CallObserver(Protocol):
-    """Is told of each call of this process once its row is durable; it must be quick, and must not raise."""
+    """Is told of each call of this process once its row is durable; it must be quick. An error of it costs no call."""
 
     def model_call_ended(self, call: ModelCall) -> None:
         """A model call ended."""
@@ -71,8 +74,14 @@ class Recorder:
 
     def _told_of(self, call: ModelCall) -> None:
         for observer in self._observers:
-            observer.model_call_ended(call)
+            try:
+                observer.model_call_ended(call)
+            except Exception:  # the edge of who looks on: the call is made and written down
+                logger.exception("An observer of model calls failed.")
 
     def _told_of_request(self, call: McpCall) -> None:
         for observer in self._observers:
-            observer.request_answered(call)
+            try:
+                observer.request_answered(call)
+            except Exception:  # likewise
+                logger.exception("An observer of requests failed.")
