@@ -226,6 +226,7 @@ class ModelCall:
     error_class: str | None = None
     error: str | None = None
     key_name: str | None = None  # whose key asked for it
+    engine: str | None = None  # the address of the engine that served it last; None where it has none
 
 
 @dataclass(frozen=True, slots=True)

@@ -61,10 +61,14 @@ async def test_several_engines_are_one_backend(tmp_path: Path) -> None:
         choice = await choose(tmp_path, openai_url=urls)
         assert (choice.ux_model, choice.task_model, choice.url) == ("m", "m", urls.replace(",", ", "))
         assert choice.reason == f"The engines at http://127.0.0.1:9/v1 and {engine.base_url} are configured."
-    with pytest.raises(
-        ModelException, match=r"engines at http://127\.0\.0\.1:9/v1, http.* do not answer; start one"
-    ):
+    with pytest.raises(ModelException, match=r"engines at http://127\.0\.0\.1:9/v1, http.* do not answer; start one"):
         await choose(tmp_path, openai_url=urls)
+
+
+async def test_no_password_is_told_with_an_address(tmp_path: Path) -> None:
+    for urls in ("http://ann:k3y@127.0.0.1:9/v1", "http://ann:k3y@127.0.0.1:9/v1,http://127.0.0.1:10/v1"):
+        choice = await choose(tmp_path, openai_url=urls, ux_model="m")
+        assert "k3y" not in f"{choice.reason} {choice.url}"
 
 
 async def test_one_of_several_ollamas_that_answers_is_enough(tmp_path: Path) -> None:

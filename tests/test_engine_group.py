@@ -177,7 +177,8 @@ async def test_a_call_whose_engine_dies_before_the_first_token_is_served_by_the_
     await used.die()
     assert (await call).text == "Hello world!"
     assert len(spare.server.script.requests) == 1
-    assert [row.error_class for row in (await bench.rows())[:1]] == [None]
+    row = (await bench.rows())[0]
+    assert (row.error_class, row.engine) == (None, spare.server.url)
     resting = await bench.state(used)
     assert resting.state == "resting"
     assert used.server.url in str(resting.error)

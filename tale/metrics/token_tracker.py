@@ -104,6 +104,7 @@ class MeasuredCall:
         self._timer = timer
         self._model = call.model
         self._route_reason = call.route_reason
+        self._engine: str | None = None
         self._load_s: float | None = None
         self._queue_s: float | None = None
         self._first_token_s: float | None = None
@@ -132,9 +133,11 @@ class MeasuredCall:
         await self.opened()
         return await self._hold.admit(request, count)
 
-    def dispatched(self, model: str, *, load_s: float, queue_s: float, route_reason: str | None) -> None:
+    def dispatched(
+        self, model: str, *, load_s: float, queue_s: float, route_reason: str | None, engine: str | None = None
+    ) -> None:
         """The engine starts on it now, after so long a wait for model and slot (a second try adds to the first's)."""
-        self._model, self._route_reason = model, route_reason
+        self._model, self._route_reason, self._engine = model, route_reason, engine
         self._load_s = (self._load_s or 0.0) + load_s
         self._queue_s = (self._queue_s or 0.0) + queue_s
 
@@ -167,6 +170,7 @@ class MeasuredCall:
             self._call,
             model=self._model,
             route_reason=self._route_reason,
+            engine=self._engine,
             **asdict(self._usage),
             **self._parts(timings, total_s),
             time_to_first_token_s=self._first_token_s,

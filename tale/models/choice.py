@@ -38,11 +38,11 @@ async def choose_backend(settings: Settings) -> Choice:
     """The configured engines; else Ollama if it answers; else the embedded one. Raises ModelException."""
     if settings.backend == "openai" or (settings.backend == "auto" and settings.openai_url):
         return await _openai(settings)
-    urls = settings.ollama_url
+    urls = _shown(settings.ollama_url)
     if settings.backend == "ollama":
         return _ollama(settings, _configured("Ollama", urls))
     if settings.backend == "auto":
-        answers = await asyncio.gather(*(_ollama_answers(url) for url in urls))
+        answers = await asyncio.gather(*(_ollama_answers(url) for url in settings.ollama_url))
         if any(answers):
             there = [url for url, is_there in zip(urls, answers, strict=True) if is_there]
             return _ollama(settings, f"Ollama answers at {', '.join(there)}.")
@@ -77,7 +77,9 @@ def _ollama(settings: Settings, reason: str) -> Choice:
     backends = [
         OllamaBackend(url, timeout_s=settings.http_timeout_s, context_tokens=contexts) for url in settings.ollama_url
     ]
-    return Choice(_together(settings, settings.ollama_url, backends), reason, ", ".join(settings.ollama_url), ux, task)
+    return Choice(
+        _together(settings, settings.ollama_url, backends), reason, ", ".join(_shown(settings.ollama_url)), ux, task
+    )
 
 
 def _embedded(settings: Settings, reason: str) -> Choice:
@@ -103,12 +105,17 @@ async def _openai(settings: Settings) -> Choice:
         raise ModelException("The backend openai needs openai_url, such as http://127.0.0.1:8000/v1.")
     key = settings.openai_api_key.get_secret_value() if settings.openai_api_key else None
     backends = [OpenAIBackend(url, api_key=key, timeout_s=settings.http_timeout_s) for url in settings.openai_url]
-    backend = _together(settings, settings.openai_url, backends)
+    backend, urls = _together(settings, settings.openai_url, backends), _shown(settings.openai_url)
     ux, task = settings.ux_model or settings.task_model, settings.task_model or settings.ux_model
     if ux is None or task is None:
-        ux = task = await _first_model(backend, settings.openai_url)
-    reason = _configured("The engine" if len(backends) == 1 else "The engines", settings.openai_url)
-    return Choice(backend, reason, ", ".join(settings.openai_url), ux, task, settings.openai_slots)
+        ux = task = await _first_model(backend, urls)
+    reason = _configured("The engine" if len(backends) == 1 else "The engines", urls)
+    return Choice(backend, reason, ", ".join(urls), ux, task, settings.openai_slots)
+
+
+def _shown(urls: Sequence[str]) -> list[str]:
+    """The addresses without their passwords."""
+    return [without_password(url) for url in urls]
 
 
 def _together(settings: Settings, urls: Sequence[str], backends: Sequence[Backend]) -> Backend:

@@ -37,17 +37,21 @@ class EngineState:
 
 
 class Engine:
-    """A backend with what is known of it. `rests` means that it is given no calls until a look finds it well."""
+    """A backend with what is known of it; `name` is its address, None where it has none.
+
+    `rests` means that it is given no calls until a look finds it well.
+    """
 
     def __init__(
         self,
-        name: str,
+        name: str | None,
         backend: Backend,
         *,
         first_rest_s: float = FIRST_REST_S,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self.name = name
+        self.name = name or backend.provider
+        self.address = name
         self.backend = backend
         self.ready: set[str] = set()  # models that it serves
         self.lacks: dict[str, str] = {}  # why it does not serve others that are wanted

@@ -42,8 +42,10 @@ class TrackedCall(Protocol):
         """The request as the budgets allow it, whose engine may be asked now; raises BudgetException."""
         ...
 
-    def dispatched(self, model: str, *, load_s: float, queue_s: float, route_reason: str | None) -> None:
-        """The engine starts on it now."""
+    def dispatched(
+        self, model: str, *, load_s: float, queue_s: float, route_reason: str | None, engine: str | None
+    ) -> None:
+        """The engine, named by its address, starts on it now."""
         ...
 
     def first_token(self) -> None:
@@ -98,7 +100,7 @@ class ModelPool:
         slots: Mapping[Role, int] | None = None,
         first_retry_s: float = FIRST_RETRY_S,
     ) -> None:
-        self._group = backend if isinstance(backend, EngineGroup) else EngineGroup([Engine(url or "", backend)])
+        self._group = backend if isinstance(backend, EngineGroup) else EngineGroup([Engine(url, backend)])
         engines = self._group.engines
         sizes = {"ux": UX_SLOTS, "task": TASK_SLOTS, **(slots or {})}
         reserved = 1 if sizes["ux"] > 1 else 0
@@ -227,7 +229,9 @@ class ModelPool:
             queued_at = time.perf_counter()
             async with member.slots.held(context.priority, avoid=failed) as engine:
                 queue_s = time.perf_counter() - queued_at
-                tracked.dispatched(member.name, load_s=load_s, queue_s=queue_s, route_reason=reason)
+                tracked.dispatched(
+                    member.name, load_s=load_s, queue_s=queue_s, route_reason=reason, engine=engine.address
+                )
                 yield Dispatched(member.name, member.role, reason)
                 text_came = False
                 stream = engine.chat(fitted)
@@ -260,7 +264,9 @@ class ModelPool:
             began = time.perf_counter()
             async with member.slots.held(context.priority, avoid=failed) as engine:
                 queue_s = time.perf_counter() - began
-                tracked.dispatched(member.name, load_s=load_s, queue_s=queue_s, route_reason=reason)
+                tracked.dispatched(
+                    member.name, load_s=load_s, queue_s=queue_s, route_reason=reason, engine=engine.address
+                )
                 try:
                     return member.name, await engine.embed(member.name, texts)
                 except (NetworkException, ModelException) as error:
