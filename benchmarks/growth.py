@@ -1,0 +1,205 @@
+"""Does a long history slow down the recording of calls, or the look at the latest of them?
+
+python benchmarks/growth.py                  databases of 1,000, 100,000 and 1,000,000 calls
+python benchmarks/growth.py --full           10,000,000 calls too: about 6 GB in the temporary folder, some minutes
+python benchmarks/growth.py --folder FOLDER  measures the disk that FOLDER is on
+
+The histories are alike but for their length: 1,000 calls a day, each of a task and a conversation of its own, with ids
+that sort by time as the recorder makes them (those of tasks do not), and rolled up. All databases are measured in
+turns, and of the rounds the best one counts for each: whatever else the machine does only ever adds time. Times of the
+largest are compared with those of the smallest.
+"""
+
+import argparse
+import asyncio
+import itertools
+import sys
+import tempfile
+import time
+import uuid
+from collections.abc import Awaitable, Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from harness import Row, show
+from sqlalchemy import insert, select
+
+from tale.ids import new_call_id
+from tale.records import ModelCall
+from tale.storage.call_store import CallStore
+from tale.storage.database import Database
+from tale.storage.rollup_rows import tallied
+from tale.storage.rollups import WATERMARK, rollups_between
+from tale.storage.rows import upsert, values_of
+from tale.storage.tables import meta, model_calls, rollup_minute
+from tale.storage.usage import UsageQuery, UsageStore
+
+SIZES, FULL_SIZES = (1_000, 100_000, 1_000_000), (1_000, 100_000, 1_000_000, 10_000_000)
+CALLS_A_DAY, EVERY_S, TOOK_S = 1_000, 2.0, 13.3  # so that they come within half an hour
+DAY_S, MINUTE_S, MINUTES_A_DAY, DAYS_AT_ONCE = 86_400.0, 60, 1_440, 500
+NOW_S = 1_767_225_600.0
+BATCH = 20_000
+ROUNDS = 7
+WRITTEN, AT_ONCE = 1_000, 50  # calls of one round
+READS = 5
+LIMIT = 1.2
+Measure = Callable[[Database], Awaitable[Any]]
+
+
+def history(count: int, columns: list[str]) -> Iterator[tuple[Any, ...]]:
+    """The rows of so many finished calls, of the last day the last ones."""
+    row = values_of(call("", 0.0))
+    others = [place for place, name in enumerate(columns) if name in ("task_id", "conversation_id")]
+    base = tuple(row[name] for name in columns)
+    own, began, ended = (columns.index(name) for name in ("id", "started_at", "ended_at"))
+    days = count // CALLS_A_DAY
+    for number in range(count):
+        day, place = divmod(number, CALLS_A_DAY)
+        at = NOW_S - (days - day) * DAY_S + place * EVERY_S
+        values = list(base)
+        for each in others:
+            values[each] = str(uuid.uuid4())
+        values[own], values[began], values[ended] = id_at(at), at, at + TOOK_S
+        yield tuple(values)
+
+
+def id_at(at: float) -> str:
+    """An id as the recorder would have made it then: all but its milliseconds are those of one made now."""
+    milliseconds = f"{int(at * 1_000):012x}"
+    return f"{milliseconds[:8]}-{milliseconds[8:]}{new_call_id()[13:]}"
+
+
+def call(call_id: str, at: float) -> ModelCall:
+    """A finished call of a task of its own."""
+    return ModelCall(
+        id=call_id,
+        started_at=at,
+        ended_at=at + TOOK_S,
+        role="task",
+        operation="execute",
+        model="large",
+        requested_model="large",
+        provider="embedded",
+        task_id=str(uuid.uuid4()),
+        conversation_id=str(uuid.uuid4()),
+        attempt=1,
+        input_tokens=120,
+        output_tokens=350,
+        queue_s=0.0,
+        load_s=0.0,
+        prefill_s=0.8,
+        decode_s=12.4,
+        other_s=0.1,
+        time_to_first_token_s=0.9,
+        total_s=TOOK_S,
+        finish_reason="stop",
+    )
+
+
+async def filled(database: Database, count: int) -> None:
+    """Give an empty database its history, and the sums by the minute of it, which are alike for all days."""
+    columns = [column.name for column in model_calls.columns]
+    marks = ", ".join("?" * len(columns))
+    statement = f"INSERT INTO model_calls ({', '.join(columns)}) VALUES ({marks})"
+    rows = history(count, columns)
+    while batch := list(itertools.islice(rows, BATCH)):
+        await database.write(lambda connection, batch=batch: connection.exec_driver_sql(statement, batch).rowcount)
+    last_day = model_calls.c.started_at >= NOW_S - DAY_S
+    sums = await database.read(lambda connection: [each.row() for each in tallied(connection, last_day)])
+    for first in range(0, count // CALLS_A_DAY, DAYS_AT_ONCE):
+        days = range(first, min(first + DAYS_AT_ONCE, count // CALLS_A_DAY))
+        shifted = [{**row, "minute": row["minute"] - day * MINUTES_A_DAY} for day in days for row in sums]
+        await database.write(lambda connection, rows=shifted: connection.execute(insert(rollup_minute), rows).rowcount)
+    mark = {"key": WATERMARK, "value": str(int(NOW_S // MINUTE_S))}
+    await database.write(lambda connection: upsert(connection, meta, mark, keys=["key"]))
+
+
+async def written(database: Database) -> None:
+    """Record calls, many at a time."""
+    store = CallStore(database)
+    numbers = iter(range(WRITTEN))
+
+    async def record() -> None:
+        for _ in numbers:
+            row = call(new_call_id(), NOW_S)
+            await store.open_call(row)
+            await store.close_call(row)
+
+    await asyncio.gather(*(record() for _ in range(AT_ONCE)))
+
+
+async def usage_of_a_day(database: Database) -> None:
+    await UsageStore(database).usage(UsageQuery(since=NOW_S - DAY_S, until=NOW_S, by="model"))
+
+
+async def last_calls(database: Database) -> None:
+    await CallStore(database).calls(limit=100)
+
+
+async def usage_of_a_task(database: Database) -> None:
+    some = await database.read(lambda c: c.scalar(select(model_calls.c.task_id).limit(1)))
+    await UsageStore(database).usage(UsageQuery(task_id=some))
+
+
+async def sums_of_a_day(database: Database) -> None:
+    await database.read(lambda connection: rollups_between(connection, NOW_S - DAY_S, NOW_S))
+
+
+READINGS: dict[str, Measure] = {
+    "usage of a day, by model": usage_of_a_day,
+    "the last 100 calls": last_calls,
+    "usage of a task": usage_of_a_task,
+    "sums by the minute of a day": sums_of_a_day,
+}
+
+
+async def seconds_of(measure: Measure, database: Database, times: int) -> float:
+    """The quickest of some turns."""
+    taken: list[float] = []
+    for _ in range(times):
+        began = time.perf_counter()
+        await measure(database)
+        taken.append(time.perf_counter() - began)
+    return min(taken)
+
+
+async def measured(folder: Path, sizes: tuple[int, ...]) -> dict[str, dict[int, float]]:
+    """Seconds by what is measured and by size."""
+    databases: dict[int, Database] = {}
+    for size in sizes:
+        began = time.perf_counter()
+        databases[size] = Database.open(f"sqlite:///{folder}/{size}.db")
+        await filled(databases[size], size)
+        bytes_held = (folder / f"{size}.db").stat().st_size
+        print(f"{size:>12,} calls: {bytes_held / 1e6:,.0f} MB, made in {time.perf_counter() - began:.0f} s")
+    measures = {f"{WRITTEN:,} calls recorded": written, **READINGS}
+    found: dict[str, dict[int, float]] = {what: {} for what in measures}
+    for _ in range(ROUNDS):
+        for what, measure in measures.items():
+            for size, database in databases.items():
+                taken = await seconds_of(measure, database, 1 if measure is written else READS)
+                found[what][size] = min(taken, found[what].get(size, taken))
+    for database in databases.values():
+        await database.close()
+    return found
+
+
+def main() -> int:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", maxsplit=1)[0])
+    parser.add_argument("--full", action="store_true", help="ten million calls too")
+    parser.add_argument("--folder", type=Path, default=Path(tempfile.gettempdir()))
+    given = parser.parse_args()
+    sizes = FULL_SIZES if given.full else SIZES
+    with tempfile.TemporaryDirectory(dir=given.folder, prefix="tale-benchmark-") as folder:
+        found = asyncio.run(measured(Path(folder), sizes))
+    rows: list[Row] = []
+    for what, by_size in found.items():
+        rows += [Row(f"{what}, of {size:,}", seconds * 1_000, "ms") for size, seconds in by_size.items()]
+        least, most = by_size[sizes[0]], by_size[sizes[-1]]
+        rows.append(Row(f"{what}, {sizes[-1]:,} beside {sizes[0]:,}", most / least, "x", LIMIT))
+    return show("What a long history costs", rows)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
