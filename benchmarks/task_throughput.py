@@ -181,6 +181,7 @@ async def measure_sqlite(calls: int, tasks: int) -> list[Row]:
             bench = Bench(engine, stack)
             gateway = await bench.service("gateway", task_slots=1)
             async with gateway.client() as client:
+                await client.call_tool("pause_queue")  # nothing but the acknowledgement is to run
                 acknowledged = await submit_ms(client, calls)
         with ExitStack() as stack:
             service = await Bench(engine, stack).service("gateway,execution")

@@ -151,7 +151,10 @@ class BudgetStore:
         """The hard budgets that allow no call, however small, before they are reset."""
         if not self.may_hold:
             return []
+        looked_at = self._timer()
         standings = await self.standings(now)
+        if not standings and (self._read_at is None or looked_at > self._read_at):
+            self._known, self._read_at = (), looked_at  # so that handing in tasks does not look each time
         return [each for each in standings if each.budget.kind == "hard" and each.reaches(WHOLE_PERCENT)]
 
     async def alerts(self, *, limit: int, unseen: bool = False) -> list[Alert]:
