@@ -105,6 +105,7 @@ class Telemetry:
             "gen_ai.conversation.id": call.conversation_id,
             "tale.operation": call.operation,
             "tale.role": call.role,
+            "tale.engine": call.engine,
             "tale.queue.duration": call.queue_s,
             "tale.load.duration": call.load_s,
             "tale.prefill.duration": call.prefill_s,
