@@ -64,12 +64,11 @@ def set_budget(
         zone=zone,
         now=time.time(),
     )
-    made = _in_store(settings_of(context), lambda store: store.set(asked))
-    screen = Screen()
+    screen, made = Screen(), _set(settings_of(context), asked)
     if as_json:
-        screen.json(_as_dict(made))
+        screen.json(made)
     else:
-        screen.show(f"{made.id} is {made.title}.")
+        screen.show(f"{made['id']} is {asked.title}.")
 
 
 @budgets.command("list")
@@ -87,7 +86,8 @@ def list_budgets(context: typer.Context, as_json: Json = False) -> None:
         return
     _show(screen, found["budgets"])
     if found["alerts"]:
-        screen.aside(f"{len(found['alerts'])} alerts that nobody has acknowledged: `tale budgets alerts`")
+        count = len(found["alerts"])
+        screen.aside(f"{count} {'alert' if count == 1 else 'alerts'} nobody has acknowledged: `tale budgets alerts`")
 
 
 @budgets.command("remove")
@@ -98,8 +98,13 @@ def remove(
     """Delete a budget; it holds no more."""
     from tale.cli.rendering import Screen
 
-    gone = _in_store(settings_of(context), lambda store: store.remove(budget_id))
-    Screen().show(f"Removed {gone.title}.")
+    settings = settings_of(context)
+    if settings.gateway_url is None:
+        gone = _in_store(settings, lambda store: store.remove(budget_id))
+        Screen().show(f"Removed {gone.title}.")
+    else:
+        _asked(settings, "remove_budget", {"budget_id": budget_id})
+        Screen().show(f"Removed the budget {budget_id}.")
 
 
 @budgets.command("alerts")
@@ -131,18 +136,33 @@ def alerts(
         screen.show(f"{seconds(max(0.0, time.time() - alert.created_at))} ago{seen}: {alert.text}")
 
 
+def _set(settings: "Settings", asked: "Budget") -> dict[str, Any]:
+    """The budget as it is kept: in the database, or by the gateway where that is another machine's."""
+    if settings.gateway_url is None:
+        return _as_dict(_in_store(settings, lambda store: store.set(asked)))
+    names = ("limit_tokens", "scope", "period", "kind", "alert_percent", "zone")
+    arguments = {**{name: getattr(asked, name) for name in names}, "name": asked.name or None}
+    found = _asked(settings, "set_budget", arguments)["budgets"]
+    same = ("scope", "name", "period", "kind")
+    return next(view for view in found if all(view[name] == arguments[name] for name in same))
+
+
 def _found(settings: "Settings") -> dict[str, Any]:
     """From the database, or from the gateway where that is another machine's."""
     if settings.gateway_url is not None:
-        from tale.cli.gateway import ask
-        from tale.cli.rendering import Screen
-
-        return ask(settings, "get_budgets", {}, say=Screen().aside)
+        return _asked(settings, "get_budgets", {})
     from tale.storage.budget_views import Budgets, budgets_of
     from tale.storage.reader import read_once
 
     now = time.time()
     return asdict(read_once(settings.database, lambda each: budgets_of(each, now), absent=Budgets([], [])))
+
+
+def _asked(settings: "Settings", tool: str, arguments: dict[str, Any]) -> dict[str, Any]:
+    from tale.cli.gateway import ask
+    from tale.cli.rendering import Screen
+
+    return ask(settings, tool, arguments, say=Screen().aside)
 
 
 def _show(screen: Any, views: list[dict[str, Any]]) -> None:
