@@ -208,6 +208,16 @@ async def test_calls_that_a_process_closed_before_it_knew_of_the_first_budget_ar
     await other.close()
 
 
+async def test_that_there_is_no_budget_is_looked_up_once_a_second(database: Database) -> None:
+    now = 0.0
+    budgets = BudgetStore(database, timer=lambda: now)
+    assert budgets.may_hold
+    assert await budgets.used_up(NOON) == []
+    assert not budgets.may_hold
+    now = 1.0
+    assert budgets.may_hold
+
+
 async def test_only_the_first_budget_has_to_settle(database: Database) -> None:
     pauses = Pauses()
     budgets = store_of(database, pause=pauses)
