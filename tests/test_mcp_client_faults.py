@@ -7,8 +7,8 @@ import pytest
 from fakes.faulty_server import http, raw_server, result
 from fakes.mcp_workshop import Workshop
 
-from tale.exceptions import NetworkException, ServerException, TaskException
 from tale.circuit_breaker import CircuitBreaker
+from tale.exceptions import NetworkException, ServerException, TaskException
 from tale.mcp.http_client import HTTPMCPClient
 from tale.mcp.http_server import HTTPMCPServer
 

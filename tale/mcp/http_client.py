@@ -9,10 +9,10 @@ from typing import Any, Final, cast
 
 import aiohttp
 
+from tale.circuit_breaker import CircuitBreaker
 from tale.constants import DEFAULT_HTTP_TIMEOUT
 from tale.exceptions import NetworkException, ServerException, TaleBaseException
 from tale.mcp import failures
-from tale.circuit_breaker import CircuitBreaker
 from tale.mcp.parameter_headers import ParameterHeaders
 from tale.mcp.peer import ERROR_STATUS, OnProgress, Peer
 from tale.mcp.questions import INPUT_REQUIRED, OnQuestion, inputs_for
