@@ -16,6 +16,14 @@ hypothesis.settings.register_profile("thorough", hypothesis.settings.get_profile
 hypothesis.settings.load_profile("tale")
 
 
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Say how many calls were played and held against their rows (test_accounting.py)."""
+    reports = [report for reports in terminalreporter.stats.values() for report in reports]
+    properties = [each for report in reports for each in getattr(report, "user_properties", ())]
+    if played := sum(int(str(value)) for name, value in properties if name == "calls_played"):
+        terminalreporter.write_line(f"{played:,} model calls were played and held against their rows.")
+
+
 @pytest.fixture
 def tale_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The environment of a command: a home and ports of its own, no settings from outside."""
