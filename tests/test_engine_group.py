@@ -20,7 +20,7 @@ from tale.models.engine_group import EngineGroup
 from tale.models.model_pool import ModelPool
 from tale.models.ollama_backend import OllamaBackend
 from tale.models.openai_backend import OpenAIBackend
-from tale.records import CallContext, ChatRequest, Delta, Message, ModelCall, Priority, Vectors
+from tale.records import CallContext, ChatRequest, Delta, Message, ModelCall, Priority, Reply
 from tale.storage.call_store import CallStore
 from tale.storage.database import Database
 
@@ -49,8 +49,15 @@ class Bench:
     """A started pool on two played engines, its calls in a real database."""
 
     def __init__(
-        self, hosts: list[EngineHost], calls: CallStore, *, first_rest_s: float = 0.01, **settings: Any
+        self,
+        hosts: list[EngineHost],
+        calls: CallStore,
+        *,
+        first_rest_s: float = 0.01,
+        timeout_s: float = 5.0,
+        **settings: Any,
     ) -> None:
+        self.timeout_s = timeout_s
         self.one, self.other = hosts
         self.first, self.second = self.one.server.script, self.other.server.script
         self.calls = calls
@@ -68,7 +75,7 @@ class Bench:
     def _backend(self, host: EngineHost) -> Backend:
         if isinstance(host.server, OllamaServer):
             return OllamaBackend(host.server.url, timeout_s=5.0, context_tokens={"small": 4_096, "large": 4_096})
-        return OpenAIBackend(host.server.base_url, timeout_s=5.0)
+        return OpenAIBackend(host.server.base_url, timeout_s=self.timeout_s)
 
     def begin(self, context: CallContext = CHAT) -> asyncio.Task[Any]:
         return asyncio.create_task(self.pool.complete(REQUEST, context))
@@ -182,6 +189,42 @@ async def test_a_call_whose_engine_dies_before_the_first_token_is_served_by_the_
     resting = await bench.state(used)
     assert resting.state == "resting"
     assert used.server.url in str(resting.error)
+
+
+async def test_a_call_whose_engine_says_nothing_for_too_long_is_served_by_the_other(start: Start) -> None:
+    bench = await start(OpenAIServer(Hesitant()), OpenAIServer(Hesitant()), timeout_s=0.5)
+    await bench.ready()
+    bench.first.gate = bench.second.gate = asyncio.Event()
+    call = bench.begin()
+    await until(lambda: bench.first.requests + bench.second.requests)
+    spare = bench.second if bench.first.requests else bench.first
+    spare.gate = None
+    assert (await call).text == "Hello world!"
+    assert len(bench.first.requests) == len(bench.second.requests) == 1
+
+
+async def test_whatever_an_engine_does_each_call_ends_once_and_no_slot_is_lost(start: Start) -> None:
+    bench = await start(slots={"task": 2})
+    await bench.ready()
+    before = len(await bench.rows())
+    calls = [bench.begin(TASK) for _ in range(60)]
+    for number in range(3):
+        asked = len(bench.first.requests)
+        await until(lambda asked=asked: len(bench.first.requests) > asked or all(call.done() for call in calls))
+        await bench.one.die()
+        calls[20 * number + 10].cancel()
+        await bench.one.start()
+        await bench.until(bench.one, "ready")
+    ends = await asyncio.gather(*calls, return_exceptions=True)
+    assert {type(end) for end in ends} <= {Reply, NetworkException, asyncio.CancelledError}
+    assert sum(isinstance(end, Reply) for end in ends) > len(calls) / 2
+    assert [(await bench.state(host)).running for host in (bench.one, bench.other)] == [0, 0]
+    assert [model.waiting for model in (await bench.pool.status()).models] == [0, 0]
+    rows = await bench.rows()
+    assert len(rows) - before == len([end for end in ends if not isinstance(end, asyncio.CancelledError)]) + sum(
+        row.finish_reason == "cancelled" for row in rows
+    )
+    assert all(row.ended_at is not None for row in rows)
 
 
 async def test_an_engine_that_died_gets_no_calls_and_comes_back_by_itself(start: Start) -> None:
@@ -350,13 +393,3 @@ async def test_several_ollamas_share_the_work(start: Start) -> None:
     await asyncio.gather(*calls)
     await bench.one.die()
     assert [(await bench.pool.complete(REQUEST, CHAT)).text for _ in range(3)] == ["Hello world!"] * 3
-
-
-async def test_a_single_engine_is_told_by_its_models_alone(start: Start) -> None:
-    async with hosted(OpenAIServer()) as (host,):
-        backend = OpenAIBackend(host.server.base_url, timeout_s=5.0)
-        group = EngineGroup([Engine("one", backend)])
-        assert await group.load("small") == 0.0
-        assert group.states() == ()
-        assert await group.embed("small", ["a"]) == Vectors([[1.0]], (await group.embed("small", ["a"])).usage)
-        await group.close()

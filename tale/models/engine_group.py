@@ -103,10 +103,9 @@ class EngineGroup:
     async def load(self, model: str) -> float:
         """Bring a model into memory on the engines; returns when the first has it, with the seconds it took there."""
         self._wanted.add(model)
-        engines = self._awake()
-        if len(engines) == 1:
-            return await self._load(engines[0], model)
-        loads = [asyncio.create_task(self._load(engine, model)) for engine in engines]
+        if len(self.engines) == 1:
+            return await self._load(self.engines[0], model)
+        loads = [asyncio.create_task(self._load(engine, model)) for engine in self._awake()]
         for load in loads:
             self._keep(load)
         for first in asyncio.as_completed(loads):

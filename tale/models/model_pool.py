@@ -293,7 +293,7 @@ class ModelPool:
         for member in self._members:
             member.slots.hand_out()
             if member.state == "failed":
-                member.retry_at = 0.0
+                self._nursery.set_state(member, "unloaded")  # calls that come now wait for it
                 self._nursery.bring_up(member)
 
     async def _chosen(self, wanted: Member, context: CallContext) -> tuple[Member, str | None, float]:

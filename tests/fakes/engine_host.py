@@ -1,5 +1,7 @@
 """A played engine that dies and comes back at the same address."""
 
+import asyncio
+import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -12,21 +14,29 @@ class EngineHost:
 
     def __init__(self, server: Any) -> None:
         self.server = server
-        self._runner: web.AppRunner | None = None
+        self._running: tuple[web.AppRunner, socket.socket] | None = None
         self._port = 0
 
     async def start(self) -> None:
-        self._runner = web.AppRunner(self.server.application(), handler_cancellation=True, shutdown_timeout=0.01)
-        await self._runner.setup()
-        await web.TCPSite(self._runner, "127.0.0.1", self._port).start()
-        self._port = self._runner.addresses[0][1]
+        listening = socket.create_server(("127.0.0.1", self._port))
+        self._port = listening.getsockname()[1]
+        runner = web.AppRunner(self.server.application(), handler_cancellation=True, shutdown_timeout=0.01)
+        await runner.setup()
+        await web.SockSite(runner, listening).start()
+        self._running = runner, listening
         self.server.url = f"http://127.0.0.1:{self._port}"
 
     async def die(self) -> None:
         """Break off all answers and close the port."""
-        runner, self._runner = self._runner, None
-        if runner is not None:
-            await runner.cleanup()
+        running, self._running = self._running, None
+        if running is None:
+            return
+        runner, listening = running
+        # asyncio leaks a connection that it has accepted but not set up when the server closes: let it do so first.
+        asyncio.get_running_loop().remove_reader(listening)
+        for _ in range(3):
+            await asyncio.sleep(0)
+        await runner.cleanup()
 
 
 @asynccontextmanager
