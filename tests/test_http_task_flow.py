@@ -98,7 +98,7 @@ async def test_a_gateway_that_goes_and_comes_back_loses_nothing(tmp_path: Path) 
         assert (done["status"], done["failures"]) == ("completed", 0)
 
 
-async def test_while_the_model_server_is_away_attempts_fail_and_say_why(tmp_path: Path) -> None:
+async def test_while_the_model_server_is_away_a_task_waits_and_can_be_cancelled(tmp_path: Path) -> None:
     settings = apart(tmp_path)
     async with (
         remote_pool(settings) as pool,
@@ -108,9 +108,18 @@ async def test_while_the_model_server_is_away_attempts_fail_and_say_why(tmp_path
         health = await client.health()
         assert health["status"] == "degraded"
         assert "model server cannot be used" in health["backend"]["reason"]
-        done = await process.done("Write a haiku")
-        assert (done["status"], done["failures"], done["error_class"]) == ("failed", 3, "NetworkException")
-        assert settings.url_of("model") in done["error"]
+        said: asyncio.Queue[str | None] = asyncio.Queue()
+        task = await client.call_tool("submit_task", {"text": "Write a haiku"})
+        wait = {"task_id": task["id"], "timeout_s": PATIENCE_S}
+
+        def heard(_progress: float, _total: float | None, message: str | None) -> None:
+            said.put_nowait(message)
+
+        waiting = asyncio.create_task(client.call_tool("wait_for_task", wait, on_progress=heard))
+        while "Waiting for the models" not in (await said.get() or ""):
+            pass
+        await client.call_tool("cancel_task", {"task_id": task["id"]})
+        assert ((await waiting)["status"], (await waiting)["failures"]) == ("cancelled", 0)
 
 
 async def test_ten_tasks_at_once_on_several_slots_all_complete(tmp_path: Path) -> None:
