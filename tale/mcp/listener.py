@@ -138,4 +138,8 @@ def _bind_failure(name: str, host: str, port: int, error: OSError) -> ServerExce
         return ServerException(
             f"Port {port} is in use; stop the program that holds it or choose another port for {name}.", context
         )
+    if error.errno in (None, errno.EADDRNOTAVAIL):  # asyncio drops the number where no address can be taken
+        return ServerException(
+            f"{name} cannot listen on {host}:{port}: this machine has no such address; choose another host.", context
+        )
     return ServerException(f"{name} cannot listen on {host}:{port}: {error.strerror or error}.", context)
