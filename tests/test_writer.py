@@ -158,8 +158,10 @@ async def test_a_full_queue_is_refused_clearly(engine: Engine) -> None:
     waiting = await submitted(writer, (inserting(number) for number in range(3)))
     with pytest.raises(DatabaseException, match="cannot keep up: 3 writes wait"):
         await writer.submit(inserting(3))
+    ending = asyncio.create_task(writer.submit(inserting(4), ends=True))
+    await asyncio.sleep(0)  # it is taken, as what it ends was
     await gate.open()
-    assert await asyncio.gather(*waiting) == [0, 1, 2]
+    assert await asyncio.gather(*waiting, ending) == [0, 1, 2, 4]
     assert await writer.submit(inserting(3)) == 3
     writer.close()
 

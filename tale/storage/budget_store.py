@@ -91,7 +91,7 @@ class BudgetStore:
             self._keep(connection, call)
             return raised
 
-        self._tell(await self._database.write(work))
+        self._tell(await self._database.write(work, ends=True))
 
     async def release_dead(self, now: float) -> None:
         """End what this home's dead processes held; it is assumed to be used."""

@@ -57,24 +57,28 @@ class Database:
         reader = None if is_in_memory(parsed) else make_engine(parsed, "read", busy_timeout_s=busy_timeout_s)
         return cls(parsed, database_id, engine, reader)
 
-    async def write(self, work: Callable[[Connection], T]) -> T:
+    async def write(self, work: Callable[[Connection], T], *, ends: bool = False) -> T:
         """Run `work` in the next commit; returns its result when that is durable.
 
         The work gets a connection inside a transaction. It may be run twice (see Writer), must not commit, and once
         accepted is carried out even when the caller is cancelled. Raises DatabaseException, and what the work raises.
+        With `ends` it ends what was let in before, and is taken however much waits.
         """
-        return await self._writer.submit(work)
+        return await self._writer.submit(work, ends=ends)
 
     async def insert(self, table: Table, values: Mapping[str, Any]) -> None:
         """Add a row in the next commit; cheaper than `write` where many come at once. Raises DatabaseException."""
         await self._writer.insert(table, values)
 
     async def upsert(self, table: Table, values: Mapping[str, Any]) -> None:
-        """Add a row with all its columns, or put it in place of the one with the same key; as cheap as `insert`."""
+        """Put a row with all its columns in place of the one with the same key, or add it; as cheap as `insert`.
+
+        It ends what was let in before: it is taken however much waits. Raises DatabaseException.
+        """
         statement = self._upserts.get(table)
         if statement is None:
             statement = self._upserts[table] = upsert_statement(self._writer_engine.dialect.name, table)
-        await self._writer.put(statement, values)
+        await self._writer.put(statement, values, ends=True)
 
     async def read(self, work: Callable[[Connection], T]) -> T:
         """Run `work` in a thread, on a read-only connection that sees one state of the database. Raises likewise."""

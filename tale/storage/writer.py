@@ -67,22 +67,23 @@ class Writer:
         """Begin to write."""
         self._thread.start()
 
-    async def submit(self, work: Work[T]) -> T:
+    async def submit(self, work: Work[T], *, ends: bool = False) -> T:
         """Run the work in the next commit and return its result once that is durable.
 
         Once accepted it is carried out even when the caller is cancelled. Raises DatabaseException when the writer
-        is closed or too much waits already, and whatever the work raises.
+        is closed or too much waits already, and whatever the work raises. One that `ends` what was let in before is
+        taken however much waits: it was counted then.
         """
         loop = asyncio.get_running_loop()
-        return cast("T", await self._placed(_Order(loop, loop.create_future(), work=work)))
+        return cast("T", await self._placed(_Order(loop, loop.create_future(), work=work), ends=ends))
 
-    async def put(self, statement: Insert, values: Values) -> None:
+    async def put(self, statement: Insert, values: Values, *, ends: bool = False) -> None:
         """Run the statement with the values, as `submit` would; equal ones that stand beside each other run at once.
 
         Equal are those that are the same object, which is prepared once for as long as it is used.
         """
         loop = asyncio.get_running_loop()
-        await self._placed(_Order(loop, loop.create_future(), row=(statement, values)))
+        await self._placed(_Order(loop, loop.create_future(), row=(statement, values)), ends=ends)
 
     async def insert(self, table: Table, values: Values) -> None:
         """Add a row, as `put` would."""
@@ -91,9 +92,9 @@ class Writer:
             statement = self._inserts[table] = insert(table)
         await self.put(statement, values)
 
-    def _placed(self, order: _Order) -> asyncio.Future[Any]:
+    def _placed(self, order: _Order, *, ends: bool) -> asyncio.Future[Any]:
         with self._changed:
-            self._refuse_when_unable()
+            self._refuse_when_unable(ends=ends)
             self._orders.append(order)
             self._changed.notify()
         return order.waiter
@@ -105,10 +106,10 @@ class Writer:
             self._changed.notify()
         self._thread.join()
 
-    def _refuse_when_unable(self) -> None:
+    def _refuse_when_unable(self, *, ends: bool) -> None:
         if self._closed:
             raise DatabaseException("The database is closed; nothing more can be written.")
-        if len(self._orders) >= self._queue_limit:
+        if len(self._orders) >= self._queue_limit and not ends:
             raise DatabaseException(
                 f"The database cannot keep up: {len(self._orders):,} writes wait. Try again in a moment.",
                 {"waiting": len(self._orders)},
