@@ -1,6 +1,7 @@
 """What all tests share."""
 
 import os
+import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -14,6 +15,12 @@ from fakes.postgres import empty_database, running_postgres
 hypothesis.settings.register_profile("tale", deadline=None, print_blob=True)
 hypothesis.settings.register_profile("thorough", hypothesis.settings.get_profile("tale"), max_examples=2_000)
 hypothesis.settings.load_profile("tale")
+
+
+def pytest_configure() -> None:
+    """Have what a test starts end at Ctrl-C, which a shell ignores for all that it runs in the background."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
