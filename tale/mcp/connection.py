@@ -58,7 +58,7 @@ class Connection(web.RequestHandler):
         self._headers_s = limits.headers_s
         self._is_too_many = is_too_many
         self._due: float | None = None  # when the headers that are awaited have to be there
-        self._check: asyncio.TimerHandle | None = None  # one for many requests: a timer for each costs more than it
+        self._check: asyncio.TimerHandle | None = None  # one timer for many requests
         self._is_serving = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:

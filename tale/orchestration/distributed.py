@@ -5,7 +5,7 @@ import logging
 from collections.abc import Callable, Coroutine
 from typing import Any, Final
 
-from tale.exceptions import DatabaseException
+from tale.exceptions import DatabaseException, ServerException
 from tale.orchestration.engines.engine import RunAttempt
 from tale.orchestration.engines.postgres_engine import PostgresEngine
 from tale.orchestration.executor import Progress, TaskExecutor
@@ -84,7 +84,7 @@ class Distributed:
         """
         del on_progress, idempotent
         if name != "stop_task" or arguments is None:
-            raise NotImplementedError(name)
+            raise ServerException(f"Hosts that share a database are not asked for {name}; they stop attempts alone.")
         await self._relay.end_attempt(arguments["task_id"], patience_s=timeout_s or LONGEST_STOP_S)
         return {}
 

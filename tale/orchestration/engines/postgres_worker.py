@@ -217,8 +217,8 @@ class PostgresWorker:
             try:
                 await self._on_connect()
                 pool = await self._connections()
-            except Exception as error:  # noqa: BLE001 - the edge of the worker: whatever it is, try again
-                logger.error("The queue is out of reach: %s", error)
+            except Exception as error:  # the edge of the worker: whatever it is, try again
+                logger.error("The queue is out of reach: %s", error, exc_info=not isinstance(error, DATABASE_FAULTS))
                 await asyncio.sleep(RECONNECT_S)
                 continue
             manager = self._manager(pool)
@@ -276,8 +276,10 @@ class PostgresWorker:
                 heartbeat_timeout=timedelta(seconds=self._pace.heartbeat_s),
                 log_aggregation_interval=NEVER,  # nothing reads its statistics
             )
-        except Exception as error:  # noqa: BLE001 - the edge of the worker: the supervisor begins anew
-            logger.error("The connection to the queue broke: %s", error)
+        except Exception as error:  # the edge of the worker: the supervisor begins anew
+            logger.error(
+                "The connection to the queue broke: %s", error, exc_info=not isinstance(error, DATABASE_FAULTS)
+            )
         finally:
             manager.shutdown.set()
             self._managers.remove(manager)
