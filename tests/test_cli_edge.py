@@ -104,8 +104,8 @@ def test_help_loads_neither_http_nor_databases_nor_protocol() -> None:
     assert done.stdout.splitlines()[-1] == "[]"
 
 
-def test_status_does_without_the_protocol_sdk_and_the_database(gateway: FakeGateway) -> None:
-    heavy = ("sqlalchemy", "mcp", "ollama", "alembic")
+def test_status_does_without_aiohttp_the_protocol_sdk_and_the_database(gateway: FakeGateway) -> None:
+    heavy = ("aiohttp", "sqlalchemy", "mcp", "ollama", "alembic")
     code = (
         f"import sys; from tale.cli.main import main; main(['status']); print([m for m in {heavy} if m in sys.modules])"
     )
@@ -263,7 +263,7 @@ sys.exit(main(["status"]))
 """
 
 
-@pytest.mark.parametrize("module", ["tale.cli.edge", "typer", "tale.cli.application", "aiohttp"])
+@pytest.mark.parametrize("module", ["tale.cli.edge", "typer", "tale.cli.application", "psutil"])
 def test_an_interrupt_while_a_command_is_loaded_leaves_no_traceback(tale_home: Path, module: str) -> None:
     done = subprocess.run([sys.executable, "-c", IMPATIENT, module], capture_output=True, text=True)
 

@@ -8,12 +8,12 @@ from typing import Any, Final
 from rich.text import Text
 
 from tale.cli.formatting import UNKNOWN, paused_line, seconds, size
-from tale.cli.gateway import client_of
 from tale.cli.rendering import Screen, show_models, show_tasks, state, table
 from tale.cli.servers import as_dict
 from tale.constants import POLLING_INTERVAL
 from tale.exceptions import NetworkException, ValidationException
-from tale.mcp.http_client import HTTPMCPClient
+from tale.mcp.plain_question import tool_result
+from tale.orchestration.home_key import own_key
 from tale.orchestration.server_manager import ServerManager, ServerStatus
 from tale.settings import Settings
 
@@ -92,17 +92,20 @@ async def _gathered(
     found = await ServerManager(settings).status()
     if next(server for server in found if server.role == "gateway").state not in UP:
         return found, None, []
-    async with client_of(settings) as client:
-        info, tasks = await _answers(client)
-    return found, info, tasks
-
-
-async def _answers(client: HTTPMCPClient) -> tuple[dict[str, Any] | None, list[dict[str, Any]]]:
     try:
-        info, page = await asyncio.gather(
-            client.call_tool("get_server_info", idempotent=True),
-            client.call_tool("list_tasks", {"limit": LATEST}, idempotent=True),
-        )
+        info = await _answer(settings, "get_server_info", {})
+        page = await _answer(settings, "list_tasks", {"limit": LATEST})
     except NetworkException:
-        return None, []
-    return info, page["tasks"]
+        return found, None, []
+    return found, info, page["tasks"]
+
+
+async def _answer(settings: Settings, tool: str, arguments: dict[str, Any]) -> dict[str, Any]:
+    url, key = settings.url_of("gateway"), own_key(settings, "gateway")
+    answer = tool_result(url, tool, arguments, api_key=key, timeout_s=settings.http_timeout_s)
+    if answer is not None:
+        return answer
+    from tale.cli.gateway import client_of  # aiohttp takes 0.2 s to import, and hardly anybody needs it here
+
+    async with client_of(settings) as client:
+        return await client.call_tool(tool, arguments, idempotent=True)
