@@ -227,6 +227,7 @@ class ModelCall:
     error: str | None = None
     key_name: str | None = None  # whose key asked for it
     engine: str | None = None  # the address of the engine that served it last; None where it has none
+    owner: str | None = None  # host and home of the process that makes it
 
 
 @dataclass(frozen=True, slots=True)

@@ -81,7 +81,7 @@ async def step_taken(model: Model, calls: CallStore, step: str, tokens: int, cal
         except BudgetException:
             assert not fits
     elif step == "die":
-        await calls.close_orphans(MIDNIGHT + 2)
+        await calls.close_orphans(MIDNIGHT + 2, owner="")
         model.used += model.under_way.values()
         model.under_way.clear()
     elif model.under_way:

@@ -290,7 +290,7 @@ async def test_what_a_killed_process_held_counts_as_used_after_the_next_start(da
         await killed_while_it_holds(url, owner)
     assert (await only(budgets)).reserved_tokens == 600
     calls = CallStore(database, budgets)
-    assert await calls.close_orphans(NOON + 5) == 2
+    assert await calls.close_orphans(NOON + 5, owner="") == 2
     standing = await only(budgets)
     assert (standing.reserved_tokens, standing.assumed_tokens, standing.unreported) == (300, 300, 1)
     # The host named there never comes back; what it held is ended when it is needed.

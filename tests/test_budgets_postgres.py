@@ -53,6 +53,6 @@ async def test_what_a_killed_process_held_counts_as_used_after_its_home_s_next_s
     await killed_while_it_holds(postgres_url, "here")
     with pytest.raises(BudgetException, match="300 are held by calls under way"):
         await CallStore(database, budgets).hold_call(new_call(), most_tokens=300)
-    await CallStore(database, budgets).close_orphans(NOON + 5)
+    await CallStore(database, budgets).close_orphans(NOON + 5, owner="")
     standing = await only(budgets)
     assert (standing.reserved_tokens, standing.assumed_tokens) == (0, 300)

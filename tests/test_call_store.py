@@ -127,17 +127,30 @@ async def test_calls_of_a_dead_process_are_closed_once(calls: CallStore) -> None
     left, ended = new_call(), new_call(ended_at=2.0)
     await calls.open_call(left)
     await calls.close_call(ended)
-    assert await calls.close_orphans(9.0) == 1
-    assert await calls.close_orphans(10.0) == 0
+    assert await calls.close_orphans(9.0, owner="") == 1
+    assert await calls.close_orphans(10.0, owner="") == 0
     closed = next(call for call in await calls.calls() if call.id == left.id)
     assert (closed.ended_at, closed.error_class) == (9.0, "ProcessDied")
     assert closed.output_tokens is None
 
 
+async def test_calls_of_other_hosts_are_left_alone_unless_they_are_older_than_any_call(calls: CallStore) -> None:
+    mine, theirs, of_nobody, long_gone = (
+        new_call(10_000.0, owner="a:/home"),
+        new_call(10_000.0, owner="b:/home"),
+        new_call(10_000.0),
+        new_call(1.0, owner="b:/home"),
+    )
+    for call in (mine, theirs, of_nobody, long_gone):
+        await calls.open_call(call)
+    assert await calls.close_orphans(10_001.0, owner="a:/home") == 3
+    assert [call.id for call in await calls.calls() if call.ended_at is None] == [theirs.id]
+
+
 async def test_a_call_that_was_taken_for_dead_may_still_end(calls: CallStore) -> None:
     call = new_call()
     await calls.open_call(call)
-    await calls.close_orphans(2.0)
+    await calls.close_orphans(2.0, owner="")
     ended = replace(call, ended_at=3.0, output_tokens=4)
     await calls.close_call(ended)
     assert await calls.calls() == [ended]

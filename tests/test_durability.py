@@ -54,7 +54,7 @@ async def test_calls_that_a_kill_left_open_are_closed_by_the_next_start(tmp_path
     killed = await asyncio.to_thread(kill_after, url, 100, calls_per_s=CALLS_PER_S)
     database = Database.open(url)
     calls = CallStore(database)
-    assert await calls.close_orphans(time.time()) == len(killed.open)
+    assert await calls.close_orphans(time.time(), owner="") == len(killed.open)
     rows = await calls.calls(limit=10**6)
     assert len(rows) == len(killed.complete) + len(killed.open)
     assert all(row.ended_at is not None for row in rows)

@@ -112,7 +112,7 @@ async def test_calls_are_kept_summed_and_closed(database: Database) -> None:
     made = [ModelCall(str(uuid.uuid4()), float(n), "task", "chat", "m", "p", task_id="t") for n in range(3)]
     results = await asyncio.gather(*(calls.open_call(call) for call in [*made, made[0]]), return_exceptions=True)
     assert [type(result) for result in results if result] == [DatabaseException]
-    assert await calls.close_orphans(9.0) == 3
+    assert await calls.close_orphans(9.0, owner="") == 3
     await calls.close_call(ModelCall(made[0].id, 0.0, "task", "chat", "m", "p", task_id="t", output_tokens=5))
     totals = await calls.totals(task_id="t")
     assert (totals.calls, totals.output_tokens, totals.input_tokens) == (3, 5, None)

@@ -20,7 +20,7 @@ class TokenTracker:
     """Opens a row when a call starts and completes it when the call ends, however it ends.
 
     `clock` gives Unix seconds, `timer` seconds of a clock that never goes back. Under a hard budget an answer of open
-    length is limited to `answer_tokens`.
+    length is limited to `answer_tokens`. `owner` names the host and home of this process in the rows.
     """
 
     def __init__(
@@ -28,11 +28,13 @@ class TokenTracker:
         recorder: Recorder,
         *,
         answer_tokens: int = ANSWER_TOKENS,
+        owner: str | None = None,
         clock: Callable[[], float] = time.time,
         timer: Callable[[], float] = time.perf_counter,
     ) -> None:
         self._recorder = recorder
         self._answer_tokens = answer_tokens
+        self._owner = owner
         self._clock = clock
         self._timer = timer
 
@@ -80,6 +82,7 @@ class TokenTracker:
             route_reason=context.route_reason,
             budget_tokens=budget_tokens,
             key_name=context.key_name,
+            owner=self._owner,
         )
 
 

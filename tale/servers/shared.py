@@ -126,7 +126,7 @@ async def open_shared(settings: Settings, roles: Sequence[str], stack: AsyncExit
         _hold(settings, role, stack)
     database = await asyncio.to_thread(Database.open, settings.database, backup_folder=settings.home / "backups")
     stack.push_async_callback(database.close)
-    budgets = BudgetStore(database, owner=f"{socket.gethostname()}:{settings.home}")
+    budgets = BudgetStore(database, owner=_owner(settings))
     calls = CallStore(database, budgets)
     recorder = Recorder(calls)
     _send_alerts(settings, budgets, stack)
@@ -212,7 +212,7 @@ async def _open_pool(settings: Settings, calls: CallStore, recorder: Recorder, s
         await remote.start()
         return remote
     stack.callback(lock.release)
-    await calls.close_orphans(time.time())
+    await calls.close_orphans(time.time(), owner=_owner(settings))
     pool = await _open_local_pool(settings, recorder)
     stack.push_async_callback(pool.close)
     await pool.start()
@@ -226,7 +226,7 @@ async def _open_local_pool(settings: Settings, recorder: Recorder) -> ModelPool:
         choice.backend,
         ux_model=choice.ux_model,
         task_model=choice.task_model,
-        tracker=TokenTracker(recorder, answer_tokens=settings.max_output_tokens),
+        tracker=TokenTracker(recorder, answer_tokens=settings.max_output_tokens, owner=_owner(settings)),
         memory_limit_bytes=settings.memory_limit_bytes,
         routing=settings.routing,
         monitor_interval_s=settings.monitor_interval_s,
@@ -234,6 +234,11 @@ async def _open_local_pool(settings: Settings, recorder: Recorder) -> ModelPool:
         url=choice.url,
         slots={"ux": choice.slots, "task": choice.slots} if choice.slots else None,
     )
+
+
+def _owner(settings: Settings) -> str:
+    """Whose the calls of this home are, among all that share its database; that of a file belongs to one host alone."""
+    return "" if settings.database.startswith("sqlite") else f"{socket.gethostname()}:{settings.home}"
 
 
 def _model_key(settings: Settings) -> str:

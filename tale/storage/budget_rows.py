@@ -16,6 +16,7 @@ from tale.exceptions import BudgetException
 from tale.records import ModelCall
 from tale.storage.budgets import (
     EMBED,
+    LONGEST_CALL_S,
     PROCESS_DIED,
     WHOLE_PERCENT,
     Alert,
@@ -29,7 +30,6 @@ from tale.storage.rows import insert_into
 from tale.storage.tables import alerts, budget_periods, budget_reservations, budgets, model_calls
 
 LEDGER_LOCK: Final = 0x7A1E_B4
-RESERVATION_LIFE_S: Final = 7_200.0  # longer than any call; what is older is of a host that died for good
 
 FIGURES: Final = ("reported_tokens", "assumed_tokens", "reserved_tokens", "unreported")
 
@@ -79,7 +79,7 @@ def hold(
     covering = [budget for budget in known if budget.kind == "hard" and budget.counts(call)]
     for budget in covering:
         standing = standing_of(connection, budget, call.started_at)
-        if standing.left_tokens < tokens and _released_of(connection, call.started_at - RESERVATION_LIFE_S):
+        if standing.left_tokens < tokens and _released_of(connection, call.started_at - LONGEST_CALL_S):
             standing = standing_of(connection, budget, call.started_at)
         if standing.left_tokens < tokens:
             return refusal(standing, tokens, now=call.started_at)
@@ -118,7 +118,7 @@ def settle(connection: Connection, known: Sequence[Budget], call: ModelCall) -> 
 
 def release_dead(connection: Connection, owner: str, *, now: float) -> None:
     """End what the dead processes of an owner held: it is assumed to be used, as nobody knows how much was."""
-    _released_of(connection, now - RESERVATION_LIFE_S, owner)
+    _released_of(connection, now - LONGEST_CALL_S, owner)
 
 
 def standing_of(connection: Connection, budget: Budget, at: float) -> Standing:

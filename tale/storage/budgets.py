@@ -16,6 +16,7 @@ Kind = Literal["soft", "hard"]
 
 EMBED: Final = "embed"  # the operation that reads and writes nothing
 PROCESS_DIED: Final = "ProcessDied"
+LONGEST_CALL_S: Final = 7_200.0  # no call takes as long; what is older is of a host that died for good
 MAX_LIMIT_TOKENS: Final = 10**15
 DEFAULT_ALERT_PERCENT: Final = 80
 WHOLE_PERCENT: Final = 100

@@ -3,11 +3,11 @@
 from collections.abc import Sequence
 from typing import Any, Final
 
-from sqlalchemy import ColumnElement, Connection, Select, bindparam, func, select, update
+from sqlalchemy import ColumnElement, Connection, Select, bindparam, func, or_, select, update
 
 from tale.records import ACKNOWLEDGE, McpCall, ModelCall, TokenTotals
 from tale.storage.budget_store import BudgetStore
-from tale.storage.budgets import PROCESS_DIED
+from tale.storage.budgets import LONGEST_CALL_S, PROCESS_DIED
 from tale.storage.database import Database
 from tale.storage.rows import record_of, values_of
 from tale.storage.tables import mcp_calls, model_calls
@@ -119,16 +119,20 @@ class CallStore:
         statement = select(call[column]).where(*wanted).order_by(call.started_at.desc()).limit(limit)
         return await self._database.read(lambda connection: list(connection.scalars(statement)))
 
-    async def close_orphans(self, now: float) -> int:
-        """Close the rows that a dead process left open, with the error class ProcessDied; returns how many.
+    async def close_orphans(self, now: float, *, owner: str) -> int:
+        """Close the rows that dead processes left open, with the error class ProcessDied; returns how many.
 
-        What its calls held of budgets counts as used, as nobody knows how much was.
+        The calls of `owner`, a host and home, are of dead processes, and so are those that began longer ago than any
+        call takes; other hosts on the same database may be at work. What they held of budgets counts as used, as nobody
+        knows how much was.
         """
         if self._budgets is not None:
             await self._budgets.release_dead(now)
+        call = model_calls.c
+        is_dead = or_(call.owner == owner, call.owner.is_(None), call.started_at < now - LONGEST_CALL_S)
         orphaned = (
             update(model_calls)
-            .where(model_calls.c.ended_at.is_(None), model_calls.c.started_at <= now)
+            .where(call.ended_at.is_(None), call.started_at <= now, is_dead)
             .values(
                 ended_at=now,
                 error_class=PROCESS_DIED,

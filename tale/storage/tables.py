@@ -22,7 +22,7 @@ from sqlalchemy import (
     text,
 )
 
-SCHEMA_REVISION: Final = "0007"
+SCHEMA_REVISION: Final = "0008"
 """The newest migration; a constant, so that a start on an up-to-date database need not import Alembic."""
 
 ID_CHARACTERS: Final = 36
@@ -194,6 +194,7 @@ model_calls = Table(
     _text("error"),
     _text("key_name"),
     _text("engine"),
+    _text("owner"),
     Index(None, "started_at"),
     Index(None, "ended_at", sqlite_where=HAS_ENDED, postgresql_where=HAS_ENDED),
     Index(None, "task_id", "started_at"),
