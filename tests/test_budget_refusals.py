@@ -76,6 +76,19 @@ async def test_a_task_is_refused_beforehand_when_a_budget_for_it_is_used_up(proc
     assert len(rows(process.settings, TASKS)) == 1
 
 
+async def test_tasks_that_were_handed_in_before_are_given_back_when_the_budget_is_used_up(process: Process) -> None:
+    client = await process.client()
+    first = await client.call_tool("submit_task", {"text": "Say hello", "idempotency_key": "a"})
+    await used_up(process)
+    again = await client.call_tool("submit_task", {"text": "Say hello", "idempotency_key": "a"})
+    assert again["id"] == first["id"]
+    known, new = {"text": "Say hello", "idempotency_key": "a"}, {"text": "Say hello", "idempotency_key": "b"}
+    for tasks in ([known, new], [known, {"text": "Say hello"}]):
+        with pytest.raises(BudgetException, match="is used up"):
+            await client.call_tool("submit_tasks", {"tasks": tasks})
+    assert len(rows(process.settings, TASKS)) == 2
+
+
 async def test_a_budget_for_one_model_refuses_no_calls_of_another(process: Process) -> None:
     await set_budget(process, 1, scope="model", name="small")
     client = await process.client("ux_agent")

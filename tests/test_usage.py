@@ -103,7 +103,7 @@ async def test_usage_is_of_a_task_a_conversation_and_a_time(database: Database) 
     assert await output(since=NOON, until=NOON) is None
 
 
-@pytest.mark.parametrize("by", ["model", "role", "operation", "key"])
+@pytest.mark.parametrize("by", ["model", "engine", "role", "operation", "key"])
 async def test_groups_come_largest_first_and_add_up_to_the_whole(database: Database, by: Any) -> None:
     column = "key_name" if by == "key" else by
     store = await keep(

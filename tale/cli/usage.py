@@ -19,6 +19,7 @@ class Grouping(StrEnum):
     """What usage can be summed up by."""
 
     MODEL = "model"
+    ENGINE = "engine"
     ROLE = "role"
     OPERATION = "operation"
     KEY = "key"

@@ -1,15 +1,16 @@
 """The gateway: takes tasks in, tells how they stand, hands out results."""
 
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final, Literal
 
 from tale.credentials import Scope
-from tale.exceptions import ModelException, NetworkException, TaskException, ValidationException
+from tale.exceptions import BudgetException, ModelException, NetworkException, TaskException, ValidationException
 from tale.mcp.base_server import BaseMCPServer, ToolContext
 from tale.models.pool import Pool
 from tale.orchestration.coordinator import HTTPCoordinator
+from tale.orchestration.intake import Submission
 from tale.orchestration.task_events import TaskEvent
 from tale.orchestration.task_view import QueueView, TaskList, TaskReceipt, TaskReceipts, TaskView, task_view
 from tale.records import CallContext, ChatRequest, Message, Task, TaskStatus, TokenTotals
@@ -116,7 +117,7 @@ class GatewayTools:
                 same call: #1 is the first.
         """
         submissions = submissions_of(tasks, context.trace_id, context.key_name)
-        await self._gate.refuse_used_up(context.key_name)
+        await self._refuse_used_up(submissions, context)
         stored = await self._coordinator.submit_all(submissions)
         return TaskReceipts([TaskReceipt(task.id, task.status.value) for task in stored])
 
@@ -245,12 +246,20 @@ class GatewayTools:
 
     async def _submitted(self, request: TaskRequest, context: ToolContext) -> TaskView:
         submission = request.submission(context.trace_id, context.key_name)
-        await self._gate.refuse_used_up(context.key_name)
+        await self._refuse_used_up([submission], context)
         task = await self._coordinator.submit(submission)
         context.concerns(task.id)
         if request.idempotency_key is None:  # it is new: nothing has been called for it, which need not be read
             return task_view(task, TokenTotals(calls=0), now=self._clock())
         return await self._view(task)
+
+    async def _refuse_used_up(self, submissions: Sequence[Submission], context: ToolContext) -> None:
+        """Refuse tasks for which no budget is left; those that were handed in before are given back all the same."""
+        try:
+            await self._gate.refuse_used_up(context.key_name)
+        except BudgetException:
+            if not await self._tasks.has_keys([each.idempotency_key for each in submissions]):
+                raise
 
     async def _queue(self) -> QueueView:
         counts = await self._tasks.counts()

@@ -51,6 +51,14 @@ class TaskStore:
 
         return await self._database.write(work)
 
+    async def has_keys(self, keys: Sequence[str | None]) -> bool:
+        """Whether a task is stored with each of these idempotency keys; None is the key of no task."""
+        wanted = set(keys)
+        if None in wanted:
+            return False
+        found = select(func.count()).where(tasks.c.idempotency_key.in_(wanted))
+        return await self._database.read(lambda connection: connection.scalar(found) == len(wanted))
+
     async def claim(self, task_id: str, *, expected_attempt: int | None, now: float, max_failures: int) -> Task | None:
         """Begin an attempt; None when the task is not to be run, or is somebody else's.
 

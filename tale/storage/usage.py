@@ -14,8 +14,8 @@ from tale.storage.database import Database
 from tale.storage.tables import model_calls
 from tale.validation import validate_day, validate_moment, validate_task_id
 
-By = Literal["model", "role", "operation", "key", "day"]
-GROUPS: Final[tuple[By, ...]] = ("model", "role", "operation", "key", "day")
+By = Literal["model", "engine", "role", "operation", "key", "day"]
+GROUPS: Final[tuple[By, ...]] = ("model", "engine", "role", "operation", "key", "day")
 TOKENS: Final = ("input_tokens", "output_tokens", "cached_tokens", "reasoning_tokens")
 TIMES: Final = ("queue_s", "load_s", "prefill_s", "decode_s", "other_s", "total_s")
 CANCELLED: Final = "Cancelled"
