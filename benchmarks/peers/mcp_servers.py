@@ -1,11 +1,14 @@
 """The servers that mcp_throughput.py compares: `python mcp_servers.py KIND PORT FOLDER` says "ready" and serves.
 
-It runs in two environments, FastMCP's own and tale's, so each kind imports what it needs itself.
+It runs in two environments, FastMCP's own and tale's, so each kind imports what it needs itself. Each is as its own
+installation gives it: uvicorn takes uvloop where that is installed, which is so in tale's environment alone.
 """
 
 import asyncio
 import sys
+from collections.abc import Coroutine
 from pathlib import Path
+from typing import Any
 
 
 def serve_fastmcp(port: int) -> None:
@@ -79,6 +82,14 @@ async def serve_aiohttp(port: int) -> None:
     await asyncio.Event().wait()
 
 
+def run_as_tale(server: Coroutine[Any, Any, None]) -> None:
+    """Run it on the event loop on which tale's service runs."""
+    import uvloop
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(server)
+
+
 def main() -> None:
     kind, port, folder = sys.argv[1], int(sys.argv[2]), Path(sys.argv[3])
     match kind:
@@ -87,9 +98,9 @@ def main() -> None:
         case "sdk":
             serve_sdk(port)
         case "aiohttp":
-            asyncio.run(serve_aiohttp(port))
+            run_as_tale(serve_aiohttp(port))
         case _:
-            asyncio.run(serve_tale(port, folder, recording=kind == "tale"))
+            run_as_tale(serve_tale(port, folder, recording=kind == "tale"))
 
 
 if __name__ == "__main__":

@@ -10,6 +10,8 @@ from importlib import import_module
 from logging.handlers import RotatingFileHandler
 from typing import Any, Final
 
+import uvloop
+
 from tale.exceptions import TaleBaseException
 from tale.orchestration.run_state import LOG_FILE, prepare_folder, unusable, write_failure
 from tale.orchestration.watcher import CANNOT_START
@@ -28,7 +30,8 @@ def run_service(settings: Settings, roles: Sequence[str] = DEFAULT_ROLES, *, bac
 
     Raises TaleBaseException when they cannot start.
     """
-    return asyncio.run(_serve(settings, tuple(roles), background=background))
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        return runner.run(_serve(settings, tuple(roles), background=background))
 
 
 async def _serve(settings: Settings, roles: tuple[str, ...], *, background: bool) -> int:

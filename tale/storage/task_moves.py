@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Literal
 
-from sqlalchemy import Connection, bindparam, insert, select, update
+from sqlalchemy import Connection, Integer, bindparam, func, insert, select, true, update
 
 from tale.records import Task, TaskStatus
 from tale.storage import dependencies
@@ -31,7 +31,19 @@ KEEP_TEXT: Final = (
     .where(OF_TASK, tasks.c.attempt == bindparam("of_attempt"), tasks.c.status == TaskStatus.RUNNING)
     .values(result=bindparam("so_far"))
 )
+BEGIN: Final = CHANGE.where(
+    tasks.c.status == TaskStatus.QUEUED,
+    tasks.c.attempt == func.coalesce(bindparam("expected", type_=Integer), tasks.c.attempt),
+    tasks.c.open_dependencies == 0,
+    tasks.c.cancel_requested_at.is_(None),
+    tasks.c.failures < bindparam("most_failures"),
+    func.coalesce(tasks.c.deadline_at > bindparam("now"), true()),
+).values(status=TaskStatus.RUNNING, attempt=tasks.c.attempt + 1)
 BEGIN_ATTEMPT: Final = insert(attempts)
+# The text that an earlier attempt got to stays until this one has some of its own.
+FRESH: Final[dict[str, None]] = dict.fromkeys(
+    ("model", "role", "route_reason", "finish_reason", "error_class", "error")
+)
 # Of the open tasks those that do not run are queued. Asked for `queued`, SQLite would look through all of them.
 DUE: Final = (
     select(tasks)
@@ -74,6 +86,19 @@ def claim(
     cancellation was asked for is cancelled instead, one whose failures reach `max_failures` or whose deadline has
     passed has failed. One that waits for other tasks is left alone.
     """
+    which = {"of_task": task_id, "expected": expected_attempt, "most_failures": max_failures, "now": now}
+    row = connection.execute(BEGIN, {**which, "started_at": now, **FRESH}).mappings().first()
+    if row is None:
+        return _settled_or_begun(connection, task_id, expected_attempt, now=now, max_failures=max_failures)
+    task = task_of(row)
+    connection.execute(BEGIN_ATTEMPT, {"task_id": task_id, "number": task.attempt, "started_at": now})
+    return task
+
+
+def _settled_or_begun(
+    connection: Connection, task_id: str, expected_attempt: int | None, *, now: float, max_failures: int
+) -> Task | None:
+    """What a claim does where the task is not simply queued."""
     task = _locked(connection, task_id)
     if task is None or task.status.is_final or task.open_dependencies:
         return None
@@ -98,10 +123,8 @@ def claim(
         return None
     number = task.attempt + 1
     connection.execute(BEGIN_ATTEMPT, {"task_id": task_id, "number": number, "started_at": now})
-    # The text that an earlier attempt got to stays until this one has some of its own.
-    fresh = dict.fromkeys(("model", "role", "route_reason", "finish_reason", "error_class", "error"))
     running: dict[str, Any] = {"status": TaskStatus.RUNNING, "attempt": number, "failures": failures}
-    return _change(connection, task, started_at=now, **running, **fresh)
+    return _change(connection, task, started_at=now, **running, **FRESH)
 
 
 def finish(
