@@ -103,6 +103,23 @@ async def test_closing_a_generation_stops_ollama(engine: OllamaServer, backend: 
     await engine.script.left.wait()
 
 
+@pytest.mark.parametrize("turns", [0, 1, 2, 3])
+async def test_who_is_cancelled_twice_stops_ollama_all_the_same(
+    engine: OllamaServer, backend: OllamaBackend, turns: int
+) -> None:
+    engine.script.gate = asyncio.Event()
+    reading = asyncio.create_task(events(backend))
+    await engine.script.started.wait()
+    for _ in range(2):
+        reading.cancel()
+        for _ in range(turns):
+            await asyncio.sleep(0)
+    with pytest.raises(asyncio.CancelledError):
+        await reading
+    async with asyncio.timeout(5):
+        await engine.script.left.wait()
+
+
 async def test_an_ollama_that_breaks_off_is_a_network_error(engine: OllamaServer, backend: OllamaBackend) -> None:
     engine.script.break_after = 1
     with pytest.raises(NetworkException, match="broke off"):

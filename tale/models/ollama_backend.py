@@ -13,6 +13,7 @@ import httpx
 import ollama
 
 from tale.exceptions import ModelException, NetworkException, TaleBaseException, ValidationException
+from tale.models.apart import done_apart, read_apart
 from tale.models.backend import BackendStream, PullListener
 from tale.models.figures import count_of, seconds_of
 from tale.records import (
@@ -61,8 +62,11 @@ class OllamaBackend:
             event_hooks={"request": [self._send_trace]},
         )
 
-    async def chat(self, request: ChatRequest) -> BackendStream:
+    def chat(self, request: ChatRequest) -> BackendStream:
         """Stream a generation; closing the generator closes the connection, which stops Ollama."""
+        return read_apart(self._chat(request))
+
+    async def _chat(self, request: ChatRequest) -> BackendStream:
         gathered = _Gathered(request.model)
         self._trace_id.set(request.trace_id)
         async with self._told(request.model):
@@ -84,7 +88,7 @@ class OllamaBackend:
         """Generate without streaming."""
         self._trace_id.set(request.trace_id)
         async with self._told(request.model):
-            part: ollama.ChatResponse = await self._client.chat(**self._arguments(request), stream=False)
+            part: ollama.ChatResponse = await done_apart(self._client.chat(**self._arguments(request), stream=False))
         gathered = _Gathered(request.model)
         gathered.take(part.message)
         return gathered.reply(part)
@@ -92,7 +96,7 @@ class OllamaBackend:
     async def embed(self, model: str, texts: Sequence[str]) -> Vectors:
         """One vector a text."""
         async with self._told(model):
-            answer = await self._client.embed(model, list(texts), keep_alive=KEEP_FOREVER)
+            answer = await done_apart(self._client.embed(model, list(texts), keep_alive=KEEP_FOREVER))
         return Vectors([list(row) for row in answer.embeddings], Usage(input_tokens=count_of(answer.prompt_eval_count)))
 
     async def count_tokens(self, request: ChatRequest) -> int | None:
