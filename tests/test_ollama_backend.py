@@ -2,9 +2,12 @@
 
 import asyncio
 from collections.abc import AsyncIterator
+from typing import Any
 
+import psutil
 import pytest
 from fakes.ollama_server import OllamaServer, served
+from fakes.servers import until
 
 from tale.exceptions import ModelException, NetworkException, ValidationException
 from tale.models.ollama_backend import OllamaBackend
@@ -118,6 +121,23 @@ async def test_who_is_cancelled_twice_stops_ollama_all_the_same(
         await reading
     async with asyncio.timeout(5):
         await engine.script.left.wait()
+
+
+async def test_no_connection_is_left_whenever_a_call_is_cancelled(engine: OllamaServer, backend: OllamaBackend) -> None:
+    for turns in range(60):
+        for act in (events(backend), backend.complete(REQUEST)):
+            call = asyncio.ensure_future(act)
+            for _ in range(turns):
+                await asyncio.sleep(0)
+            call.cancel()
+            await asyncio.wait([call])
+    port = int(engine.url.rpartition(":")[2])
+    await until(lambda: all(port not in (at.laddr.port, at.raddr and at.raddr.port) for at in connections()))
+
+
+def connections() -> list[Any]:
+    """This process's connections that somebody is at the other end of."""
+    return [found for found in psutil.Process().net_connections("tcp") if found.status == psutil.CONN_ESTABLISHED]
 
 
 async def test_an_ollama_that_breaks_off_is_a_network_error(engine: OllamaServer, backend: OllamaBackend) -> None:

@@ -2,11 +2,11 @@
 
 import json
 import logging
+import ssl
 import time
 import uuid
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
-from contextvars import ContextVar
 from typing import Any, Final, cast
 
 import httpx
@@ -54,13 +54,8 @@ class OllamaBackend:
     def __init__(self, url: str, *, timeout_s: float, context_tokens: Mapping[str, int]) -> None:
         self.url = url.rstrip("/")
         self._context_tokens = context_tokens
-        silence = max(timeout_s, LOAD_SILENCE_S)
-        self._trace_id: ContextVar[str | None] = ContextVar("trace_id", default=None)  # the client takes no headers
-        self._client = ollama.AsyncClient(
-            self.url,
-            timeout=httpx.Timeout(silence, connect=CONNECT_LIMIT_S),
-            event_hooks={"request": [self._send_trace]},
-        )
+        self._timeout = httpx.Timeout(max(timeout_s, LOAD_SILENCE_S), connect=CONNECT_LIMIT_S)
+        self._tls: ssl.SSLContext | None = None
 
     def chat(self, request: ChatRequest) -> BackendStream:
         """Stream a generation; closing the generator closes the connection, which stops Ollama."""
@@ -68,11 +63,8 @@ class OllamaBackend:
 
     async def _chat(self, request: ChatRequest) -> BackendStream:
         gathered = _Gathered(request.model)
-        self._trace_id.set(request.trace_id)
-        async with self._told(request.model):
-            stream: AsyncIterator[ollama.ChatResponse] = await self._client.chat(
-                **self._arguments(request), stream=True
-            )
+        async with self._client(request.model, trace_id=request.trace_id) as client:
+            stream: AsyncIterator[ollama.ChatResponse] = await client.chat(**self._arguments(request), stream=True)
             try:
                 async for part in stream:
                     if delta := gathered.take(part.message):
@@ -86,17 +78,22 @@ class OllamaBackend:
 
     async def complete(self, request: ChatRequest) -> Reply:
         """Generate without streaming."""
-        self._trace_id.set(request.trace_id)
-        async with self._told(request.model):
-            part: ollama.ChatResponse = await done_apart(self._client.chat(**self._arguments(request), stream=False))
+        return await done_apart(self._complete(request))
+
+    async def _complete(self, request: ChatRequest) -> Reply:
+        async with self._client(request.model, trace_id=request.trace_id) as client:
+            part: ollama.ChatResponse = await client.chat(**self._arguments(request), stream=False)
         gathered = _Gathered(request.model)
         gathered.take(part.message)
         return gathered.reply(part)
 
     async def embed(self, model: str, texts: Sequence[str]) -> Vectors:
         """One vector a text."""
-        async with self._told(model):
-            answer = await done_apart(self._client.embed(model, list(texts), keep_alive=KEEP_FOREVER))
+        return await done_apart(self._embed(model, texts))
+
+    async def _embed(self, model: str, texts: Sequence[str]) -> Vectors:
+        async with self._client(model) as client:
+            answer = await client.embed(model, list(texts), keep_alive=KEEP_FOREVER)
         return Vectors([list(row) for row in answer.embeddings], Usage(input_tokens=count_of(answer.prompt_eval_count)))
 
     async def count_tokens(self, request: ChatRequest) -> int | None:
@@ -105,21 +102,18 @@ class OllamaBackend:
 
     async def health(self) -> bool:
         """Whether Ollama answers."""
-        quick = ollama.AsyncClient(self.url, timeout=HEALTH_LIMIT_S)
         try:
-            async with self._told(""):
-                await quick.list()
+            async with self._client("", timeout=httpx.Timeout(HEALTH_LIMIT_S)) as client:
+                await client.list()
         except TaleBaseException as error:
             logger.debug("Ollama is not well: %s", error)
             return False
-        finally:
-            await quick.close()
         return True
 
     async def list_models(self) -> list[ModelInfo]:
         """Ollama's models, and those of `context_tokens` that it could fetch."""
-        async with self._told(""):
-            listed, running = await self._client.list(), await self._client.ps()
+        async with self._client("") as client:
+            listed, running = await client.list(), await client.ps()
         loaded = {entry.model or entry.name: entry for entry in running.models}
         sizes = {entry.model: entry.size for entry in listed.models if entry.model}
         found: list[ModelInfo] = []
@@ -142,8 +136,8 @@ class OllamaBackend:
         """Have Ollama fetch a model; progress is summed over its layers."""
         totals: dict[str, int] = {}
         done: dict[str, int] = {}
-        async with self._told(model):
-            async for part in await self._client.pull(model, stream=True):
+        async with self._client(model) as client:
+            async for part in await client.pull(model, stream=True):
                 if part.digest and part.total:
                     totals[part.digest], done[part.digest] = part.total, part.completed or 0
                     if listener:
@@ -151,28 +145,27 @@ class OllamaBackend:
 
     async def remove(self, model: str) -> None:
         """Have Ollama delete a model."""
-        async with self._told(model):
-            await self._client.delete(model)
+        async with self._client(model) as client:
+            await client.delete(model)
 
     async def load(self, model: str) -> float:
         """Bring a model into memory and keep it there."""
         began = time.perf_counter()
-        async with self._told(model):
-            await self._client.chat(model, [], options=self._options(model), keep_alive=KEEP_FOREVER)
+        async with self._client(model) as client:
+            await client.chat(model, [], options=self._options(model), keep_alive=KEEP_FOREVER)
         return time.perf_counter() - began
 
     async def unload(self, model: str) -> None:
         """Free a model's memory."""
-        async with self._told(model):
-            await self._client.chat(model, [], options=self._options(model), keep_alive=DROP_NOW)
+        async with self._client(model) as client:
+            await client.chat(model, [], options=self._options(model), keep_alive=DROP_NOW)
 
     async def is_responsive(self, model: str) -> bool:
         """Whether Ollama answers; it loads a model that it dropped by itself."""
         return await self.health()
 
     async def close(self) -> None:
-        """Close the connections; Ollama keeps its models."""
-        await self._client.close()
+        """Nothing: each call closes its own connection, and Ollama keeps its models."""
 
     def _context_of(self, model: str) -> int:
         return self._context_tokens.get(model, DEFAULT_CONTEXT_TOKENS)
@@ -198,16 +191,22 @@ class OllamaBackend:
             "format": dict(request.json_schema) if request.json_schema is not None else _format_of(request),
         }
 
-    async def _send_trace(self, request: httpx.Request) -> None:
-        if request.url.path.endswith("/chat") and (trace_id := self._trace_id.get()):
-            request.headers[TRACE_HEADER] = traceparent_of(trace_id)
-
     @asynccontextmanager
-    async def _told(self, model: str) -> AsyncGenerator[None]:
-        """Tell the client's failures as tale's own."""
+    async def _client(
+        self, model: str, *, trace_id: str | None = None, timeout: httpx.Timeout | None = None
+    ) -> AsyncGenerator[ollama.AsyncClient]:
+        """A client for one call, whose failures are told as tale's own.
+
+        A call that is cancelled at certain moments stays in the pool of httpx as if it went on: Ollama writes for
+        nobody, and a hundred of them let no other in. Closing the pool is what ends them surely.
+        """
         context = {"url": self.url, "model": model} if model else {"url": self.url}
+        if self._tls is None:
+            self._tls = httpx.create_ssl_context()  # reading the certificates takes long; they are read once
+        headers = {TRACE_HEADER: traceparent_of(trace_id)} if trace_id else None
+        client = ollama.AsyncClient(self.url, timeout=timeout or self._timeout, headers=headers, verify=self._tls)
         try:
-            yield
+            yield client
         except ollama.ResponseError as error:
             raise _refusal(error, model, context) from error
         except (httpx.ConnectError, ConnectionError) as error:
@@ -217,6 +216,8 @@ class OllamaBackend:
         except (httpx.HTTPError, ValueError) as error:
             cause = str(error) or type(error).__name__
             raise NetworkException("Ollama broke off its answer.", {**context, "cause": cause}) from error
+        finally:
+            await client.close()
 
 
 def _refusal(error: ollama.ResponseError, model: str, context: dict[str, Any]) -> ModelException:
