@@ -4,10 +4,10 @@ python benchmarks/growth.py                  databases of 1,000, 100,000 and 1,0
 python benchmarks/growth.py --full           10,000,000 calls too: about 6 GB in the temporary folder, some minutes
 python benchmarks/growth.py --folder FOLDER  measures the disk that FOLDER is on
 
-The histories are alike but for their length: 1,000 calls a day, each of a task and a conversation of its own, with ids
-that sort by time as the recorder makes them (those of tasks do not), and rolled up. All databases are measured in
-turns, and of the rounds the best one counts for each: whatever else the machine does only ever adds time. Times of the
-largest are compared with those of the smallest.
+The histories are alike but for their length: 1,000 calls a day, every other one for a task of its own, the rest in
+conversations of ten, with ids that sort by time as the recorder makes them (those of tasks and conversations do not),
+and rolled up. All databases are measured in turns, and of the rounds the best one counts for each: whatever else the
+machine does only ever adds time. Times of the largest are compared with those of the smallest.
 """
 
 import argparse
@@ -40,6 +40,7 @@ DAY_S, MINUTE_S, MINUTES_A_DAY, DAYS_AT_ONCE = 86_400.0, 60, 1_440, 500
 NOW_S = 1_767_225_600.0
 BATCH = 20_000
 ROUNDS = 7
+TURNS = 10  # of a conversation
 WRITTEN, AT_ONCE = 1_000, 50  # calls of one round
 READS = 5
 LIMIT = 1.2
@@ -49,18 +50,27 @@ Measure = Callable[[Database], Awaitable[Any]]
 def history(count: int, columns: list[str]) -> Iterator[tuple[Any, ...]]:
     """The rows of so many finished calls, of the last day the last ones."""
     row = values_of(call("", 0.0))
-    others = [place for place, name in enumerate(columns) if name in ("task_id", "conversation_id")]
     base = tuple(row[name] for name in columns)
     own, began, ended = (columns.index(name) for name in ("id", "started_at", "ended_at"))
+    task, conversation = columns.index("task_id"), columns.index("conversation_id")
+    whose = callers()
     days = count // CALLS_A_DAY
     for number in range(count):
         day, place = divmod(number, CALLS_A_DAY)
         at = NOW_S - (days - day) * DAY_S + place * EVERY_S
         values = list(base)
-        for each in others:
-            values[each] = str(uuid.uuid4())
+        values[task], values[conversation] = next(whose)
         values[own], values[began], values[ended] = id_at(at), at, at + TOOK_S
         yield tuple(values)
+
+
+def callers() -> Iterator[tuple[str | None, str | None]]:
+    """Of one call after the other, the task or the conversation that it is for."""
+    while True:
+        conversation = str(uuid.uuid4())
+        for _ in range(TURNS):
+            yield str(uuid.uuid4()), None
+            yield None, conversation
 
 
 def id_at(at: float) -> str:
@@ -69,8 +79,8 @@ def id_at(at: float) -> str:
     return f"{milliseconds[:8]}-{milliseconds[8:]}{new_call_id()[13:]}"
 
 
-def call(call_id: str, at: float) -> ModelCall:
-    """A finished call of a task of its own."""
+def call(call_id: str, at: float, task_id: str | None = None, conversation_id: str | None = None) -> ModelCall:
+    """A finished call."""
     return ModelCall(
         id=call_id,
         started_at=at,
@@ -80,8 +90,8 @@ def call(call_id: str, at: float) -> ModelCall:
         model="large",
         requested_model="large",
         provider="embedded",
-        task_id=str(uuid.uuid4()),
-        conversation_id=str(uuid.uuid4()),
+        task_id=task_id,
+        conversation_id=conversation_id,
         attempt=1,
         input_tokens=120,
         output_tokens=350,
@@ -129,11 +139,11 @@ async def filled(database: Database, count: int) -> None:
 async def written(database: Database) -> None:
     """Record calls, many at a time."""
     store = CallStore(database)
-    numbers = iter(range(WRITTEN))
+    wanted = itertools.islice(callers(), WRITTEN)
 
     async def record() -> None:
-        for _ in numbers:
-            row = call(new_call_id(), NOW_S)
+        for task_id, conversation_id in wanted:
+            row = call(new_call_id(), NOW_S, task_id, conversation_id)
             await store.open_call(row)
             await store.close_call(row)
 
@@ -149,7 +159,9 @@ async def last_calls(database: Database) -> None:
 
 
 async def usage_of_a_task(database: Database) -> None:
-    some = await database.read(lambda c: c.scalar(select(model_calls.c.task_id).limit(1)))
+    some = await database.read(
+        lambda c: c.scalar(select(model_calls.c.task_id).where(model_calls.c.task_id.is_not(None)).limit(1))
+    )
     await UsageStore(database).usage(UsageQuery(task_id=some))
 
 

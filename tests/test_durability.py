@@ -78,7 +78,7 @@ async def test_a_call_is_acknowledged_only_when_the_disk_moves_again(tmp_path: P
 
 
 async def test_a_disk_that_stands_still_is_said_so_and_holds_no_more_calls_than_a_limit(tmp_path: Path) -> None:
-    database = Database.open(f"sqlite:///{tmp_path}/tale.db")
+    database = Database.open(f"sqlite:///{tmp_path}/tale.db", busy_timeout_s=60.0)  # so that nothing fails meanwhile
     calls = CallStore(database)
     with standing_still(tmp_path / "tale.db"):
         begun = [begin(calls) for _ in range(QUEUE_LIMIT + TOO_MANY)]

@@ -155,6 +155,13 @@ async def test_no_ollama_is_told_with_the_command_that_starts_it() -> None:
     await backend.close()
 
 
+async def test_the_password_of_its_address_is_not_told() -> None:
+    backend = OllamaBackend("http://ann:s3cret@127.0.0.1:9", timeout_s=1, context_tokens={})
+    with pytest.raises(NetworkException) as caught:
+        await backend.complete(REQUEST)
+    assert "s3cret" not in f"{caught.value} {caught.value.context}"
+
+
 async def test_it_is_healthy_when_it_answers_and_counts_no_tokens(backend: OllamaBackend) -> None:
     assert await backend.health()
     assert await backend.is_responsive("small")

@@ -283,3 +283,18 @@ def test_chunks_of_another_form_are_the_engine_s_fault(chunk: dict[str, Any]) ->
         events_of(chunk, Gathered("small"))
     with pytest.raises(ModelException, match="not OpenAI's"):
         events_of({"choices": [{"message": {"tool_calls": 5}}]}, Gathered("small"), is_whole=True)
+
+
+async def test_the_password_of_its_address_is_used_and_not_told(engine: OpenAIServer) -> None:
+    backend = OpenAIBackend(engine.base_url.replace("://", "://ann:s3cret@"), timeout_s=5)
+    assert await backend.health()
+    engine.script.refuse = (400, {"error": {"message": "no"}})
+    with pytest.raises(ModelException) as refused:
+        await backend.complete(REQUEST)
+    await backend.close()
+    nobody = OpenAIBackend("http://ann:s3cret@127.0.0.1:9/v1", timeout_s=1)
+    with pytest.raises(NetworkException) as lost:
+        await nobody.complete(REQUEST)
+    await nobody.close()
+    for caught in (refused, lost):
+        assert "s3cret" not in f"{caught.value} {caught.value.context}"

@@ -12,6 +12,7 @@ from typing import Any, Final, cast
 import httpx
 import ollama
 
+from tale.addresses import without_password
 from tale.exceptions import ModelException, NetworkException, TaleBaseException, ValidationException
 from tale.models.apart import done_apart, read_apart
 from tale.models.backend import BackendStream, PullListener
@@ -52,7 +53,8 @@ class OllamaBackend:
     provider = "ollama"
 
     def __init__(self, url: str, *, timeout_s: float, context_tokens: Mapping[str, int]) -> None:
-        self.url = url.rstrip("/")
+        self._address = url.rstrip("/")
+        self.url = without_password(self._address)  # as it may be told
         self._context_tokens = context_tokens
         self._timeout = httpx.Timeout(max(timeout_s, LOAD_SILENCE_S), connect=CONNECT_LIMIT_S)
         self._tls: ssl.SSLContext | None = None
@@ -204,7 +206,7 @@ class OllamaBackend:
         if self._tls is None:
             self._tls = httpx.create_ssl_context()  # reading the certificates takes long; they are read once
         headers = {TRACE_HEADER: traceparent_of(trace_id)} if trace_id else None
-        client = ollama.AsyncClient(self.url, timeout=timeout or self._timeout, headers=headers, verify=self._tls)
+        client = ollama.AsyncClient(self._address, timeout=timeout or self._timeout, headers=headers, verify=self._tls)
         try:
             yield client
         except ollama.ResponseError as error:

@@ -9,6 +9,7 @@ from urllib.parse import urlsplit
 
 import aiohttp
 
+from tale.addresses import without_password
 from tale.exceptions import ModelException, NetworkException, TaleBaseException
 from tale.models.backend import BackendStream, PullListener
 from tale.models.openai_wire import (
@@ -60,7 +61,8 @@ class OpenAIBackend:
         llama_cpp: bool = False,
     ) -> None:
         self.provider = provider
-        self.url = base_url.rstrip("/")
+        self._address = base_url.rstrip("/")
+        self.url = without_password(self._address)  # as it may be told
         self._api_key = api_key
         self._llama_cpp = llama_cpp
         self._timeout = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_LIMIT_S, sock_read=timeout_s)
@@ -160,7 +162,7 @@ class OpenAIBackend:
 
     async def _endpoint(self, model: str) -> Endpoint:
         """Where `model` is served. Subclasses that run an engine a model say it here."""
-        return Endpoint(self.url, self._api_key)
+        return Endpoint(self._address, self._api_key)
 
     def _extra(self, request: ChatRequest) -> Json:
         """What a subclass adds to the body of a generation."""
@@ -198,10 +200,10 @@ class OpenAIBackend:
                 method, f"{base}{path}", json=body, headers=headers, timeout=limit
             ) as response:
                 if response.status >= ERROR_STATUS:
-                    raise refusal(response.status, await response.text(), model, endpoint.base_url)
+                    raise refusal(response.status, await response.text(), model, without_password(endpoint.base_url))
                 yield response
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
-            raise _lost(error, endpoint.base_url) from error
+            raise _lost(error, without_password(endpoint.base_url)) from error
 
     def _http(self, url: str) -> aiohttp.ClientSession:
         if self._session is None:

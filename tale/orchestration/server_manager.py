@@ -114,7 +114,7 @@ class ServerManager:
 
     def _usable(self, status: ServerStatus) -> bool:
         self._refuse_foreign(status)
-        return status.state in ("running", "starting") and status.version == __version__
+        return _is_up(status)
 
     def _refuse_foreign(self, status: ServerStatus) -> bool:
         if status.state != "foreign":
@@ -175,7 +175,7 @@ class ServerManager:
             ended = self._watcher.poll() is not None
             failure = take_failure(settings.run_folder) or failure
             statuses = await asyncio.gather(*(self._look(role) for role in roles))
-            if all(status.state in ("running", "starting") for status in statuses):
+            if all(map(_is_up, statuses)):
                 return
             # Who holds the lock may be what another watcher brings back at this moment, and will do then.
             if failure and not (LOCK in failure["context"] and self._holding(roles)):
@@ -191,6 +191,10 @@ class ServerManager:
             with suppress(subprocess.TimeoutExpired):
                 await asyncio.to_thread(self._watcher.wait, WATCHER_LIMIT_S)
         return found
+
+
+def _is_up(status: ServerStatus) -> bool:
+    return status.state in ("running", "starting") and status.version == __version__
 
 
 class _locked:

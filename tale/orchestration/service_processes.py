@@ -83,7 +83,9 @@ def _watchers(home: Path) -> list[psutil.Process]:
     found: list[psutil.Process] = []
     for process in psutil.process_iter():
         with suppress(psutil.Error):  # of other users, or just gone
-            if WATCHER_COMMAND[-1] in process.cmdline() and same_folder(Path(process.environ()["TALE_HOME"]), home):
+            # One that is being started, or has ended, has no variables.
+            of_home = process.environ().get("TALE_HOME") if WATCHER_COMMAND[-1] in process.cmdline() else None
+            if of_home and same_folder(Path(of_home), home):
                 found.append(process)
     return found
 

@@ -13,6 +13,7 @@ import subprocess
 import sys
 import termios
 import time
+from collections import deque
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -24,6 +25,9 @@ COMMAND = (sys.executable, "-m", "tale.cli.main")
 ESCAPE = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]|\x1b\][^\x07]*\x07|\x1b[()][A-Z0-9]")
 PATIENCE_S = 60.0
 LOOK_INTERVAL_S = 0.01
+PROCESSES = 8  # of tests, at most
+
+_given: deque[int] = deque(maxlen=500)  # ports
 
 
 @dataclass(frozen=True)
@@ -36,10 +40,18 @@ class Outcome:
 
 
 def free_port() -> int:
-    """A port that nobody listens on; from below those that the system gives to clients, which come and go."""
+    """A port that nobody listens on, and that no other test was given of late.
+
+    It is from below those that the system gives to clients, which come and go, and each test process has ports of its
+    own.
+    """
+    worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
     while True:
-        port = random.randrange(10_000, 32_000)
+        port = random.randrange(10_000 + worker % PROCESSES, 32_000, PROCESSES)
+        if port in _given:
+            continue
         with suppress(OSError), socket.create_server(("127.0.0.1", port)):
+            _given.append(port)
             return port
 
 
