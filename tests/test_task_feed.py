@@ -16,10 +16,12 @@ from tale.records import Task, TaskStatus
 class Desk:
     """A board, the texts, and one row that the test changes."""
 
-    def __init__(self, status: TaskStatus = TaskStatus.RUNNING, *, silence_s: float = 60.0) -> None:
+    def __init__(
+        self, status: TaskStatus = TaskStatus.RUNNING, *, silence_s: float = 60.0, row_s: float = 60.0
+    ) -> None:
         self.events, self.texts = TaskEvents(), TaskTexts()
         self.task = Task("t", "x", status, 1.0, attempt=1)
-        self.feed = TaskFeed(self.events, self.texts, self.read, batch_s=0.0, silence_s=silence_s)
+        self.feed = TaskFeed(self.events, self.texts, self.read, batch_s=0.0, silence_s=silence_s, row_s=row_s)
 
     async def read(self, task_id: str) -> Task:
         if task_id != "t":
@@ -76,6 +78,34 @@ async def test_an_attempt_that_failed_has_its_successor_s_text_begin_anew() -> N
     told = await anext(feed)
     assert told is not None
     assert (told.data["attempt"], told.data["offset"], told.data["text"]) == (2, 0, "right")
+    await feed.aclose()
+
+
+async def test_a_text_that_is_not_told_here_is_taken_from_the_row_as_it_is_kept() -> None:
+    desk = Desk(row_s=0.0)
+    feed = desk.feed.follow("t", Place())
+    await anext(feed)
+    pieces: list[str] = []
+    for number, kept in enumerate(("Hello", "Hello", "Hello world"), start=1):
+        desk.task = Task("t", "x", TaskStatus.RUNNING, 1.0, attempt=1, result=kept)
+        desk.events.publish(TaskEvent("t", TaskStatus.RUNNING, "m is writing", number))
+        while (told := await anext(feed)) is None or told.kind != "progress":
+            if told is not None:
+                pieces.append(told.data["text"])
+    desk.end("Hello world!")
+    pieces += [event.data["text"] async for event in feed if event is not None and event.kind == "text"]
+    assert pieces == ["Hello", " world", "!"]
+
+
+async def test_the_row_of_a_later_attempt_is_not_taken_for_its_text() -> None:
+    desk = Desk(row_s=0.0)
+    desk.task = Task("t", "x", TaskStatus.RUNNING, 1.0, attempt=2, result="of the first attempt")
+    feed = desk.feed.follow("t", Place())
+    await anext(feed)
+    desk.events.publish(TaskEvent("t", TaskStatus.RUNNING, "m is writing", 1))
+    told = await anext(feed)
+    assert told is not None
+    assert told.kind == "progress"
     await feed.aclose()
 
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import re
+import time
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field, replace
 from typing import Any, Final, Literal
@@ -11,6 +12,7 @@ from tale.orchestration.task_texts import TaskTexts, TextPiece
 from tale.records import Task, TaskStatus
 
 BATCH_S: Final = 0.08  # what a model writes within this time goes out together
+ROW_S: Final = 1.0  # between two looks at a row for a text of which nothing comes to this process
 SILENCE_S: Final = 15.0  # after this long the row is looked at, and the listener told that the line still stands
 PLACE: Final = re.compile(r"([0-9]{1,9})-([0-9]{1,12})-([a-z]{0,16})", re.ASCII)
 
@@ -58,12 +60,16 @@ class TaskFeed:
         *,
         batch_s: float = BATCH_S,
         silence_s: float = SILENCE_S,
+        row_s: float = ROW_S,
     ) -> None:
         self._events = events
         self._texts = texts
         self._read = read
         self._batch_s = batch_s
         self._silence_s = silence_s
+        self._row_s = row_s
+        self._of_rows: set[str] = set()  # tasks whose texts are taken from their rows
+        self._looked_at: dict[str, float] = {}
 
     async def follow(self, task_id: str, place: Place) -> AsyncGenerator[FeedEvent | None]:
         """What the listener does not know yet, then what happens, until the task has ended.
@@ -80,6 +86,8 @@ class TaskFeed:
             async with _News(board, changed, batch_s=self._batch_s, silence_s=self._silence_s) as news:
                 while not task.status.is_final:
                     told = await news.next()
+                    if isinstance(told, TaskEvent) and told.output_tokens:
+                        await self._look_for_text(task_id)
                     if piece := self._texts.after(task_id, place.attempt, place.offset):
                         place = replace(place, attempt=piece.attempt, offset=piece.offset + len(piece.text))
                         yield _text(piece, place)
@@ -90,8 +98,26 @@ class TaskFeed:
                     elif told != "text":
                         task = await self._read(task_id)
                         yield None
+            self._of_rows.discard(task_id)
+            self._looked_at.pop(task_id, None)
             for event in _ending(task, place):
                 yield event
+
+    async def _look_for_text(self, task_id: str) -> None:
+        """Take what the runner keeps in the row about once a second, where the model's words do not come by themselves.
+
+        So it is on SQLite with the roles in processes of their own.
+        """
+        comes_by_itself = task_id not in self._of_rows and self._texts.after(task_id, 0, 0) is not None
+        now = time.monotonic()
+        if comes_by_itself or now - self._looked_at.get(task_id, 0.0) < self._row_s:
+            return
+        self._looked_at[task_id] = now
+        task = await self._read(task_id)
+        # The row of a later attempt may still have the text of an earlier one.
+        if task.status is TaskStatus.RUNNING and task.attempt == 1 and task.result:
+            self._of_rows.add(task_id)
+            self._texts.add(TextPiece(task_id, task.attempt, 0, task.result))
 
 
 class _News:
