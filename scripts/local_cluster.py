@@ -14,7 +14,6 @@ import asyncio
 import os
 import secrets
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -25,13 +24,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from free_ports import free_ports
+
 from tale.exceptions import NetworkException, TaleBaseException
 from tale.mcp.http_client import HTTPMCPClient
 from tale.mcp.plain_question import health_at
 
 GATEWAYS: Final = 2
 WORKERS: Final = 3
-ROLES: Final = ("gateway", "execution", "ux_agent", "model")
 START_LIMIT_S: Final = 60.0
 TASK_LIMIT_S: Final = 600.0
 STOP_LIMIT_S: Final = 30.0
@@ -70,7 +70,7 @@ class Cluster:
         home = self._folder / f"{role}-{sum(server.role == role for server in self.servers) + 1}"
         home.mkdir()
         (home / "models").symlink_to(_models())
-        ports = dict(zip(ROLES, _free_ports(len(ROLES)), strict=True))
+        ports = free_ports()
         chosen = {f"{name}_port": str(port) for name, port in ports.items()} | {"home": str(home)} | settings
         variables = {f"TALE_{name.upper()}": value for name, value in chosen.items()}
         log = home / "output.log"
@@ -101,13 +101,6 @@ def _models() -> Path:
     folder = Path(os.environ.get("TALE_HOME") or "~/.tale").expanduser().resolve() / "models"
     folder.mkdir(parents=True, exist_ok=True)
     return folder
-
-
-def _free_ports(count: int) -> list[int]:
-    """Ports that nobody listens on now."""
-    with ExitStack() as held:
-        sockets = [held.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(count)]
-        return [each.getsockname()[1] for each in sockets]
 
 
 def _answers(server: Server) -> bool:

@@ -42,7 +42,7 @@ async def _read(stream: AsyncGenerator[T, None], items: "asyncio.Queue[T | None]
     try:
         async for item in stream:
             await items.put(item)
-    except Exception:
+    except Exception:  # no end of its own: it is raised again, for the reader, who learns of it after the items
         await items.put(None)
         raise
     finally:

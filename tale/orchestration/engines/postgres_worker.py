@@ -138,7 +138,7 @@ class _Manager(QueueManager):
         """Have the supervisor know at once: `run` itself only returns when all that runs has ended."""
         try:
             yield
-        except Exception:
+        except Exception:  # raised again: what runs into it only makes it known sooner
             self.shutdown.set()
             raise
 
