@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 from fakes.command_line import Outcome
+from fakes.in_thread import in_thread
+from fakes.servers import running, settings_for
 from test_budgets import ended, new_call, store_of
 
 from tale.storage.call_store import CallStore
@@ -64,6 +66,28 @@ def test_alerts_are_shown_until_they_are_acknowledged(tale: Tale, tale_home: Pat
     assert (alert["percent"], alert["acknowledged_at"]) == (80, None)
     assert " ago, seen: " in tale("budgets", "alerts").out
     assert tale("budgets", "list").err == ""
+
+
+def test_budgets_of_another_machine_are_its_gateway_s(
+    tale: Tale, tale_home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    key = "k" * 20
+    settings = settings_for(tmp_path / "other", api_key=key)
+    with in_thread(running(settings)):
+        monkeypatch.setenv("TALE_GATEWAY_URL", settings.url_of("gateway"))
+        assert tale("budgets", "set", "100", "--soft").code != 0  # it asks for a key
+        monkeypatch.setenv("TALE_API_KEY", key)
+        made = tale("budgets", "set", "100", "--soft")
+        assert made.out.endswith(" is the soft budget of 100 tokens a day for all calls.\n")
+        use(settings.home, 90)
+        (listed,) = json.loads(tale("budgets", "list", "--json").out)
+        assert (listed["id"], listed["used_tokens"]) == (made.out.split()[0], 90)
+        assert "90 of 100 tokens a day" in tale("budgets", "alerts", "--acknowledge").out
+        assert tale("budgets", "alerts").out == "There are no alerts.\n"
+        assert tale("budgets", "remove", "nope").code == 2
+        assert tale("budgets", "remove", listed["id"]).out == f"Removed the budget {listed['id']}.\n"
+        assert json.loads(tale("budgets", "list", "--json").out) == []
+    assert not (tale_home / "tale.db").exists()
 
 
 @pytest.mark.parametrize(

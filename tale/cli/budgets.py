@@ -117,23 +117,23 @@ def alerts(
     """Show the latest alerts, newest first."""
     from tale.cli.formatting import seconds
     from tale.cli.rendering import Screen
-    from tale.storage.budget_store import alerts_in
-    from tale.storage.budget_views import alert_view
-    from tale.storage.reader import read_once
 
     settings = settings_of(context)
-    found = read_once(settings.database, lambda connection: alerts_in(connection, limit=limit), absent=[])
+    found = _alerts(settings, limit)
     if acknowledge and found:
-        _in_store(settings, lambda store: store.acknowledge(time.time()))
+        if settings.gateway_url is None:
+            _in_store(settings, lambda store: store.acknowledge(time.time()))
+        else:
+            _asked(settings, "acknowledge_alerts", {})
     screen = Screen()
     if as_json:
-        screen.json([asdict(alert_view(alert)) for alert in found])
+        screen.json(found)
         return
     if not found:
         screen.show("There are no alerts.")
     for alert in found:
-        seen = "" if alert.acknowledged_at is None else ", seen"
-        screen.show(f"{seconds(max(0.0, time.time() - alert.created_at))} ago{seen}: {alert.text}")
+        seen = "" if alert["acknowledged_at"] is None else ", seen"
+        screen.show(f"{seconds(max(0.0, time.time() - alert['created_at']))} ago{seen}: {alert['text']}")
 
 
 def _set(settings: "Settings", asked: "Budget") -> dict[str, Any]:
@@ -156,6 +156,18 @@ def _found(settings: "Settings") -> dict[str, Any]:
 
     now = time.time()
     return asdict(read_once(settings.database, lambda each: budgets_of(each, now), absent=Budgets([], [])))
+
+
+def _alerts(settings: "Settings", limit: int) -> list[dict[str, Any]]:
+    """The latest alerts; of another machine's those that nobody has acknowledged, which is what its gateway tells."""
+    if settings.gateway_url is not None:
+        return _asked(settings, "get_budgets", {})["alerts"][:limit]
+    from tale.storage.budget_store import alerts_in
+    from tale.storage.budget_views import alert_view
+    from tale.storage.reader import read_once
+
+    alerts = read_once(settings.database, lambda connection: alerts_in(connection, limit=limit), absent=[])
+    return [asdict(alert_view(alert)) for alert in alerts]
 
 
 def _asked(settings: "Settings", tool: str, arguments: dict[str, Any]) -> dict[str, Any]:
