@@ -12,6 +12,7 @@ from sqlalchemy import create_engine, insert, make_url, select
 from tale.credentials import Scope, digest_of
 from tale.exceptions import DatabaseException
 from tale.records import ModelCall, Task, TaskStatus
+from tale.storage import learning_tables, monitoring_tables
 from tale.storage.call_store import CallStore
 from tale.storage.conversation_store import ConversationStore
 from tale.storage.database import Database
@@ -22,6 +23,8 @@ from tale.storage.task_store import TaskStore
 from tale.storage.upgrade import upgrade
 
 pytestmark = pytest.mark.postgres
+
+ALL_TABLES = (learning_tables.metadata, monitoring_tables.metadata)  # those of all modules are the one metadata
 
 
 @pytest.fixture

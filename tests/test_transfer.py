@@ -15,6 +15,7 @@ from sqlalchemy import Table, delete, insert, select
 
 from tale.exceptions import ValidationException
 from tale.records import ModelCall, Task, TaskStatus
+from tale.storage import learning_tables, monitoring_tables
 from tale.storage.call_store import CallStore
 from tale.storage.conversation_store import ConversationStore
 from tale.storage.database import Database
@@ -37,7 +38,10 @@ from tale.storage.transfer import (
 from tale.storage.transfer_files import pieces_of, writing
 
 Tale = Callable[..., Outcome]
-STAYING = {"meta", "access_keys", "alerts"}  # the database's own, and secrets
+# The database's own and secrets; what was learned and measured here; predictions name versions that stay here.
+STAYING = {"meta", "access_keys", "alerts", "predictions", "engine_versions", "learning_events"}
+STAYING |= {"monitor_samples", "target_violations", "target_alerts"}
+ALL_TABLES = (learning_tables.metadata, monitoring_tables.metadata)  # those of all modules are the one metadata
 
 
 def new_call(number: int = 0, **values: Any) -> ModelCall:

@@ -1,13 +1,51 @@
-"""Keeps conversations, message by message."""
+"""Keeps conversations, message by message, and reads what an answer needs to know of one in a single look."""
 
-from typing import Literal
+from dataclasses import dataclass, replace
+from typing import Any, Final, Literal
 
-from sqlalchemy import Connection, func, insert, select
+from sqlalchemy import Connection, Select, and_, exists, func, insert, select, update
 
-from tale.records import ConversationTurn
+from tale.records import Conversation, ConversationTurn, Role, Task, TaskStatus
 from tale.storage.database import Database
-from tale.storage.rows import insert_into, record_of, values_of
-from tale.storage.tables import conversations, messages
+from tale.storage.rows import insert_into, record_of, task_of, values_of
+from tale.storage.tables import conversations, messages, tasks
+
+Speaker = Literal["system", "user", "assistant"]
+
+PAGE_TURNS: Final = 100
+PAGES_READ: Final = 3  # full pages of the latest turns that a view holds, so that its first turn seldom changes
+TASKS_READ: Final = 20
+WISHES_READ: Final = 5
+TITLE_CHARACTERS: Final = 80
+RESULT, WISH = "result", "wish"  # kinds of messages that this store looks for
+
+
+@dataclass(frozen=True, slots=True)
+class ConversationView:
+    """What there is to know of a conversation: its latest turns, standing wishes and latest tasks, oldest first.
+
+    The tasks are numbered within the conversation; `first_number` is that of the first one here.
+    """
+
+    conversation: Conversation
+    turns: tuple[ConversationTurn, ...] = ()
+    wishes: tuple[str, ...] = ()
+    tasks: tuple[Task, ...] = ()
+    first_number: int = 1
+
+    @property
+    def numbered(self) -> dict[int, Task]:
+        """The tasks by their numbers."""
+        return dict(enumerate(self.tasks, self.first_number))
+
+
+@dataclass(frozen=True, slots=True)
+class ConversationLine:
+    """One line of a list of conversations: how many messages it has, and its first one, cut."""
+
+    conversation: Conversation
+    messages: int
+    title: str
 
 
 class ConversationStore:
@@ -19,45 +57,193 @@ class ConversationStore:
     async def append(
         self,
         conversation_id: str,
-        role: Literal["system", "user", "assistant"],
+        role: Speaker,
         content: str,
         *,
         now: float,
+        kind: str | None = None,
+        task_id: str | None = None,
+        tokens: int | None = None,
         model_call_id: str | None = None,
     ) -> ConversationTurn:
         """Add a message at the end; a conversation begins with its first message. Positions count from 0."""
+        turn = ConversationTurn(conversation_id, 0, role, content, now, model_call_id, kind, task_id, tokens)
+        return await self._database.write(lambda connection: _append(connection, turn))
 
-        def work(connection: Connection) -> ConversationTurn:
-            touched = {"id": conversation_id, "created_at": now, "updated_at": now}
-            statement = insert_into(connection, conversations)
-            # The row is locked by this until the commit, so that two writers never give out one position.
-            connection.execute(
-                statement.on_conflict_do_update(
-                    index_elements=["id"], set_={"updated_at": statement.excluded.updated_at}
-                ),
-                touched,
-            )
-            last = select(func.max(messages.c.position)).where(messages.c.conversation_id == conversation_id)
-            previous = connection.scalar(last)
-            position = 0 if previous is None else previous + 1
-            turn = ConversationTurn(conversation_id, position, role, content, now, model_call_id)
-            connection.execute(insert(messages), values_of(turn))
-            return turn
+    async def append_result(
+        self, conversation_id: str, content: str, *, task_id: str, now: float
+    ) -> ConversationTurn | None:
+        """Add the message that tells how a task ended; None where it has been told."""
+        turn = ConversationTurn(conversation_id, 0, "assistant", content, now, kind=RESULT, task_id=task_id)
+        told = select(messages.c.position).where(
+            messages.c.conversation_id == conversation_id, messages.c.task_id == task_id, messages.c.kind == RESULT
+        )
+
+        def work(connection: Connection) -> ConversationTurn | None:
+            _touch(connection, conversation_id, now)  # locks the conversation: nobody else tells it meanwhile
+            return None if connection.scalar(told) is not None else _append(connection, turn)
 
         return await self._database.write(work)
 
-    async def turns(self, conversation_id: str, *, limit: int | None = None) -> list[ConversationTurn]:
-        """The messages of a conversation, oldest first; with `limit` only the last so many."""
-        latest = select(messages).where(messages.c.conversation_id == conversation_id)
-        latest = latest.order_by(messages.c.position.desc()).limit(limit)
+    async def count(self, turn: ConversationTurn, tokens: int) -> None:
+        """Keep how many tokens a message has by the model's own count."""
+        counted = update(messages).where(*_is(turn.conversation_id, turn.position)).values(tokens=tokens)
+        await self._database.write(lambda connection: connection.execute(counted))
 
-        def work(connection: Connection) -> list[ConversationTurn]:
-            rows = [record_of(row, ConversationTurn) for row in connection.execute(latest).mappings()]
-            return rows[::-1]
+    async def view(self, conversation_id: str) -> ConversationView | None:
+        """What there is to know of a conversation; None for an unknown one."""
+        return await self._database.read(lambda connection: _view(connection, conversation_id))
 
-        return await self._database.read(work)
+    async def turns(
+        self, conversation_id: str, *, limit: int | None = None, before: int | None = None, after: int | None = None
+    ) -> list[ConversationTurn]:
+        """The messages of a conversation, oldest first; with `limit` only the last so many of those between."""
+        latest = _turns_of(conversation_id).limit(limit)
+        if before is not None:
+            latest = latest.where(messages.c.position < before)
+        if after is not None:
+            latest = latest.where(messages.c.position > after)
+        return await self._database.read(lambda connection: _oldest_first(connection, latest))
 
     async def latest(self) -> str | None:
         """The id of the conversation that was last added to; None when there is none."""
         newest = select(conversations.c.id).order_by(conversations.c.updated_at.desc(), conversations.c.id).limit(1)
         return await self._database.read(lambda connection: connection.scalar(newest))
+
+    async def list(self, *, limit: int) -> "list[ConversationLine]":
+        """The conversations that were last added to, newest first."""
+        count = select(func.count()).where(messages.c.conversation_id == conversations.c.id).scalar_subquery()
+        first = (
+            select(func.substr(messages.c.content, 1, TITLE_CHARACTERS))
+            .where(messages.c.conversation_id == conversations.c.id, messages.c.position == 0)
+            .scalar_subquery()
+        )
+        newest = select(conversations, count.label("messages"), first.label("title"))
+        newest = newest.order_by(conversations.c.updated_at.desc(), conversations.c.id).limit(limit)
+
+        def work(connection: Connection) -> list[ConversationLine]:
+            rows = [dict(row) for row in connection.execute(newest).mappings()]
+            return [
+                ConversationLine(
+                    messages=row.pop("messages"), title=row.pop("title") or "", conversation=Conversation(**row)
+                )
+                for row in rows
+            ]
+
+        return await self._database.read(work)
+
+    async def untold(self, *, since: float) -> "list[Task]":
+        """Tasks that conversations handed in since that time (Unix seconds), and whose end is still to be told there.
+
+        Of one that was cancelled there is nothing to tell: somebody did it.
+        """
+        mine = and_(messages.c.conversation_id == tasks.c.conversation_id, messages.c.task_id == tasks.c.id)
+        wanted = select(tasks).where(
+            tasks.c.conversation_id.is_not(None),
+            tasks.c.created_at >= since,
+            tasks.c.status != TaskStatus.CANCELLED.value,
+            exists().where(mine),
+            ~exists().where(mine, messages.c.kind == RESULT),
+        )
+        return await self._database.read(
+            lambda connection: [task_of(row) for row in connection.execute(wanted).mappings()]
+        )
+
+    async def end(self, conversation_id: str, *, now: float) -> float | None:
+        """End a conversation; returns when it ended, which may be earlier, or None for an unknown one."""
+        mine = conversations.c.id == conversation_id
+        ended = update(conversations).where(mine, conversations.c.ended_at.is_(None)).values(ended_at=now)
+
+        def work(connection: Connection) -> float | None:
+            connection.execute(ended)
+            return connection.scalar(select(conversations.c.ended_at).where(mine))
+
+        return await self._database.write(work)
+
+    async def sum_up(self, conversation_id: str, summary: str | None, *, until: int) -> None:
+        """Have the messages before that position be told by `summary`; one that reaches further stays."""
+        mine = (conversations.c.id == conversation_id, conversations.c.summarized < until)
+        values = {"summary": summary, "summarized": until}
+        await self._database.write(
+            lambda connection: connection.execute(update(conversations).where(*mine).values(values))
+        )
+
+    async def choose_model(self, conversation_id: str, role: Role) -> None:
+        """Whose model answers from now on."""
+        chosen = update(conversations).where(conversations.c.id == conversation_id).values(answers=role)
+        await self._database.write(lambda connection: connection.execute(chosen))
+
+    async def rate(
+        self, conversation_id: str, rating: str, *, position: int | None, comment: str | None
+    ) -> ConversationTurn | None:
+        """Keep what the user thinks of one of tale's messages, by default the last; None where there is none."""
+
+        def work(connection: Connection) -> ConversationTurn | None:
+            wanted = _turns_of(conversation_id).where(messages.c.role == "assistant").limit(1)
+            if position is not None:
+                wanted = wanted.where(messages.c.position == position)
+            row = connection.execute(wanted).mappings().first()
+            if row is None:
+                return None
+            rated = update(messages).where(*_is(conversation_id, row["position"]))
+            connection.execute(rated.values(rating=rating, comment=comment))
+            return replace(record_of(row, ConversationTurn), rating=rating, comment=comment)
+
+        return await self._database.write(work)
+
+
+def _touch(connection: Connection, conversation_id: str, now: float) -> None:
+    """Note that a conversation is added to, which begins with that.
+
+    Its row is locked until the commit, so that two writers never give out one position.
+    """
+    statement = insert_into(connection, conversations)
+    connection.execute(
+        statement.on_conflict_do_update(index_elements=["id"], set_={"updated_at": statement.excluded.updated_at}),
+        {"id": conversation_id, "created_at": now, "updated_at": now},
+    )
+
+
+def _append(connection: Connection, turn: ConversationTurn) -> ConversationTurn:
+    _touch(connection, turn.conversation_id, turn.created_at)
+    last = select(func.max(messages.c.position)).where(messages.c.conversation_id == turn.conversation_id)
+    previous = connection.scalar(last)
+    placed = replace(turn, position=0 if previous is None else previous + 1)
+    connection.execute(insert(messages), values_of(placed))
+    return placed
+
+
+def _view(connection: Connection, conversation_id: str) -> ConversationView | None:
+    row = connection.execute(select(conversations).where(conversations.c.id == conversation_id)).mappings().first()
+    if row is None:
+        return None
+    conversation = record_of(row, Conversation)
+    mine = messages.c.conversation_id == conversation_id
+    last = connection.scalar(select(func.max(messages.c.position)).where(mine)) or 0
+    since = max(conversation.summarized, (last // PAGE_TURNS - PAGES_READ) * PAGE_TURNS)
+    wishes = select(messages.c.content).where(mine, messages.c.kind == WISH)
+    wishes = wishes.order_by(messages.c.position.desc()).limit(WISHES_READ)
+    of_conversation = tasks.c.conversation_id == conversation_id
+    count = connection.scalar(select(func.count()).select_from(tasks).where(of_conversation)) or 0
+    newest = select(tasks).where(of_conversation).order_by(tasks.c.created_at.desc(), tasks.c.id.desc())
+    found = [task_of(task) for task in connection.execute(newest.limit(TASKS_READ)).mappings()]
+    return ConversationView(
+        conversation,
+        tuple(_oldest_first(connection, _turns_of(conversation_id).where(messages.c.position >= since))),
+        tuple(reversed(connection.scalars(wishes).all())),
+        tuple(reversed(found)),
+        count - len(found) + 1,
+    )
+
+
+def _turns_of(conversation_id: str) -> Select[Any]:
+    mine = select(messages).where(messages.c.conversation_id == conversation_id)
+    return mine.order_by(messages.c.position.desc())
+
+
+def _oldest_first(connection: Connection, latest: Select[Any]) -> list[ConversationTurn]:
+    return [record_of(row, ConversationTurn) for row in connection.execute(latest).mappings()][::-1]
+
+
+def _is(conversation_id: str, position: int) -> tuple[Any, Any]:
+    return messages.c.conversation_id == conversation_id, messages.c.position == position

@@ -10,10 +10,20 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.dialects.postgresql import Insert as PostgresqlInsert
 from sqlalchemy.dialects.sqlite import Insert as SqliteInsert
 
-from tale.records import AccessKey, Attempt, ConversationTurn, McpCall, ModelCall, Task, TaskStatus
+from tale.records import (
+    AccessKey,
+    Attempt,
+    Conversation,
+    ConversationTurn,
+    Correction,
+    McpCall,
+    ModelCall,
+    Task,
+    TaskStatus,
+)
 
-Record = Task | Attempt | ModelCall | McpCall | ConversationTurn | AccessKey
-R = TypeVar("R", Attempt, ModelCall, ConversationTurn)
+Record = Task | Attempt | ModelCall | McpCall | Conversation | ConversationTurn | Correction | AccessKey
+R = TypeVar("R", Attempt, ModelCall, Conversation, ConversationTurn, Correction)
 
 
 def values_of(record: Record) -> dict[str, Any]:

@@ -22,7 +22,7 @@ from sqlalchemy import (
     text,
 )
 
-SCHEMA_REVISION: Final = "0008"
+SCHEMA_REVISION: Final = "0011"
 """The newest migration; a constant, so that a start on an up-to-date database need not import Alembic."""
 
 ID_CHARACTERS: Final = 36
@@ -116,6 +116,13 @@ tasks = Table(
     Index(None, "ended_at", sqlite_where=HAS_ENDED, postgresql_where=HAS_ENDED),
     Index(None, "status", "created_at", "id"),
     Index(None, "trace_id"),
+    Index(
+        "ix_tasks_of_conversations",
+        "conversation_id",
+        "created_at",
+        sqlite_where=text("conversation_id IS NOT NULL"),
+        postgresql_where=text("conversation_id IS NOT NULL"),
+    ),
     # Small: only of the tasks that have a deadline and have not ended.
     Index(
         "ix_tasks_due",
@@ -235,6 +242,10 @@ rollup_minute = Table(
     _text("first_token_histogram", nullable=False),
     _text("total_histogram", nullable=False),
     _text("decode_rate_histogram", nullable=False),
+    *(
+        Index(f"ix_rollup_minute_{kind}", "minute", sqlite_where=(few := text(f"{kind} > 0")), postgresql_where=few)
+        for kind in ("failed", "cancelled", "fallbacks", "load_s")
+    ),
 )
 
 mcp_calls = Table(
@@ -262,6 +273,10 @@ conversations = Table(
     _id("id", primary_key=True),
     _time("created_at", nullable=False),
     _time("updated_at", nullable=False),
+    _time("ended_at"),
+    _text("summary"),
+    Column("summarized", Integer(), nullable=False, server_default="0"),
+    _word("answers", nullable=False, server_default="ux"),
     Index(None, "updated_at"),
 )
 
@@ -274,6 +289,31 @@ messages = Table(
     _text("content", nullable=False),
     _time("created_at", nullable=False),
     _id("model_call_id"),
+    _word("kind"),
+    _id("task_id"),
+    Column("tokens", Integer()),
+    _word("rating"),
+    _text("comment"),
+    Index(
+        "ix_messages_of_tasks",
+        "conversation_id",
+        "task_id",
+        sqlite_where=text("task_id IS NOT NULL"),
+        postgresql_where=text("task_id IS NOT NULL"),
+    ),
+)
+
+corrections = Table(
+    "corrections",
+    metadata,
+    _id("id", primary_key=True),
+    _time("created_at", nullable=False),
+    _text("text", nullable=False),
+    _word("label", nullable=False),
+    _word("detected", nullable=False),
+    _id("conversation_id"),
+    _text("key_name"),
+    Index(None, "created_at"),
 )
 
 feedback = Table(

@@ -7,9 +7,11 @@ from typing import Any, Final, Literal
 from sqlalchemy import Connection, delete, func, select, tuple_
 
 from tale.exceptions import ValidationException
+from tale.predictions import Outcome
 from tale.records import Attachment, Attempt, NewTask, Task, TaskStatus
 from tale.storage import new_tasks, task_moves
 from tale.storage.database import Database
+from tale.storage.prediction_store import settle
 from tale.storage.rows import insert_into, record_of, task_of, upsert, values_of
 from tale.storage.tables import attachments, attempts, feedback, meta, task_dependencies, tasks
 from tale.storage.task_jobs import TaskJobs
@@ -86,8 +88,12 @@ class TaskStore:
         finish_reason: str | None = None,
         error_class: str | None = None,
         error: str | None = None,
+        truth: Outcome | None = None,
     ) -> Task | None:
-        """End a running task with a final status and return it; None when another attempt or an end came first."""
+        """End a running task with a final status and return it; None when another attempt or an end came first.
+
+        The truth is kept beside what was expected of the attempt.
+        """
         if not status.is_final:
             raise ValidationException(f"A task cannot finish as {status.value}; use release to queue it again.")
         ending = Ending(result, model, role, route_reason, finish_reason, error_class, error)
@@ -96,6 +102,8 @@ class TaskStore:
             ended = task_moves.finish(connection, task_id, attempt, status=status, now=now, ending=ending)
             if ended and self._jobs:
                 self._jobs.add(connection, ended.freed)
+            if ended and truth:
+                settle(connection, task_id, attempt, truth, now=now)
             return ended.task if ended else None
 
         return await self._database.write(work)
@@ -114,17 +122,23 @@ class TaskStore:
         route_reason: str | None = None,
         error_class: str | None = None,
         error: str | None = None,
+        truth: Outcome | None = None,
     ) -> Task | None:
         """End an attempt and queue the task again, or fail it when its failures reach `max_failures`.
 
         An attempt that is handed back is no failure. Returns the task as it then stands, None when fenced off.
         """
         ending = Ending(result, model, role, route_reason, error_class=error_class, error=error)
-        return await self._database.write(
-            lambda connection: task_moves.release(
+
+        def work(connection: Connection) -> Task | None:
+            released = task_moves.release(
                 connection, task_id, attempt, outcome=outcome, now=now, max_failures=max_failures, ending=ending
             )
-        )
+            if released and truth:
+                settle(connection, task_id, attempt, truth, now=now)
+            return released
+
+        return await self._database.write(work)
 
     async def keep_text(self, task_id: str, attempt: int, text: str) -> None:
         """Keep what the attempt in force has written so far: the result of the task, should its runner die."""

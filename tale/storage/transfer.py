@@ -29,7 +29,9 @@ MOVING: Final[Mapping[str, str | None]] = {
     "mcp_calls": "started_at",
     "conversations": "updated_at",
     "messages": None,
+    "corrections": "created_at",
 }
+NEVER_UNDER_WAY: Final = ("conversations",)  # one that nobody has ended can be gone on with anywhere
 PAGE_ROWS: Final = 500
 BATCH_ROWS: Final = 500  # rows a transaction, so that the servers can write in between
 TABLE_NOTE: Final = "tale.table"
@@ -192,7 +194,7 @@ def _limits(table: Table, period: Period) -> list[ColumnElement[bool]]:
 
 def _own_limits(name: str, columns: Any, period: Period) -> list[ColumnElement[bool]]:
     limits: list[ColumnElement[bool]] = []
-    if "ended_at" in columns:
+    if "ended_at" in columns and name not in NEVER_UNDER_WAY:
         limits.append(columns["ended_at"].is_not(None))
     if (moment := MOVING[name]) is not None:
         if period.since is not None:
@@ -219,7 +221,7 @@ def _clean(row: Row, table: Table, place: str) -> Row:
     values = {name: _value(value, table.c[name], place) for name, value in row.items()}
     if empty := [name for name, value in values.items() if value is None and not table.c[name].nullable]:
         raise ValidationException(f"{place}: {empty[0]} is empty, and must not be.")
-    if "ended_at" in table.c and values.get("ended_at") is None:
+    if "ended_at" in table.c and table.name not in NEVER_UNDER_WAY and values.get("ended_at") is None:
         raise ValidationException(f"{place}: it has not ended (ended_at is empty); only what has ended can move.")
     return values
 

@@ -1,0 +1,58 @@
+"""Values that cross modules. Unknown is None, never 0; names carry their units."""
+
+from tale.records.conversations import Conversation, ConversationTurn, Correction, Detection, Intent
+from tale.records.history import ACKNOWLEDGE, AccessKey, McpCall, ModelCall, TokenTotals, Trace
+from tale.records.models import (
+    CallContext,
+    ChatRequest,
+    Delta,
+    Dispatched,
+    EngineTimings,
+    Message,
+    ModelInfo,
+    Priority,
+    PromptProgress,
+    PullProgress,
+    Reply,
+    Role,
+    ToolCall,
+    ToolCallPart,
+    Usage,
+    Vectors,
+)
+from tale.records.tasks import Attachment, Attempt, NewTask, Task, TaskStatus
+
+__all__ = [
+    "ACKNOWLEDGE",
+    "AccessKey",
+    "Attachment",
+    "Attempt",
+    "CallContext",
+    "ChatRequest",
+    "Conversation",
+    "ConversationTurn",
+    "Correction",
+    "Delta",
+    "Detection",
+    "Dispatched",
+    "EngineTimings",
+    "Intent",
+    "McpCall",
+    "Message",
+    "ModelCall",
+    "ModelInfo",
+    "NewTask",
+    "Priority",
+    "PromptProgress",
+    "PullProgress",
+    "Reply",
+    "Role",
+    "Task",
+    "TaskStatus",
+    "TokenTotals",
+    "ToolCall",
+    "ToolCallPart",
+    "Trace",
+    "Usage",
+    "Vectors",
+]

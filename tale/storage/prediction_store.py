@@ -1,0 +1,82 @@
+"""Keeps what was expected of attempts, and beside it what came of them."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import fields
+from typing import Any, Final
+
+from sqlalchemy import Connection, Select, bindparam, case, select, update
+
+from tale.predictions import KeptPrediction, Outcome, Prediction
+from tale.storage.database import Database
+from tale.storage.learning_tables import predictions
+from tale.storage.tables import feedback
+
+EXPECTED: Final = tuple(field.name for field in fields(Prediction))
+AS_JSON: Final = ("complexity_shares", "neighbours")
+TRUTH: Final = ("ended_at", "true_output_tokens", "finish_reason", "was_cut", "succeeded")
+UNKNOWN_YET: Final[dict[str, None]] = dict.fromkeys(TRUTH)
+# Made once: to put a statement together takes longer than to run it.
+SETTLE: Final = update(predictions).where(
+    predictions.c.task_id == bindparam("of_task"), predictions.c.attempt == bindparam("of_attempt")
+)
+RATED: Final = case((feedback.c.rating == "good", True), (feedback.c.rating == "bad", False), else_=None)
+
+
+class PredictionStore:
+    """Predictions in the database. One is durable on return; all raise DatabaseException when it fails."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def add(self, task_id: str, attempt: int, prediction: Prediction, *, now: float) -> None:
+        """Keep what is expected of an attempt; to be called before its model is asked."""
+        told: dict[str, Any] = {name: getattr(prediction, name) for name in EXPECTED}
+        told["complexity_shares"] = json.dumps(dict(prediction.complexity_shares))
+        told["neighbours"] = json.dumps(prediction.neighbours)
+        values = {"task_id": task_id, "attempt": attempt, "made_at": now, **told, **UNKNOWN_YET}
+        await self._database.insert(predictions, values)
+
+    async def of_task(self, task_id: str) -> list[KeptPrediction]:
+        """What was expected of each attempt at a task, in their order."""
+        wanted = _kept().where(predictions.c.task_id == task_id).order_by(predictions.c.attempt)
+        return await self._read(wanted)
+
+    async def newest(self, limit: int) -> list[KeptPrediction]:
+        """The last so many whose truth is known, in the order in which it became known."""
+        ended = predictions.c.ended_at
+        wanted = _kept().where(ended.is_not(None)).order_by(ended.desc(), predictions.c.task_id).limit(limit)
+        return (await self._read(wanted))[::-1]
+
+    async def _read(self, wanted: Select[Any]) -> list[KeptPrediction]:
+        return await self._database.read(
+            lambda connection: [_prediction_of(row) for row in connection.execute(wanted).mappings()]
+        )
+
+
+def settle(connection: Connection, task_id: str, attempt: int, outcome: Outcome, *, now: float) -> None:
+    """Add the truth to the prediction of an attempt, if there is one; part of the move that ends the attempt."""
+    truth = (now, outcome.output_tokens, outcome.finish_reason, outcome.was_cut, outcome.succeeded)
+    values: dict[str, Any] = dict(zip(TRUTH, truth, strict=True))
+    connection.execute(SETTLE, {"of_task": task_id, "of_attempt": attempt, **values})
+
+
+def _kept() -> Select[Any]:
+    """Predictions with the ratings of their tasks."""
+    rated = predictions.outerjoin(feedback, feedback.c.task_id == predictions.c.task_id)
+    return select(predictions, RATED.label("rated")).select_from(rated)
+
+
+def _prediction_of(row: Mapping[Any, Any]) -> KeptPrediction:
+    expected: dict[str, Any] = {name: row[name] for name in EXPECTED}
+    for name in AS_JSON:
+        expected[name] = json.loads(expected[name])
+    expected["neighbours"] = tuple(expected["neighbours"])
+    outcome = None
+    if row["ended_at"] is not None:
+        succeeded = row["succeeded"]
+        if row["rated"] is not None and succeeded is not False:  # the word is about the answer that was handed out
+            succeeded = bool(row["rated"])
+        outcome = Outcome(row["true_output_tokens"], row["finish_reason"], bool(row["was_cut"]), succeeded)
+    known = (row["task_id"], row["attempt"], row["made_at"])
+    return KeptPrediction(*known, Prediction(**expected), row["ended_at"], outcome)

@@ -1,0 +1,184 @@
+"""Predictions are kept with the truth beside them, and the history is read as it can be learned from."""
+
+import uuid
+from collections.abc import AsyncIterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from tale.ids import new_call_id
+from tale.predictions import EngineVersion, LearningEvent, Outcome, Prediction
+from tale.records import ModelCall, Task, TaskStatus
+from tale.storage.database import Database
+from tale.storage.learning_store import NOTHING_YET, LearningStore
+from tale.storage.prediction_store import PredictionStore
+from tale.storage.rows import values_of
+from tale.storage.tables import model_calls
+from tale.storage.task_store import TaskStore
+
+EXPECTED = Prediction(
+    version="v1",
+    kind="code",
+    complexity="simple",
+    complexity_shares={"simple": 0.7, "medium": 0.2, "complex": 0.1},
+    output_tokens=40,
+    lower_tokens=10,
+    upper_tokens=90,
+    coverage=0.95,
+    role="ux",
+    reason="the small model does such tasks",
+    cap_tokens=96,
+    gain=0.01,
+    neighbours=("a", "b"),
+    took_s=0.004,
+)
+CHECK = '{"regex": "x"}'
+
+
+@pytest.fixture
+async def database(tmp_path: Path) -> AsyncIterator[Database]:
+    opened = Database.open(f"sqlite:///{tmp_path / 'tale.db'}")
+    yield opened
+    await opened.close()
+
+
+async def running(store: TaskStore, *, text: str = "Write a haiku", expect: str | None = None) -> Task:
+    task = await store.insert(Task(str(uuid.uuid4()), text, TaskStatus.QUEUED, 1.0, expect=expect, key_name="ann"))
+    claimed = await store.claim(task.id, expected_attempt=None, now=2.0, max_failures=3)
+    assert claimed is not None
+    return claimed
+
+
+async def called(database: Database, task: Task, *, at: float = 2.5, tokens: int | None = 30, role: str = "ux") -> None:
+    call = ModelCall(
+        *(new_call_id(), at, role, "execute", "small", "scripted"),
+        task_id=task.id,
+        attempt=task.attempt,
+        output_tokens=tokens,
+        finish_reason="stop",
+        ended_at=at + 1,
+    )
+    await database.insert(model_calls, values_of(call))
+
+
+async def test_a_prediction_is_read_as_it_was_made_and_later_with_the_truth(database: Database) -> None:
+    tasks, predictions = TaskStore(database), PredictionStore(database)
+    task = await running(tasks)
+    await predictions.add(task.id, 1, EXPECTED, now=2.1)
+    (open_one,) = await predictions.of_task(task.id)
+    assert (open_one.prediction, open_one.outcome, open_one.made_at) == (EXPECTED, None, 2.1)
+    assert await predictions.newest(10) == []
+    truth = Outcome(35, "stop", succeeded=True)
+    await tasks.finish(task.id, 1, status=TaskStatus.COMPLETED, now=9.0, truth=truth)
+    (settled,) = await predictions.newest(10)
+    assert (settled.outcome, settled.ended_at) == (truth, 9.0)
+
+
+async def test_a_late_end_of_another_attempt_leaves_the_truth_open(database: Database) -> None:
+    tasks, predictions = TaskStore(database), PredictionStore(database)
+    task = await running(tasks)
+    await predictions.add(task.id, 1, EXPECTED, now=2.1)
+    assert await tasks.finish(task.id, 7, status=TaskStatus.COMPLETED, now=9.0, truth=Outcome(1)) is None
+    assert (await predictions.of_task(task.id))[0].outcome is None
+
+
+async def test_a_user_s_word_is_the_truth_of_the_answer_that_was_handed_out_alone(database: Database) -> None:
+    tasks, predictions = TaskStore(database), PredictionStore(database)
+    task = await running(tasks, expect=CHECK)
+    await predictions.add(task.id, 1, EXPECTED, now=2.1)
+    failed = Outcome(30, "stop", succeeded=False)
+    await tasks.release(task.id, 1, outcome="failed", now=3.0, max_failures=3, error_class="CheckFailed", truth=failed)
+    await tasks.claim(task.id, expected_attempt=1, now=4.0, max_failures=3)
+    await predictions.add(task.id, 2, EXPECTED, now=4.1)
+    await tasks.finish(task.id, 2, status=TaskStatus.COMPLETED, now=9.0, truth=Outcome(35, "stop", succeeded=True))
+    await tasks.add_feedback(task.id, "bad", None, 10.0)
+    first, second = await predictions.of_task(task.id)
+    assert first.outcome == failed
+    assert second.outcome is not None and second.outcome.succeeded is False
+    await tasks.add_feedback(task.id, "good", None, 11.0)
+    assert [each.outcome and each.outcome.succeeded for each in await predictions.of_task(task.id)] == [False, True]
+
+
+async def test_a_prediction_goes_with_its_task(database: Database) -> None:
+    from tale.storage.retention import prune
+
+    tasks, predictions = TaskStore(database), PredictionStore(database)
+    task = await running(tasks)
+    await predictions.add(task.id, 1, EXPECTED, now=2.1)
+    await tasks.finish(task.id, 1, status=TaskStatus.COMPLETED, now=9.0, truth=Outcome(1))
+    await prune(database, 100.0)
+    assert await predictions.of_task(task.id) == []
+
+
+async def test_the_history_tells_what_can_be_learned_from_and_in_order(database: Database) -> None:
+    tasks, learning = TaskStore(database), LearningStore(database)
+    plain, checked, broken = await running(tasks), await running(tasks, expect=CHECK), await running(tasks)
+    for task in (plain, checked, broken):
+        await called(database, task)
+    await tasks.release(checked.id, 1, outcome="failed", now=3.0, max_failures=3, error_class="CheckFailed")
+    again = await tasks.claim(checked.id, expected_attempt=1, now=4.0, max_failures=3)
+    assert again is not None
+    await called(database, again, at=4.5, tokens=60, role="task")
+    await tasks.finish(plain.id, 1, status=TaskStatus.COMPLETED, now=5.0)
+    assert [each.task_id for each in (await learning.past_attempts(NOTHING_YET, limit=10))[0]] == [plain.id]
+    await tasks.finish(checked.id, 2, status=TaskStatus.COMPLETED, now=6.0)
+    await tasks.finish(broken.id, 1, status=TaskStatus.FAILED, now=7.0, error_class="ModelException")
+    found, cursor = await learning.past_attempts(NOTHING_YET, limit=10)
+    assert [(each.task_id, each.succeeded, each.role, each.output_tokens) for each in found] == [
+        (plain.id, None, "ux", 30),
+        (checked.id, False, "ux", 30),
+        (checked.id, True, "task", 60),
+    ]
+    assert (found[0].text, found[0].key_name, found[0].ended_at) == ("Write a haiku", "ann", 5.0)
+    assert await learning.past_attempts(cursor, limit=10) == ([], cursor)
+    assert len((await learning.past_attempts(NOTHING_YET, limit=1))[0]) == 1
+
+
+async def test_an_answer_that_was_gone_on_with_counts_as_one_and_unknown_tokens_stay_unknown(
+    database: Database,
+) -> None:
+    tasks, learning = TaskStore(database), LearningStore(database)
+    whole, unknown = await running(tasks), await running(tasks)
+    for task, tokens in ((whole, 20), (unknown, None)):
+        await called(database, task)
+        await called(database, task, at=3.5, tokens=tokens)
+        await tasks.finish(task.id, 1, status=TaskStatus.COMPLETED, now=5.0)
+    found, _ = await learning.past_attempts(NOTHING_YET, limit=10)
+    assert {each.task_id: each.output_tokens for each in found} == {whole.id: 50, unknown.id: None}
+
+
+async def test_erased_words_are_not_learned_from(database: Database) -> None:
+    from tale.storage.content import erase
+
+    tasks, learning = TaskStore(database), LearningStore(database)
+    task = await running(tasks)
+    await called(database, task)
+    await tasks.finish(task.id, 1, status=TaskStatus.COMPLETED, now=5.0)
+    await erase(database, "hash", 100.0)
+    assert (await learning.past_attempts(NOTHING_YET, limit=10))[0] == []
+
+
+async def test_one_version_serves_and_the_one_before_it_can_again(database: Database) -> None:
+    learning = LearningStore(database)
+    made = [EngineVersion(f"v{n}", float(n), "serving", 10 * n, float(n), "1.9", {"error": n}) for n in (1, 2, 3)]
+    for version in made:
+        await learning.add_version(version, version.id.encode())
+    await learning.add_version(replace(made[0], id="v4", created_at=4.0, state="rejected"), None)
+    states = {each.id: each.state for each in await learning.versions(10)}
+    assert states == {"v4": "rejected", "v3": "serving", "v2": "retired", "v1": "retired"}
+    assert [await learning.artefact(name) for name in ("v1", "v2", "v3", "v4")] == [None, b"v2", b"v3", None]
+    await learning.let_serve("v2")
+    await learning.reject("v3")
+    states = {each.id: each.state for each in await learning.versions(3)}
+    assert states == {"v4": "rejected", "v3": "rejected", "v2": "serving"}
+    assert (await learning.artefact("v2")) == b"v2"
+    assert (await learning.versions(1))[0].metrics == {"error": 1}
+
+
+async def test_events_are_told_newest_first(database: Database) -> None:
+    learning = LearningStore(database)
+    events = [LearningEvent(str(n), float(n), "promoted", "It is better.", "v1") for n in (1, 2)]
+    for event in events:
+        await learning.add_event(event)
+    assert await learning.events(5) == events[::-1]
