@@ -9,15 +9,16 @@ import pytest
 from fakes.scripted_backend import ScriptedBackend
 from fakes.servers import Process, rows, running, settings_for, soon, until
 
+from tale.conversation.context import CHAT_INSTRUCTIONS
 from tale.exceptions import ModelException, ValidationException
 from tale.mcp.http_client import HTTPMCPClient
-from tale.servers.ux_agent_server import ANSWER_TOKENS, CHAT_INSTRUCTIONS
+from tale.servers.ux_answers import ANSWER_TOKENS
 from tale.storage.content import erase
 
 
 @pytest.fixture
 async def process(tmp_path: Path) -> AsyncIterator[Process]:
-    async with running(settings_for(tmp_path)) as process:
+    async with running(settings_for(tmp_path), intents={}) as process:
         yield process
 
 
@@ -45,10 +46,10 @@ async def test_an_answer_is_streamed_word_by_word(process: Process, agent: HTTPM
 
 async def test_a_conversation_goes_on_where_it_was_after_a_restart_too(tmp_path: Path) -> None:
     settings = settings_for(tmp_path)
-    async with running(settings) as process:
+    async with running(settings, intents={}) as process:
         agent = await process.client("ux_agent")
         first = await agent.call_tool("conversation", {"message": "My name is Ann"})
-    async with running(settings) as process:
+    async with running(settings, intents={}) as process:
         agent = await process.client("ux_agent")
         given = {"message": "What is my name?", "conversation_id": first["conversation_id"]}
         second = await agent.call_tool("conversation", given)
@@ -75,14 +76,15 @@ async def test_conversations_do_not_hear_each_other(process: Process, agent: HTT
 async def test_only_the_latest_turns_that_fit_are_read_and_the_first_is_the_user_s(tmp_path: Path) -> None:
     room = 100
     context = ANSWER_TOKENS + len(CHAT_INSTRUCTIONS) + len("Next") + room
-    async with running(settings_for(tmp_path, ux_context_tokens=context)) as process:
+    async with running(settings_for(tmp_path, ux_context_tokens=context), intents={}) as process:
         agent = await process.client("ux_agent")
         process.backend.words = ["a" * 30]
         given: dict[str, str] = {}
         for letter in "123":
             answer = await agent.call_tool("conversation", {"message": letter * 25, **given})
             given = {"conversation_id": answer["conversation_id"]}
-        # 25 + 30 a pair: one pair and the answer before it would fit, but an answer without its question is no start.
+        # A pair has 25 bytes, one token as the engine counts it, and 8 tokens around each: two pairs fit, not three.
+        # It is cut in steps of half the room, so that the start of what is read seldom changes.
         await agent.call_tool("conversation", {"message": "Next", **given})
         assert asked(process.backend)[1:] == [("user", "3" * 25), ("assistant", "a" * 30), ("user", "Next")]
 
@@ -143,7 +145,7 @@ async def test_what_cannot_be_is_refused(
 async def test_a_message_larger_than_the_context_is_refused_with_both_numbers(tmp_path: Path) -> None:
     backend = ScriptedBackend(context_tokens=1_024)
     backend.tokens = 3_000
-    async with running(settings_for(tmp_path, ux_context_tokens=1_024), backend=backend) as process:
+    async with running(settings_for(tmp_path, ux_context_tokens=1_024), backend=backend, intents={}) as process:
         agent = await process.client("ux_agent")
         with pytest.raises(ValidationException, match="3,000 tokens") as caught:
             await agent.call_tool("conversation", {"message": "word " * 1_500})

@@ -1,150 +1,236 @@
-"""The UX agent: talks to the user at once, with the small model, and keeps the conversation."""
+"""The UX agent: talks to the user at once, knows a task when it hears one, and never loses the thread."""
 
+import asyncio
 import uuid
 from collections.abc import Callable
-from dataclasses import dataclass
-from itertools import pairwise
-from typing import Final
+from contextlib import suppress
+from typing import Final, Literal
 
-from tale.exceptions import ModelException, ValidationException
+from tale.exceptions import ValidationException
 from tale.mcp.base_server import BaseMCPServer, ToolContext
-from tale.models.pool import Pool
-from tale.records import CallContext, ChatRequest, Delta, Message, Priority, Reply
-from tale.settings import Settings
-from tale.storage.content import is_erased
-from tale.storage.conversation_store import ConversationStore
-from tale.validation import validate_task_id, validate_task_text
+from tale.records import Role, Task
+from tale.servers.ux_callers import UXCaller
+from tale.servers.ux_control import Controls
+from tale.servers.ux_talk import Detect, Talk
+from tale.servers.ux_tasks import ConversationBoard, Ears, TaskDesk
+from tale.servers.ux_views import (
+    Answer,
+    ChosenModel,
+    Conversations,
+    DetectionView,
+    Ended,
+    History,
+    News,
+    Rated,
+    answer_view,
+    cards,
+    item,
+    progress_line,
+    state_in,
+    turn_view,
+)
+from tale.storage.conversation_store import ConversationStore, ConversationView
+from tale.storage.task_store import TaskStore
+from tale.validation import validate_task_id, validate_task_text, validate_timeout_seconds
 
-INSTRUCTIONS: Final = "Talks with the user. Call conversation with each message and the last answer's conversation_id."
-CHAT_INSTRUCTIONS: Final = "You are tale, a helpful assistant on the user's machine. Answer briefly, in plain words."
-ANSWER_TOKENS: Final = 512
+INSTRUCTIONS: Final = (
+    "Talks with the user. Call conversation with each message and the last answer's conversation_id. When the answer's "
+    "kind is hand_off a task was begun: follow_conversation tells how it goes and returns its result."
+)
 MAX_TURNS: Final = 200
-
-
-@dataclass(frozen=True)
-class Answer:
-    """One answer of a conversation; tokens and seconds are null where the engine does not report them."""
-
-    conversation_id: str
-    reply: str
-    model: str
-    finish_reason: str | None
-    input_tokens: int | None
-    output_tokens: int | None
-    cached_tokens: int | None
-
-
-@dataclass(frozen=True)
-class Turn:
-    """One message of a conversation; `created_at` in Unix seconds."""
-
-    role: str
-    content: str
-    created_at: float
-
-
-@dataclass(frozen=True)
-class History:
-    """The messages of a conversation, oldest first."""
-
-    conversation_id: str
-    turns: list[Turn]
+DEFAULT_FOLLOW_S: Final = 45
+PROGRESS_INTERVAL_S: Final = 2.0  # between two lines about tasks under way
+NO_CONVERSATION: Final = "There is no conversation yet; begin one with the conversation tool."
+Rating = Literal["good", "bad"]
+Size = Literal["small", "large"]
 
 
 class UXAgentTools:
     """The tools of the UX agent."""
 
     def __init__(
-        self, settings: Settings, conversations: ConversationStore, pool: Pool, *, clock: Callable[[], float]
+        self,
+        conversations: ConversationStore,
+        tasks: TaskStore,
+        talk: Talk,
+        *,
+        desk: TaskDesk,
+        controls: Controls,
+        board: ConversationBoard,
+        detect: Detect,
+        clock: Callable[[], float],
     ) -> None:
-        self._settings = settings
         self._conversations = conversations
-        self._pool = pool
+        self._tasks = tasks
+        self._talk = talk
+        self._desk = desk
+        self._controls = controls
+        self._board = board
+        self._detect = detect
         self._clock = clock
 
     async def conversation(self, message: str, context: ToolContext, conversation_id: str | None = None) -> Answer:
-        """Say something and get an answer; its words stream as the messages of progress notifications.
+        """Say something and get an answer; the model's words stream as the messages of progress notifications.
+
+        A task is handed on and goes on by itself: the answer says so at once, follow_conversation tells the rest.
+        Questions about tasks, and words such as "stop", are answered while another answer is still being written.
 
         Args:
             message: What the user says; 1 to 10,000 characters.
             conversation_id: Conversation to go on with; without it a new one begins.
         """
         text = validate_task_text(message)
-        conversation = _conversation(conversation_id) if conversation_id else str(uuid.uuid4())
-        turns = await self._conversations.turns(conversation, limit=MAX_TURNS)
-        earlier = [Message(turn.role, turn.content) for turn in turns if not is_erased(turn.content)]
-        # The user's words are kept before the model answers: a crash then loses no message.
-        await self._conversations.append(conversation, "user", text, now=self._clock())
-        messages = (Message("system", CHAT_INSTRUCTIONS), *self._fitting(earlier, text), Message("user", text))
-        reply = await self._stream(messages, conversation, context)
-        await self._conversations.append(conversation, "assistant", reply.text, now=self._clock())
-        usage = reply.usage
-        return Answer(
-            conversation,
-            reply.text,
-            reply.model,
-            reply.finish_reason,
-            usage.input_tokens,
-            usage.output_tokens,
-            usage.cached_tokens,
-        )
+        wanted = _id(conversation_id) if conversation_id else str(uuid.uuid4())
 
-    async def get_history(self, conversation_id: str | None = None, limit: int = 50) -> History:
-        """Return the last messages of a conversation, oldest first.
+        async def on_words(count: int, piece: str) -> None:
+            await context.progress(count, message=piece)
+
+        said = await self._talk.say(text, wanted, UXCaller.of(context), on_words)
+        if said.task:
+            context.concerns(said.task.id)
+        return answer_view(said)
+
+    async def follow_conversation(
+        self, conversation_id: str, context: ToolContext, after: int = -1, timeout_s: int = DEFAULT_FOLLOW_S
+    ) -> News:
+        """Wait for new messages, results of tasks among them, or the end of a task of which nothing is said.
+
+        Progress tells in plain words how the tasks go, at most every two seconds.
+
+        Args:
+            conversation_id: The conversation.
+            after: Position of the last message that is known; -1 for none.
+            timeout_s: Seconds to wait at most, 1 to 3600.
+        """
+        wanted, limit_s = _id(conversation_id), validate_timeout_seconds(timeout_s)
+        with self._board.listen(wanted) as ears:  # first listen, then look: so that nothing is missed
+            await self._known(wanted)
+            with suppress(TimeoutError):  # then the caller is told how things stand, and may ask again
+                async with asyncio.timeout(limit_s):
+                    await self._until_said(wanted, after, ears, context)
+        view = await self._known(wanted)
+        turns = await self._conversations.turns(wanted, limit=MAX_TURNS, after=after)
+        told = cards(view, self._desk.words, now=self._clock())
+        return News(wanted, state_in(view), [turn_view(turn) for turn in turns], told)
+
+    async def task_detected(self, text: str) -> DetectionView:
+        """Tell what a message asks for, without doing anything about it: chat, task, status, control or ambiguous.
+
+        Args:
+            text: The message, as a user would type it.
+        """
+        found = await self._detect(text)
+        reasons, probabilities = list(found.reasons), dict(found.probabilities)
+        return DetectionView(found.label, round(found.confidence, 4), reasons, found.source, probabilities)
+
+    async def get_history(
+        self, conversation_id: str | None = None, limit: int = 50, before: int | None = None
+    ) -> History:
+        """Return the last messages of a conversation, oldest first, and its tasks.
 
         Args:
             conversation_id: The conversation; without it the latest one.
             limit: How many messages at most, 1 to 200.
+            before: Only messages before this position, to read on backwards.
         """
-        if not 1 <= limit <= MAX_TURNS:
-            raise ValidationException(f"The limit {limit} is out of range; use 1 to {MAX_TURNS}.")
-        wanted = _conversation(conversation_id) if conversation_id else await self._conversations.latest()
+        _check_limit(limit)
+        wanted = _id(conversation_id) if conversation_id else await self._conversations.latest()
         if wanted is None:
-            raise ValidationException("There is no conversation yet; begin one with the conversation tool.")
-        turns = await self._conversations.turns(wanted, limit=limit)
-        return History(wanted, [Turn(turn.role, turn.content, turn.created_at) for turn in turns])
+            raise ValidationException(NO_CONVERSATION)
+        view = await self._conversations.view(wanted)
+        if view is None:
+            return History(wanted, "chat", None, [], [])
+        turns = await self._conversations.turns(wanted, limit=limit, before=before)
+        told = cards(view, self._desk.words, now=self._clock())
+        return History(wanted, state_in(view), view.conversation.ended_at, [turn_view(turn) for turn in turns], told)
 
-    async def _stream(self, messages: tuple[Message, ...], conversation: str, context: ToolContext) -> Reply:
-        request = ChatRequest(model="", messages=messages, max_tokens=ANSWER_TOKENS)
-        call = CallContext(
-            "ux",
-            "chat",
-            Priority.CHAT,
-            conversation_id=conversation,
-            trace_id=context.trace_id,
-            key_name=context.key_name,
-        )
-        pieces = 0
-        stream = self._pool.chat(request, call)
-        try:
-            async for event in stream:
-                if isinstance(event, Delta):
-                    pieces += 1
-                    await context.progress(pieces, message=event.text)
-                elif isinstance(event, Reply):
-                    return event
-        finally:
-            await stream.aclose()
-        raise ModelException("The answer broke off before its end; say it again.")
+    async def list_conversations(self, limit: int = 20) -> Conversations:
+        """List the conversations, the last used first.
 
-    def _fitting(self, earlier: list[Message], text: str) -> list[Message]:
-        """The latest exchanges that fit the small model's context beside an answer; a token is at least one byte.
-
-        Questions without an answer are left out: the templates of many models refuse two of them in a row.
+        Args:
+            limit: How many at most, 1 to 200.
         """
-        room = self._settings.ux_context_tokens - ANSWER_TOKENS - len(CHAT_INSTRUCTIONS) - len(text.encode())
-        kept: list[Message] = []
-        for question, answer in reversed(list(pairwise(earlier))):
-            if (question.role, answer.role) != ("user", "assistant"):
-                continue
-            room -= len(question.content.encode()) + len(answer.content.encode())
-            if room < 0:
-                break
-            kept = [question, answer, *kept]
-        return kept
+        _check_limit(limit)
+        return Conversations([item(line) for line in await self._conversations.list(limit=limit)])
+
+    async def end_conversation(self, conversation_id: str, context: ToolContext, cancel_tasks: bool = False) -> Ended:
+        """End a conversation: it can still be read, but not gone on with.
+
+        Args:
+            conversation_id: The conversation.
+            cancel_tasks: Whether its tasks that are under way end, too.
+        """
+        wanted = _id(conversation_id)
+        view = await self._known(wanted)
+        unfinished: list[Task] = [task for task in view.tasks if not task.status.is_final] if cancel_tasks else []
+        await asyncio.gather(*(self._desk.cancel(task, UXCaller.of(context)) for task in unfinished))
+        ended_at = await self._conversations.end(wanted, now=self._clock())
+        return Ended(wanted, ended_at or self._clock(), [task.id for task in unfinished])
+
+    async def rate_answer(
+        self, conversation_id: str, rating: Rating, position: int | None = None, comment: str | None = None
+    ) -> Rated:
+        """Keep what the user thinks of an answer; of one about a task it counts for the task, too.
+
+        Args:
+            conversation_id: The conversation.
+            rating: good or bad.
+            position: Position of the answer; without it the last one.
+            comment: A remark in the user's own words.
+        """
+        wanted = _id(conversation_id)
+        turn = await self._conversations.rate(wanted, rating, position=position, comment=comment)
+        if turn is None:
+            raise ValidationException("There is no such answer in that conversation; get_history tells the positions.")
+        if turn.task_id is not None:
+            await self._tasks.add_feedback(turn.task_id, rating, comment, self._clock())
+        return Rated(wanted, turn.position, rating, turn.task_id)
+
+    async def choose_model(self, conversation_id: str, size: Size) -> ChosenModel:
+        """Choose whose words a conversation gets from now on: the small model's, which is quick, or the larger one's.
+
+        Args:
+            conversation_id: The conversation.
+            size: small or large.
+        """
+        role: Role = "ux" if size == "small" else "task"
+        view = await self._known(_id(conversation_id))
+        return ChosenModel(view.conversation.id, await self._controls.choose_model(view, role))
+
+    async def _known(self, conversation_id: str) -> ConversationView:
+        view = await self._conversations.view(conversation_id)
+        if view is None:
+            raise ValidationException(f"There is no conversation {conversation_id}; list_conversations tells them.")
+        return view
+
+    async def _until_said(self, conversation_id: str, after: int, ears: Ears, context: ToolContext) -> None:
+        """Return when there are messages after that position, or a task has ended; tell meanwhile how the tasks go."""
+        told, count, before = "", 0, 0
+        while True:
+            ears.clear()
+            if await self._conversations.turns(conversation_id, limit=1, after=after):
+                return
+            view = await self._known(conversation_id)
+            unfinished = sum(not task.status.is_final for task in view.tasks)
+            if unfinished < before:  # one has ended of which nothing is said
+                return
+            before = unfinished
+            line = progress_line(view, self._desk.words, now=self._clock())
+            if line and line != told:
+                told, count = line, count + 1
+                await context.progress(count, message=line)
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(PROGRESS_INTERVAL_S):
+                        await ears.said.wait()
+            await ears.news.wait()
 
 
-def _conversation(given: str) -> str:
+def _check_limit(limit: int) -> None:
+    if not 1 <= limit <= MAX_TURNS:
+        raise ValidationException(f"The limit {limit} is out of range; use 1 to {MAX_TURNS}.")
+
+
+def _id(given: str) -> str:
     try:
         return validate_task_id(given)
     except ValidationException as error:
@@ -156,7 +242,13 @@ def _conversation(given: str) -> str:
 def add_ux_agent_tools(server: BaseMCPServer, tools: UXAgentTools) -> None:
     """Register the UX agent's tools."""
     server.add_tool(tools.conversation, title="Talk")
+    server.add_tool(tools.follow_conversation, title="Follow a conversation", read_only=True)
+    server.add_tool(tools.task_detected, title="What a message asks for", read_only=True)
     server.add_tool(tools.get_history, title="History of a conversation", read_only=True)
+    server.add_tool(tools.list_conversations, title="List conversations", read_only=True)
+    server.add_tool(tools.end_conversation, title="End a conversation", idempotent=True)
+    server.add_tool(tools.rate_answer, title="Rate an answer", idempotent=True)
+    server.add_tool(tools.choose_model, title="Choose who answers", idempotent=True)
 
 
 if __name__ == "__main__":

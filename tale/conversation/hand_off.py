@@ -1,0 +1,74 @@
+"""What of a conversation goes along when a task is handed in: the words or the result that it leans on; pure."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from tale.conversation.context import shortened
+from tale.conversation.references import points_back, shares_words, tasks_meant
+from tale.conversation.state import CHAT, CLARIFY
+from tale.records import Attachment, ConversationTurn, Task, TaskStatus
+
+TALK_BYTES: Final = 4_000  # about a thousand tokens of what was said
+RESULT_BYTES: Final = 16_000
+TURNS_TAKEN: Final = 4
+
+
+@dataclass(frozen=True, slots=True)
+class HandOff:
+    """A task as it is handed in: files that the model reads, and tasks whose results it gets when they are done."""
+
+    text: str
+    files: tuple[Attachment, ...] = ()
+    after: tuple[str, ...] = ()
+
+
+def hand_off_of(
+    text: str,
+    *,
+    material: str | None = None,
+    turns: Sequence[ConversationTurn] = (),
+    numbered: Mapping[int, Task] | None = None,
+    wishes: Sequence[str] = (),
+) -> HandOff:
+    """What goes along with a request: `material` that it is about, else what it leans on, and the standing wishes.
+
+    A request that stands for itself takes nothing of the talk along: it would cost tokens and mislead small models.
+    """
+    files: list[Attachment] = []
+    after: tuple[str, ...] = ()
+    if material is not None:
+        files.append(Attachment("message.txt", material))
+    elif task := _leans_on(text, numbered or {}):
+        if task.status.is_final:
+            files.append(Attachment("earlier_task.txt", _told(task)))
+        else:
+            after = (task.id,)
+    elif talk := _talk(text, turns):
+        files.append(Attachment("conversation.txt", talk))
+    if wishes:
+        files.append(Attachment("wishes_of_the_user.txt", "\n".join(wishes)))
+    return HandOff(text, tuple(files), after)
+
+
+def _leans_on(text: str, numbered: Mapping[int, Task]) -> Task | None:
+    """The earlier task that a request goes on with, if it points back at one."""
+    useful = [task for task in numbered.values() if task.status not in (TaskStatus.CANCELLED, TaskStatus.FAILED)]
+    if not useful or not points_back(text):
+        return None
+    meant = tasks_meant(text, list(numbered.values()), first_number=min(numbered))
+    found = [task for task in meant.tasks if task in useful]
+    return found[0] if len(found) == 1 else useful[-1]
+
+
+def _talk(text: str, turns: Sequence[ConversationTurn]) -> str | None:
+    """The latest turns of chat, if the request points at them or speaks of the same things."""
+    said = [turn for turn in turns if turn.kind in (None, CHAT, CLARIFY)][-TURNS_TAKEN:]
+    told = "\n".join(f"{'User' if turn.role == 'user' else 'tale'}: {turn.content}" for turn in said)
+    if not said or not (points_back(text) or shares_words(text, told)):
+        return None
+    return shortened(told, TALK_BYTES)
+
+
+def _told(task: Task) -> str:
+    return f"The request: {task.text}\n\nThe result:\n{shortened(task.result or '', RESULT_BYTES)}"

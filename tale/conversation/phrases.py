@@ -1,0 +1,67 @@
+"""Phrases that mean one thing in many languages, from phrases.toml, and how messages are compared with them."""
+
+import re
+import tomllib
+from functools import cache
+from importlib.resources import files
+from typing import Final
+
+# The vowel signs of Devanagari are no letters to \w.
+LETTER: Final = r"(?:[^\W_]|[\u0900-\u097f])"
+WORD: Final = re.compile(rf"{LETTER}+(?:['-]{LETTER}+)*")
+UNBROKEN: Final = re.compile(r"[\u0900-\u097f\u3040-\u9fff]")  # scripts in which no border of a word can be looked for
+MARKS: Final = {0x2019: "'", 0x2018: "'", 0x0307: None}  # typographic quotes; the dot that a Turkish capital I leaves
+
+
+def plain(text: str) -> str:
+    """A message in small letters, its words parted by one blank, without marks.
+
+    >>> plain("No, just chat!"), plain("İptal et.")
+    ('no just chat', 'iptal et')
+    """
+    return " ".join(WORD.findall(text.lower().translate(MARKS)))
+
+
+def has(meaning: str, text: str) -> bool:
+    """Whether a message holds a phrase of that meaning.
+
+    >>> has("stop", "Please cancel the second one."), has("stop", "Was the stopover long?")
+    (True, False)
+    """
+    return _anywhere(meaning).search(plain(text)) is not None
+
+
+def says(meaning: str, text: str) -> bool:
+    """Whether a message is such a phrase and no more, but for a word in front or behind.
+
+    >>> says("do_it", "Yes, do it, please."), says("do_it", "Do it in Rust")
+    (True, False)
+    """
+    return _alone(meaning).fullmatch(plain(text)) is not None
+
+
+def alternatives(meaning: str) -> str:
+    """The phrases of that meaning as a regular expression for `plain` text. Raises KeyError for an unknown meaning."""
+    phrases = (phrase.strip() for phrase in _phrases()[meaning].replace("\n", " ").split("|"))
+    return "|".join(_pattern(phrase) for phrase in phrases)
+
+
+@cache
+def _phrases() -> dict[str, str]:
+    return tomllib.loads(files("tale.conversation").joinpath("phrases.toml").read_text(encoding="utf-8"))
+
+
+@cache
+def _anywhere(meaning: str) -> re.Pattern[str]:
+    return re.compile(alternatives(meaning))
+
+
+@cache
+def _alone(meaning: str) -> re.Pattern[str]:
+    before, after = alternatives("lead_in"), alternatives("lead_out")
+    return re.compile(rf"(?:(?:{before}) )*(?:{alternatives(meaning)})(?: (?:{after}))*")
+
+
+def _pattern(phrase: str) -> str:
+    pattern = re.escape(phrase.removesuffix("*")) + (rf"{LETTER}*" if phrase.endswith("*") else "")
+    return pattern if UNBROKEN.search(phrase) else rf"\b{pattern}\b"

@@ -1,0 +1,201 @@
+"""What control messages order, what questions are about, and which tasks a message speaks of."""
+
+from dataclasses import replace
+
+import pytest
+
+from tale.conversation.hand_off import hand_off_of
+from tale.conversation.orders import Order, order_of
+from tale.conversation.phrases import has, plain, says
+from tale.conversation.questions import topic_of
+from tale.conversation.references import points_back, tasks_meant
+from tale.records import ConversationTurn, Task, TaskStatus
+
+TEXTS = ("Write an essay about whales", "Translate the contract into German", "Make a table of planets")
+IDS = (
+    "11111111-aaaa-4aaa-8aaa-111111111111",
+    "22222222-bbbb-4bbb-8bbb-222222222222",
+    "3333333c-cccc-4ccc-8ccc-333333333333",
+)
+
+
+def tasks(*statuses: str) -> list[Task]:
+    """Three tasks, oldest first."""
+    told = [*statuses, *["running"] * len(TEXTS)]
+    return [
+        Task(task_id, text, TaskStatus(status), float(place), result=f"Result {place}")
+        for place, (task_id, text, status) in enumerate(zip(IDS, TEXTS, told, strict=False))
+    ]
+
+
+@pytest.mark.parametrize(
+    ("text", "action"),
+    [
+        ("stop", "stop"),
+        ("STOP!!", "stop"),
+        ("cancel the second one", "stop"),
+        ("Never mind the essay.", "stop"),
+        ("scratch that, I found it", "stop"),
+        ("Brich das bitte ab", "stop"),
+        ("annule tout", "stop"),
+        ("İptal et.", "stop"),
+        ("取り消します", "stop"),
+        ("रद्द करो", "stop"),
+        ("pause", "pause"),
+        ("Please hold the queue", "pause"),
+        ("mets en pause", "pause"),
+        ("一時停止して", "pause"),
+        ("ok, resume", "resume"),
+        ("mach weiter", "resume"),
+        ("再開してください", "resume"),
+        ("run the last one again", "retry"),
+        ("noch einmal bitte", "retry"),
+        ("もう一度", "retry"),
+        ("put the poem first", "first"),
+        ("move it to the end of the queue", "first"),
+        ("use the big model from now on", "large_model"),
+        ("switch to the small one", "small_model"),
+        ("nimm das kleine Modell", "small_model"),
+        ("clear this conversation", "clear"),
+        ("let's start over", "clear"),
+        ("answer in German from now on", "wish"),
+        ("from now on stop apologising", "wish"),
+        ("no more emojis", "wish"),
+    ],
+)
+def test_the_verb_of_an_order_is_found_in_many_languages(text: str, action: str) -> None:
+    assert order_of(text).action == action
+
+
+@pytest.mark.parametrize(
+    ("text", "tokens"),
+    [
+        ("again with 4000 tokens", 4_000),
+        ("retry, 2k tokens", 2_000),
+        ("rerun with 1,500 tokens", 1_500),
+        ("again", None),
+    ],
+)
+def test_a_retry_may_name_its_limit(text: str, tokens: int | None) -> None:
+    assert order_of(text) == Order("retry", tokens)
+
+
+@pytest.mark.parametrize(
+    ("text", "topic"),
+    [
+        ("What was my last request?", "last_request"),
+        ("was habe ich gefragt?", "last_request"),
+        ("Check the status of my task", "tasks"),
+        ("done?", "tasks"),
+        ("How many are ahead of me?", "queue"),
+        ("wie lang ist die Warteschlange", "queue"),
+        ("How many tokens have I used?", "budget"),
+        ("why did it fail?", "error"),
+        ("is the server up?", "servers"),
+        ("which model is busy?", "servers"),
+        ("show me the result", "result"),
+    ],
+)
+def test_a_question_about_one_s_work_is_about_something(text: str, topic: str) -> None:
+    assert topic_of(text) == topic
+
+
+@pytest.mark.parametrize(
+    ("text", "numbers", "how"),
+    [
+        ("cancel the second one", [2], "order"),
+        ("stop #3", [3], "number"),
+        ("kill task 1", [1], "number"),
+        ("stop 2", [2], "number"),
+        ("stoppe die zweite", [2], "order"),
+        ("cancel the last one", [3], "order"),
+        ("stop them all", [1, 2, 3], "all"),
+        ("cancel both", [1, 2, 3], "all"),
+        ("how is the essay about whales?", [1], "topic"),
+        ("cancel the contract", [2], "topic"),
+        (f"stop {IDS[1]}", [2], "id"),
+        (f"stop {IDS[2][:8]}", [3], "id"),
+        ("stop it", [3], "pronoun"),
+        ("stop", [], "none"),
+        ("stop #9", [], "number"),
+    ],
+)
+def test_the_tasks_that_are_meant_are_found(text: str, numbers: list[int], how: str) -> None:
+    listed = tasks()
+    meant = tasks_meant(text, listed)
+    assert ([listed.index(task) + 1 for task in meant.tasks], meant.how) == (numbers, how)
+
+
+def test_numbers_count_within_the_whole_conversation_though_only_its_latest_tasks_are_known() -> None:
+    listed = tasks()
+    assert tasks_meant("stop task 12", listed, first_number=11).tasks == (listed[1],)
+    assert tasks_meant("stop task 2", listed, first_number=11).tasks == ()
+
+
+def test_a_request_that_stands_for_itself_takes_nothing_of_the_talk_along() -> None:
+    said = [ConversationTurn("c", 0, "user", "My cat is called Tom", 0.0, kind="chat")]
+    said.append(ConversationTurn("c", 1, "assistant", "A fine name.", 0.0, kind="chat"))
+    assert hand_off_of("Write hello world in Python", turns=said).files == ()
+
+
+def test_a_request_that_points_back_takes_along_what_was_said() -> None:
+    said = [ConversationTurn("c", 0, "user", "What is a monad?", 0.0, kind="chat")]
+    said.append(ConversationTurn("c", 1, "assistant", "A monoid.", 0.0, kind="chat"))
+    (file,) = hand_off_of("Translate that into German", turns=said).files
+    assert (file.name, file.text) == ("conversation.txt", "User: What is a monad?\ntale: A monoid.")
+
+
+def test_a_request_about_the_same_things_takes_along_what_was_said() -> None:
+    said = [ConversationTurn("c", 0, "user", "My project uses Django with PostgreSQL", 0.0, kind="chat")]
+    (file,) = hand_off_of("Write a Django model for PostgreSQL", turns=said).files
+    assert "My project uses Django" in file.text
+
+
+def test_a_change_of_an_earlier_task_takes_its_result_along_or_waits_for_it() -> None:
+    ended = dict(enumerate(tasks("completed", "completed", "completed"), 1))
+    (file,) = hand_off_of("Make it shorter", numbered=ended).files
+    assert file.text == "The request: Make a table of planets\n\nThe result:\nResult 2"
+    (file,) = hand_off_of("make the first one shorter, please", numbered=ended).files
+    assert "whales" in file.text
+    running = dict(enumerate(tasks("completed", "completed", "running"), 1))
+    given = hand_off_of("Now make it shorter", numbered=running)
+    assert (given.files, given.after) == ((), (IDS[2],))
+
+
+def test_what_was_cancelled_or_failed_is_nothing_to_build_on() -> None:
+    numbered = dict(enumerate(tasks("completed", "failed", "cancelled"), 1))
+    (file,) = hand_off_of("Make it shorter", numbered=numbered).files
+    assert "whales" in file.text
+
+
+def test_wishes_and_material_go_along() -> None:
+    given = hand_off_of("Explain it", material="def f(): ...", wishes=["Answer in German"])
+    assert [(file.name, file.text) for file in given.files] == [
+        ("message.txt", "def f(): ..."),
+        ("wishes_of_the_user.txt", "Answer in German"),
+    ]
+
+
+def test_phrases_are_found_as_whole_words_in_any_script() -> None:
+    assert plain("  Don\u2019t STOP — it's «fine»! ") == "don't stop it's fine"
+    assert has("stop", "bitte stopp") and not has("stop", "the stopover was long")
+    assert says("just_chat", "No, just chat.") and not says("just_chat", "just chat with me about cats")
+    assert says("yes", "Ja, bitte!") and says("do_it", "ok do it now please")
+    assert points_back("make it longer") and not points_back("write a poem about rain")
+
+
+def test_every_meaning_of_the_phrase_book_can_be_looked_for() -> None:
+    import tomllib
+    from pathlib import Path
+
+    import tale.conversation
+
+    book = tomllib.loads((Path(tale.conversation.__file__).parent / "phrases.toml").read_text())
+    for meaning, phrases in book.items():
+        first = plain(phrases.strip().partition("|")[0].strip().rstrip("*"))
+        assert has(meaning, first), meaning
+
+
+def test_a_task_that_ended_keeps_its_place_among_the_numbers() -> None:
+    listed = [replace(tasks()[0], status=TaskStatus.CANCELLED), *tasks()[1:]]
+    assert tasks_meant("the second one", listed).tasks == (listed[1],)
