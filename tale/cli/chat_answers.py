@@ -1,0 +1,148 @@
+"""What the user says, and the answers that stream: several at once, each stopped at a key, none lost with a server."""
+
+import asyncio
+import time
+from collections.abc import Callable
+from contextlib import nullcontext
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from tale.cli.chat_board import Board, BoardProgress
+from tale.cli.chat_commands import Talk
+from tale.cli.chat_news import News
+from tale.cli.chat_recovery import Sent, conversation_of, turn_kept
+from tale.cli.chat_transcript import Entry
+from tale.cli.chat_turns import heading
+from tale.cli.edge import sentence
+from tale.cli.following import watching_models
+from tale.exceptions import NetworkException, TaleBaseException
+from tale.validation import validate_task_text
+
+ATTEMPTS: Final = 3  # to have a message answered by servers that are lost meanwhile
+
+
+@dataclass(slots=True)
+class Answers:
+    """The messages of this client that are being answered; `begun` is told the id of the conversation."""
+
+    talk: Talk
+    board: Board
+    news: News
+    group: asyncio.TaskGroup
+    begun: Callable[[str], None]
+    _running: set[asyncio.Task[None]] = field(default_factory=set[asyncio.Task[None]])
+    _stopped: set[asyncio.Task[Any]] = field(default_factory=set[asyncio.Task[Any]])
+    _opening: asyncio.Lock = field(default_factory=asyncio.Lock)  # held by the message that opens a conversation
+    _opener: Sent | None = None  # a first message whose answer broke off before it named its conversation
+
+    def say(self, typed: str) -> None:
+        """Say something; the answer comes on the board."""
+        entry = self.board.begin(heading(typed))
+        try:
+            text = validate_task_text(typed)
+        except TaleBaseException as error:
+            entry.ended(sentence(error))
+            return
+        self.news.said.add(text)
+        self.news.quiet.clear()
+        self._running.add(self.group.create_task(self._answer(entry, text), name="answer"))
+
+    def stop(self) -> bool:
+        """Break off the answers that are being written; False when there is none."""
+        self._stopped |= self._running
+        for task in self._running:
+            task.cancel()
+        return bool(self._running)
+
+    async def close(self) -> None:
+        """Break them off, and return when that is done."""
+        running = list(self._running)
+        self.stop()
+        await asyncio.gather(*running)
+
+    def forget(self) -> None:
+        """The next message opens a new conversation."""
+        self.stop()
+        self._opener = None
+
+    async def _answer(self, entry: Entry, text: str) -> None:
+        task = asyncio.current_task()
+        try:
+            opens = self.talk.conversation_id is None
+            async with self._opening if opens else nullcontext():
+                await self._asked(entry, Sent(text, time.time(), self.news.last))
+        except TaleBaseException as error:
+            entry.ended(sentence(error))
+        except asyncio.CancelledError:
+            if task not in self._stopped:
+                raise
+            entry.ended("Stopped.")
+        finally:
+            self._running = {each for each in self._running if each is not task}
+            if not self._running:
+                self._stopped.clear()
+                self.news.quiet.set()
+            self.board.stirred.set()
+
+    async def _asked(self, entry: Entry, sent: Sent) -> None:
+        """Have a message answered, by servers that may be lost meanwhile."""
+        for attempt in range(1, ATTEMPTS + 1):
+            try:
+                if attempt > 1:
+                    await self.talk.link.back(start=True)
+                    if await self._recovered(entry, sent):
+                        return
+                    entry.restart()
+                await self._streamed(entry, sent)
+            except NetworkException:
+                if attempt == ATTEMPTS:
+                    raise
+            else:
+                return
+
+    async def _streamed(self, entry: Entry, sent: Sent) -> None:
+        if self.talk.conversation_id is None and self._opener is not None:
+            await self._find_opened(self._opener)
+        if self.talk.conversation_id is None:
+            self._opener = sent
+        async with watching_models(self.talk.link.agent, BoardProgress(self.board)) as end_watch:
+
+            def on_piece(_figure: float, _total: float | None, piece: str | None) -> None:
+                end_watch()
+                self.board.note = ""
+                entry.heard(piece or "")
+
+            try:
+                answer = await self.talk.link.converse(sent.text, self.talk.conversation_id, on_piece)
+            finally:
+                self.board.note = ""
+        self._take(answer["conversation_id"], answer["position"])
+        self.talk.model = answer["model"] or self.talk.model
+        entry.completed(answer["reply"])
+        if answer["finish_reason"] == "length":
+            entry.ended("The answer was cut off at its token limit.")
+
+    async def _recovered(self, entry: Entry, sent: Sent) -> bool:
+        """Show what the servers kept of an answer that broke off; False when the message has to be said again."""
+        if self.talk.conversation_id is None:
+            await self._find_opened(sent)
+        if self.talk.conversation_id is None:
+            return False
+        turn = await turn_kept(self.talk.link, self.talk.conversation_id, sent)
+        if turn is None:
+            return False
+        self._take(self.talk.conversation_id, turn["position"])
+        entry.completed(turn["content"])
+        if turn["kind"] == "chat":
+            entry.ended("The servers went away meanwhile; this is what they kept of the answer.")
+        return True
+
+    async def _find_opened(self, opener: Sent) -> None:
+        if conversation_id := await conversation_of(self.talk.link, opener):
+            self._take(conversation_id, None)
+
+    def _take(self, conversation_id: str, position: int | None) -> None:
+        self._opener = None
+        if position is not None:
+            self.news.shown.add(position)
+        self.begun(conversation_id)
