@@ -1,0 +1,148 @@
+"""Measures how well tale tells what a message asks for; prints the tables of docs/detection.md.
+
+python scripts/detection_report.py          # two to five minutes
+"""
+
+import sys
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from sklearn.model_selection import GroupKFold, LeaveOneGroupOut
+
+from tale.conversation.detector import by_rule, fallback
+from tale.learning.intent_data import LABELS, WORDS_FILE, Example, data_folder, read_examples
+from tale.learning.intent_training import trained
+from tale.learning.intent_words import Meanings, read_meanings
+from tale.records import Detection, Intent
+
+FOLDS = 5
+BINS = 10
+SURE = 0.6
+FIRST_VOICES = (  # written before there was a detector; the files of phrasings were written with a look at its errors
+    "analyst_writer",
+    "casual_typos",
+    "near_misses",
+    "polite_office",
+    "queue_operator",
+    "terse_developer",
+    "west_european",
+    "world_languages",
+)
+
+
+@dataclass(frozen=True)
+class Told:
+    """What was told of a message, and how sure."""
+
+    example: Example
+    label: Intent
+    confidence: float
+
+    @property
+    def is_right(self) -> bool:
+        """Whether it is what the message is labelled as."""
+        return self.label == self.example.label
+
+
+def by_model(train: Sequence[Example], test: Sequence[Example], meanings: Meanings) -> list[Told]:
+    """What a model that learned from `train` tells of `test`; fixed phrases go first, as they do in the UX agent."""
+    rows = trained(train, meanings).probabilities([each.text for each in test])
+    learned = [Told(each, LABELS[int(row.argmax())], float(row.max())) for each, row in zip(test, rows, strict=True)]
+    return [_as_told(told.example, ruled) if (ruled := by_rule(told.example.text)) else told for told in learned]
+
+
+def in_folds(
+    examples: Sequence[Example], groups: Sequence[str], split: GroupKFold | LeaveOneGroupOut, meanings: Meanings
+) -> list[Told]:
+    """What is told of each message by a model that saw none of its group."""
+    told: list[Told] = []
+    for train, test in split.split(np.zeros(len(examples)), groups=groups):
+        told += by_model([examples[i] for i in train], [examples[i] for i in test], meanings)
+    return told
+
+
+def _as_told(example: Example, found: Detection) -> Told:
+    return Told(example, found.label, found.confidence)
+
+
+def accuracy(told: Iterable[Told]) -> float:
+    """The share that is right."""
+    return float(np.mean([each.is_right for each in told]))
+
+
+def macro_f1(told: Sequence[Told]) -> float:
+    """The mean over the labels of the harmonic mean of precision and recall."""
+    return float(np.mean([_f1(told, label) for label in LABELS]))
+
+
+def _f1(told: Sequence[Told], label: str) -> float:
+    right = sum(each.label == label == each.example.label for each in told)
+    return (
+        2
+        * right
+        / max(1, sum(each.label == label for each in told) + sum(each.example.label == label for each in told))
+    )
+
+
+def calibration_error(told: Sequence[Told]) -> float:
+    """Expected calibration error over bins of equal width (Naeini et al. 2015)."""
+    bins: defaultdict[int, list[Told]] = defaultdict(list)
+    for each in told:
+        bins[min(BINS - 1, int(each.confidence * BINS))].append(each)
+    gaps = (
+        len(held) * abs(accuracy(held) - float(np.mean([each.confidence for each in held]))) for held in bins.values()
+    )
+    return sum(gaps) / len(told)
+
+
+def show(title: str, told: Sequence[Told]) -> None:
+    """Print all figures of one way to measure."""
+    sure = [each for each in told if each.confidence >= SURE]
+    print(f"\n## {title}\n{len(told)} messages")
+    print(f"accuracy {accuracy(told):.3f}, macro-F1 {macro_f1(told):.3f}, ECE {calibration_error(told):.3f}")
+    print(
+        f"of the {len(sure) / len(told):.0%} told with a confidence of {SURE} or more, {accuracy(sure):.3f} are right"
+        if sure
+        else ""
+    )
+    _show_by("label", told, lambda each: each.example.label)
+    _show_by("language", told, lambda each: each.example.language)
+    _show_by("voice", told, lambda each: each.example.voice)
+    counts = Counter((each.example.label, each.label) for each in told)
+    print("wanted \\ told " + "".join(f"{label:>10}" for label in LABELS))
+    for wanted in LABELS:
+        print(f"{wanted:<13} " + "".join(f"{counts[wanted, label]:>10}" for label in LABELS))
+
+
+def _show_by(what: str, told: Sequence[Told], key: Callable[[Told], str]) -> None:
+    groups: defaultdict[str, list[Told]] = defaultdict(list)
+    for each in told:
+        groups[key(each)].append(each)
+    print(f"by {what}: " + ", ".join(f"{name} {accuracy(held):.3f}" for name, held in sorted(groups.items())))
+
+
+def main() -> int:
+    """Measure in each way and print."""
+    folder = data_folder()
+    examples, unseen = read_examples(folder / "intents"), read_examples(folder / "intents_unseen")
+    meanings = read_meanings(folder / WORDS_FILE)
+    first = [each for each in examples if each.voice in FIRST_VOICES]
+    templates = [f"{each.voice}/{each.template}" for each in examples]
+    folds = in_folds(examples, templates, GroupKFold(FOLDS), meanings)
+    show("Split by phrasing, all messages", folds)
+    show("Split by phrasing, the first eight voices", [each for each in folds if each.example.voice in FIRST_VOICES])
+    voices = in_folds(examples, [each.voice for each in examples], LeaveOneGroupOut(), meanings)
+    show("One voice left out, the first eight", [each for each in voices if each.example.voice in FIRST_VOICES])
+    alone = in_folds(first, [each.voice for each in first], LeaveOneGroupOut(), meanings)
+    show("One voice left out, learned from the other first voices alone", alone)
+    show("Kept out", by_model(examples, unseen, meanings))
+    rules = [_as_told(each, by_rule(each.text) or fallback(each.text)) for each in [*first, *unseen]]
+    show("Rules alone, the first eight voices", [each for each in rules if each.example.voice in FIRST_VOICES])
+    show("Rules alone, kept out", [each for each in rules if each.example.voice not in FIRST_VOICES])
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

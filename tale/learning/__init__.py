@@ -1,0 +1,1 @@
+"""What is learned from data, with scikit-learn; imported by the learning server alone."""

@@ -1,0 +1,198 @@
+"""Learns from labelled messages what a message asks for, and tells it with its probability and its reasons."""
+
+import math
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+from scipy import sparse as untyped
+from sklearn.feature_extraction.text import TfidfVectorizer
+from sklearn.model_selection import GroupKFold
+from sklearn.svm import LinearSVC
+
+from tale.learning.intent_data import LABELS
+from tale.learning.intent_reasons import reasons_of
+from tale.learning.intent_text import streams_of
+from tale.learning.intent_words import Meanings
+from tale.records import Detection, Intent
+
+C: Final = 0.3
+FOLDS: Final = 3  # of the messages whose margins set the temperature
+SHARPNESSES: Final = tuple(0.5 * 1.05**step for step in range(70))  # up to 15
+BETWEEN_BLANKS: Final[dict[str, Any]] = {"token_pattern": r"\S+", "lowercase": False, "sublinear_tf": True}
+VECTORIZERS: Final[dict[str, dict[str, Any]]] = {
+    "words": {**BETWEEN_BLANKS, "ngram_range": (1, 2), "min_df": 2},
+    "letters": {"analyzer": "char_wb", "ngram_range": (2, 5), "sublinear_tf": True, "min_df": 3},
+    "meanings": {**BETWEEN_BLANKS, "ngram_range": (1, 4), "min_df": 2},
+    "shape": {**BETWEEN_BLANKS, "ngram_range": (1, 2), "min_df": 2},
+}
+
+Floats = npt.NDArray[np.float64]
+sparse: Any = untyped  # its functions have no types
+
+
+@dataclass(frozen=True, slots=True)
+class Reader:
+    """Reads one kind of features as the vectorizer does that learned them, whose checks of input take ten times longer.
+
+    `places` are those of the terms among the features of all readers, from `first` on.
+    """
+
+    split: Callable[[str], list[str]]
+    places: Mapping[str, int]
+    rarities: Floats
+    first: int
+
+    def read(self, text: str) -> tuple[list[int], list[float]]:
+        """The places of the terms in a text, and how much each weighs; the weights have the length 1."""
+        found = [(self.places[term], count) for term, count in Counter(self.split(text)).items() if term in self.places]
+        weights = [(1 + math.log(count)) * float(self.rarities[place - self.first]) for place, count in found]
+        length = math.sqrt(sum(weight * weight for weight in weights)) or 1.0
+        return [place for place, _ in found], [weight / length for weight in weights]
+
+
+@dataclass(frozen=True, slots=True)
+class IntentModel:
+    """Linear margins over weighed words, letters and meanings, made probabilities by one temperature.
+
+    `terms` and `rarities` are those of the features, by kind; `weights` has the shape (labels, features), `offsets`
+    (labels,). `sharpness` is the inverse of the temperature (Guo et al. 2017, "On Calibration of Modern Neural
+    Networks").
+    """
+
+    meanings: Meanings
+    terms: dict[str, list[str]]
+    rarities: dict[str, Floats]
+    weights: Floats
+    offsets: Floats
+    sharpness: float
+    readers: dict[str, Reader]
+    features: list[tuple[str, str]]  # the kind and the term of each
+
+    @classmethod
+    def of(
+        cls,
+        meanings: Meanings,
+        terms: dict[str, list[str]],
+        rarities: dict[str, Floats],
+        *,
+        weights: Floats,
+        offsets: Floats,
+        sharpness: float,
+    ) -> "IntentModel":
+        """The model of what was learned; raises ValueError for weights that do not fit the terms."""
+        readers: dict[str, Reader] = {}
+        features: list[tuple[str, str]] = []
+        for name, given in VECTORIZERS.items():
+            vectorizer: Any = TfidfVectorizer(**given)
+            places = {term: len(features) + place for place, term in enumerate(terms[name])}
+            readers[name] = Reader(vectorizer.build_analyzer(), places, rarities[name], len(features))
+            features += [(name, term) for term in terms[name]]
+        if weights.shape != (len(LABELS), len(features)):
+            raise ValueError("the weights do not fit the terms")
+        return cls(meanings, terms, rarities, weights, offsets, sharpness, readers, features)
+
+    @classmethod
+    def trained(
+        cls,
+        texts: Sequence[str],
+        labels: Sequence[Intent],
+        *,
+        groups: Sequence[str],
+        meanings: Meanings,
+        counts: Sequence[float] | None = None,
+    ) -> "IntentModel":
+        """Learn from messages, their labels, and how much each counts (all the same, if not told).
+
+        Messages of one group stay together where margins of unseen messages are needed.
+        """
+        vectorizers: dict[str, Any] = {name: TfidfVectorizer(**given) for name, given in VECTORIZERS.items()}
+        streams = [streams_of(text, meanings) for text in texts]
+        columns = [each.fit_transform([stream[name] for stream in streams]) for name, each in vectorizers.items()]
+        features = sparse.hstack(columns, format="csr")
+        wanted = np.array([LABELS.index(label) for label in labels])
+        weighed = np.ones(len(texts)) if counts is None else np.array(counts)
+        margins = np.zeros((len(texts), len(LABELS)))
+        for kept, left in GroupKFold(FOLDS).split(margins, wanted, groups):
+            weights, offsets = _separated(features[kept], wanted[kept], weighed[kept])
+            margins[left] = features[left] @ weights.T + offsets
+        weights, offsets = _separated(features, wanted, weighed)
+        return cls.of(
+            meanings,
+            {name: each.get_feature_names_out().tolist() for name, each in vectorizers.items()},
+            {name: each.idf_ for name, each in vectorizers.items()},
+            weights=weights,
+            offsets=offsets,
+            sharpness=_sharpness(margins, wanted),
+        )
+
+    def probabilities(self, texts: Sequence[str]) -> Floats:
+        """The probability of each label, in the order of LABELS: shape (messages, labels)."""
+        margins = [self._parts(text)[1].sum(axis=1) + self.offsets for text in texts]
+        return np.exp(_log_shares(self.sharpness * np.array(margins)))
+
+    def detect(self, text: str) -> Detection:
+        """What a message asks for."""
+        places, parts = self._parts(text)
+        row = np.exp(_log_shares(self.sharpness * (parts.sum(axis=1) + self.offsets)[np.newaxis]))[0]
+        best = int(row.argmax())
+        told = {label: round(float(share), 4) for label, share in zip(LABELS, row, strict=True)}
+        # What spoke for the label more than it did for the others.
+        spoken = parts[best] - (parts.sum(axis=0) - parts[best]) / (len(LABELS) - 1)
+        named = ((*self.features[place], float(part)) for place, part in zip(places, spoken, strict=True))
+        return Detection(LABELS[best], told[LABELS[best]], reasons_of(named, self.meanings.reasons), "model", told)
+
+    def to_parts(self) -> dict[str, Any]:
+        """What was learned, in numbers and texts alone, so that it can be stored."""
+        return {
+            "terms": {name: "\n".join(terms) for name, terms in self.terms.items()},
+            "rarities": self.rarities,
+            "weights": self.weights.astype(np.float32),
+            "offsets": self.offsets,
+            "sharpness": self.sharpness,
+        }
+
+    @classmethod
+    def from_parts(cls, parts: Mapping[str, Any], meanings: Meanings) -> "IntentModel":
+        """The inverse of `to_parts`; raises KeyError or ValueError for parts that do not fit together."""
+        return cls.of(
+            meanings,
+            {name: terms.split("\n") for name, terms in parts["terms"].items()},
+            parts["rarities"],
+            weights=parts["weights"].astype(np.float64),
+            offsets=parts["offsets"],
+            sharpness=parts["sharpness"],
+        )
+
+    def _parts(self, text: str) -> tuple[list[int], Floats]:
+        """The features of a message, and what each adds to the margin of each label: shape (labels, features)."""
+        streams = streams_of(text, self.meanings)
+        places: list[int] = []
+        values: list[float] = []
+        for name, reader in self.readers.items():
+            found = reader.read(streams[name])
+            places += found[0]
+            values += found[1]
+        return places, self.weights[:, places] * np.array(values)
+
+
+def _separated(features: Any, wanted: npt.NDArray[np.int64], counts: Floats) -> tuple[Floats, Floats]:
+    """Weights and offsets by which each label is told from all others."""
+    linear: Any = LinearSVC(C=C, random_state=0).fit(features, wanted, sample_weight=counts)
+    return linear.coef_, linear.intercept_
+
+
+def _log_shares(margins: Floats) -> Floats:
+    """The logarithms of shares that add up to one in each row."""
+    least = margins - margins.max(axis=1, keepdims=True)
+    shares: Floats = least - np.log(np.exp(least).sum(axis=1, keepdims=True))
+    return shares
+
+
+def _sharpness(margins: Floats, wanted: npt.NDArray[np.int64]) -> float:
+    """The factor under which the margins of unseen messages make the best probabilities."""
+    rows = np.arange(len(wanted))
+    return max(SHARPNESSES, key=lambda sharpness: float(_log_shares(sharpness * margins)[rows, wanted].sum()))
