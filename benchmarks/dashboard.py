@@ -1,0 +1,196 @@
+"""How soon does each page of the dashboard have its data, on one million and on ten million calls?
+
+python benchmarks/dashboard.py                  one million calls: about 0.5 GB in the temporary folder
+python benchmarks/dashboard.py --full           ten million too: about 4.5 GB, some minutes
+python benchmarks/dashboard.py --folder FOLDER  where the databases are made, and kept for the next run
+
+The histories are of 100 days, alike but for their density: calls at all times of the day by three models, in four
+operations, with failures, loads and tasks. What a page reads is timed as the dashboard asks for it, of the last day
+and, where people look further back, of thirty days; warm: the best of several times, after a first one. A browser's
+and Streamlit's own times are not in it.
+"""
+
+import argparse
+import asyncio
+import random
+import sys
+import tempfile
+import time
+import uuid
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from harness import Row, show
+from sqlalchemy import Connection, insert
+
+from tale.analytics import History, open_history
+from tale.monitoring.pages import PAGES, Choice
+from tale.records import ModelCall, Task, TaskStatus
+from tale.storage.database import Database
+from tale.storage.rollup_rows import Tally
+from tale.storage.rollups import WATERMARK
+from tale.storage.rows import upsert, values_of
+from tale.storage.tables import SCHEMA_REVISION, meta, model_calls, rollup_minute, tasks
+
+DAYS, DAY_S, MINUTE_S, MINUTES_A_DAY = 100, 86_400, 60, 1_440
+NOW_S = 1_767_225_600.0  # the end of a day
+SIZES, FULL_SIZES = (1_000_000,), (1_000_000, 10_000_000)
+LIMITS_MS = {1_000_000: 50.0, 10_000_000: 200.0}
+BATCH = 20_000
+ROUNDS = 7
+MODELS = (
+    ("small", "ux", "chat"),
+    ("small", "ux", "acknowledge"),
+    ("large", "task", "execute"),
+    ("huge", "task", "plan"),
+)
+
+
+def call_of_a_day(chance: random.Random, at: float) -> ModelCall:
+    """A finished call."""
+    model, role, operation = chance.choice(MODELS)
+    prefill_s, decode_s = chance.lognormvariate(-1, 0.5), chance.lognormvariate(0.5, 0.7)
+    load_s = 4.0 if chance.random() < 0.0005 else 0.0
+    total_s = prefill_s + decode_s + load_s + 0.02
+    error = chance.random()
+    return ModelCall(
+        id=str(uuid.UUID(int=chance.getrandbits(128), version=4)),
+        started_at=at,
+        ended_at=at + total_s,
+        role=role,
+        operation=operation,
+        model=model,
+        requested_model=model,
+        provider="embedded",
+        task_id=str(uuid.UUID(int=chance.getrandbits(128), version=4)) if operation == "execute" else None,
+        input_tokens=chance.randrange(2_000),
+        cached_tokens=100,
+        output_tokens=chance.randrange(1, 600),
+        queue_s=0.01,
+        load_s=load_s,
+        prefill_s=prefill_s,
+        decode_s=decode_s,
+        other_s=0.01,
+        time_to_first_token_s=prefill_s + load_s + 0.01,
+        total_s=total_s,
+        finish_reason="stop",
+        error_class="ModelException" if error < 0.002 else "Cancelled" if error < 0.006 else None,
+    )
+
+
+def task_of(call: ModelCall) -> Task:
+    """The task that a call did."""
+    status = TaskStatus.FAILED if call.error_class else TaskStatus.COMPLETED
+    began = {"started_at": call.started_at, "ended_at": call.ended_at, "attempt": 1}
+    return Task(str(call.task_id), "Write a haiku.", status, call.started_at - 0.2, model=call.model, **began)
+
+
+async def filled(database: Database, count: int) -> None:
+    """Make one day of calls and tasks, then all other days of it by shifting its times and ids."""
+    chance = random.Random(11)
+    first = NOW_S - DAYS * DAY_S
+    moments = sorted(chance.uniform(first, first + DAY_S - 600) for _ in range(count // DAYS))
+    calls = [call_of_a_day(chance, at) for at in moments]
+    done = [task_of(call) for call in calls if call.task_id]
+    tally = Tally()
+    for call in calls:
+        tally.add(values_of(call))
+    indexes = await database.write(lambda c: without_indexes(c, "model_calls") + without_indexes(c, "tasks"))
+    for table, records in ((model_calls, calls), (tasks, done)):
+        for begin in range(0, len(records), BATCH):
+            rows = [values_of(each) for each in records[begin : begin + BATCH]]
+            await database.write(lambda c, table=table, rows=rows: c.execute(insert(table), rows).rowcount)
+    sums = [each.row() for each in tally.rollups()]
+    await database.write(lambda c: c.execute(insert(rollup_minute), sums).rowcount)
+    for day in range(1, DAYS):
+        await database.write(lambda c, day=day: shifted(c, first, day))
+    for sql in indexes:
+        await database.write(lambda c, sql=sql: c.exec_driver_sql(sql).close())
+    mark = {"key": WATERMARK, "value": str(int(NOW_S // MINUTE_S))}
+    await database.write(lambda c: upsert(c, meta, mark, keys=["key"]))
+    await database.write(lambda c: c.exec_driver_sql("ANALYZE").close())
+
+
+def shifted(connection: Connection, first: float, day: int) -> None:
+    """Copy the first day's rows to another day."""
+    shift_s = day * DAY_S
+    moved_at = {name: f"{name} + {shift_s}" for name in ("started_at", "ended_at", "created_at", "cancel_requested_at")}
+    moved_id = {name: f"printf('%08x', {day}) || substr({name}, 9)" for name in ("id", "task_id")}
+    moved = {**moved_at, **moved_id, "minute": f"minute + {day * MINUTES_A_DAY}"}
+    limits = (
+        (model_calls, f"started_at < {first + DAY_S}"),
+        (tasks, f"created_at < {first + DAY_S}"),
+        (rollup_minute, f"minute < {int(first + DAY_S) // MINUTE_S}"),
+    )
+    for table, limit in limits:
+        names = table.c.keys()
+        values = ", ".join(moved.get(name, name) for name in names)
+        connection.exec_driver_sql(
+            f"INSERT INTO {table.name} ({', '.join(names)}) SELECT {values} FROM {table.name} WHERE {limit}"
+        )
+
+
+def without_indexes(connection: Connection, table: str) -> list[str]:
+    """Drop the indexes of a table but those that the copies need; returns how they are made."""
+    wanted = f"SELECT name, sql FROM sqlite_master WHERE tbl_name = '{table}' AND type = 'index' AND sql IS NOT NULL"
+    found = [
+        row
+        for row in connection.exec_driver_sql(wanted).all()
+        if not row[0].endswith(("_started_at", "_created_at_id"))
+    ]
+    for name, _ in found:
+        connection.exec_driver_sql(f"DROP INDEX {name}")
+    return [sql for _, sql in found]
+
+
+def timed(read: Callable[[], Any]) -> tuple[float, float]:
+    """Milliseconds of the first time, and of the best of the others: whatever else the machine does only adds time."""
+    taken: list[float] = []
+    for _ in range(ROUNDS + 1):
+        began = time.perf_counter()
+        read()
+        taken.append((time.perf_counter() - began) * 1_000)
+    return taken[0], min(taken[1:])
+
+
+def measured(history: History, limit_ms: float, size: int) -> list[Row]:
+    """The figures of all pages."""
+    rows: list[Row] = []
+    for hours, words in ((1.0, "hour"), (24.0, "day"), (30 * 24.0, "30 days")):
+        choice = Choice(hours)
+        for name, read in PAGES.items():
+            first_ms, warm_ms = timed(lambda read=read, choice=choice: read(history, choice))
+            rows.append(Row(f"{size:,} calls, {words}: {name} (first {first_ms:,.0f} ms)", warm_ms, "ms", limit_ms))
+    return rows
+
+
+def main() -> int:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", maxsplit=1)[0])
+    parser.add_argument("--full", action="store_true", help="ten million calls too")
+    parser.add_argument("--folder", type=Path, help="where the databases are made and kept; default: a temporary one")
+    given = parser.parse_args()
+    rows: list[Row] = []
+    with tempfile.TemporaryDirectory(prefix="tale-benchmark-") as temporary:
+        folder = given.folder or Path(temporary)
+        for size in FULL_SIZES if given.full else SIZES:
+            path = folder / f"dashboard-{size}-{SCHEMA_REVISION}.db"
+            if not path.exists():
+                began = time.perf_counter()
+                asyncio.run(made(path, size))
+                print(f"{size:>12,} calls: {path.stat().st_size / 1e6:,.0f} MB in {time.perf_counter() - began:.0f} s")
+            with open_history(path, clock=lambda: NOW_S + 1) as history:
+                rows += measured(history, LIMITS_MS[size], size)
+    return show("The data of each page of the dashboard", rows)
+
+
+async def made(path: Path, size: int) -> None:
+    """A database of so many calls."""
+    database = Database.open(f"sqlite:///{path}")
+    await filled(database, size)
+    await database.close()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

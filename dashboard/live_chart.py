@@ -1,0 +1,58 @@
+"""Draws new data into a chart that is there, so that it does not flicker and keeps the zoom that somebody chose.
+
+Streamlit (1.67) puts another chart in the place of one whose data have changed.
+"""
+
+from typing import Any, Final
+
+import streamlit as st
+
+PLOTLY: Final = "tale.plotly"
+CHART: Final = "tale.chart"
+NOTHING: Final = "\nexport default function () {}"
+DRAW: Final = """
+export default function ({ parentElement, data }) {
+  let place = parentElement.querySelector(".tale-chart");
+  if (!place) {
+    place = document.createElement("div");
+    place.className = "tale-chart";
+    place.setAttribute("role", "figure");
+    parentElement.appendChild(place);
+  }
+  place.setAttribute("aria-label", data.title);
+  if (place.told === data.figure) return;
+  place.told = data.figure;
+  const draw = () => {
+    if (place.told !== data.figure) return;
+    if (!window.Plotly) return setTimeout(draw, 30);
+    const { data: traces, layout } = JSON.parse(data.figure);
+    window.Plotly.react(place, traces, layout, { displayModeBar: false, responsive: true });
+  };
+  draw();
+}
+"""
+
+
+def load_plotly() -> None:
+    """Give the browser Plotly; once a page, outside of what is drawn again and again."""
+    _loader()(key="plotly", height=1)
+
+
+def live_chart(figure: str, key: str, *, title: str, height: int) -> None:
+    """Draw a figure, given as JSON, where it stands in the page. As long as its `uirevision` is the same, a zoom stays.
+
+    `height` is in pixels.
+    """
+    _chart()(key=key, data={"figure": figure, "title": title}, height=height)
+
+
+@st.cache_resource
+def _loader() -> Any:
+    from plotly.offline import get_plotlyjs
+
+    return st.components.v2.component(PLOTLY, js=get_plotlyjs() + NOTHING, isolate_styles=False)
+
+
+@st.cache_resource
+def _chart() -> Any:
+    return st.components.v2.component(CHART, js=DRAW, isolate_styles=False)

@@ -1,0 +1,59 @@
+"""Models: which are there, what memory they take, when they were loaded, how fast they write."""
+
+from functools import partial
+from typing import Any
+
+import streamlit as st
+import widgets
+
+import data
+from tale import figures
+from tale.monitoring.targets import GIB, TARGETS
+
+LOAD_S = next(target.limit for target in TARGETS if target.name == "model_load")
+
+
+@st.fragment(run_every=widgets.pace())
+def show() -> None:
+    """All of it, again and again."""
+    widgets.guarded(_shown)
+
+
+def _shown() -> None:
+    found = data.health(data.settings().url_of("gateway"))
+    if found is None:
+        widgets.empty("The service does not run", "tale servers start")
+    else:
+        st.caption(found.get("backend", {}).get("reason") or "")
+        rows = [_row(model) for model in found.get("models", [])]
+        st.dataframe(rows, hide_index=True, height="content", key="models")
+    seen, taken_s, at = data.page("Models", widgets.choice())
+    theme, window = widgets.theme(seen.models), seen.window
+    left, right = st.columns(2)
+    limit = data.settings().memory_limit_bytes
+    memory = partial(figures.model_memory, seen.samples, limit_bytes=limit, theme=theme)
+    widgets.chart(memory, "models-memory", at, left)
+    widgets.chart(lambda: figures.loads(seen.loads, target=LOAD_S, theme=theme), "models-loads", at, right)
+    left, right = st.columns(2)
+    widgets.chart(lambda: figures.speed(seen.minutes, window=window, theme=theme), "models-speed", at, left)
+    rate = partial(figures.distribution, seen.minutes, "decode_rate", theme=theme)
+    widgets.chart(rate, "models-rate", at, right)
+    widgets.chart(lambda: figures.machine(seen.samples, theme=theme), "models-machine", at)
+    widgets.footer(int(seen.minutes["calls"].sum()), taken_s, at)
+
+
+def _row(model: dict[str, Any]) -> dict[str, Any]:
+    memory, size = model.get("memory_bytes"), model.get("size_bytes")
+    return {
+        "model": model["name"],
+        "role": model["role"],
+        "state": model["state"],
+        "memory": "-" if memory is None else f"{memory / GIB:.2f} GiB",
+        "file": "-" if size is None else f"{size / GIB:.2f} GiB",
+        "calls running": model.get("running"),
+        "calls waiting": model.get("waiting"),
+        "error": model.get("error") or "",
+    }
+
+
+show()

@@ -1,0 +1,58 @@
+"""Targets: what the service is held against, how it stands, and what to do where it falls short."""
+
+from functools import partial
+from typing import Any
+
+import streamlit as st
+import widgets
+
+import data
+from tale import figures
+from tale.monitoring.alerts import shown
+from tale.monitoring.cards import FIRST_WORDS_S
+from tale.monitoring.profiles import profile_of
+from tale.monitoring.targets import Standing
+
+WORDS = {"met": "✓ met", "missed": "✗ missed", "unknown": "too few values"}
+
+
+@st.fragment(run_every=widgets.pace())
+def show() -> None:
+    """All of it, again and again."""
+    widgets.guarded(_shown)
+
+
+def _shown() -> None:
+    seen, taken_s, at = data.page("Targets", widgets.choice())
+    found = data.health(data.settings().url_of("gateway"))
+    profile = profile_of((found or {}).get("backend", {}).get("provider"))
+    st.caption(f"Machine profile: **{profile.name}**, {profile.title}. Each target by its own window, a day.")
+    st.dataframe([_row(standing) for standing in seen.standings], hide_index=True, height="content", key="targets")
+    for standing in seen.standings:
+        if standing.action:
+            st.warning(f"**{standing.target.title}**: {standing.action}", icon=":material/build:")
+    theme = widgets.theme()
+    widgets.chart(lambda: figures.calendar(seen.days, theme=theme), "targets-days", at)
+    burn = partial(figures.burn_down, seen.chat, "first_token", FIRST_WORDS_S, window=seen.window, theme=theme)
+    widgets.chart(burn, "targets-burn", at)
+    if not seen.violations.is_empty():
+        st.subheader("Times in which targets were missed", anchor=False)
+        st.dataframe(widgets.table(seen.violations.drop("id")), hide_index=True, key="violations")
+    widgets.footer(int(seen.chat["calls"].sum()), taken_s, at)
+
+
+def _row(standing: Standing) -> dict[str, Any]:
+    target = standing.target
+    return {
+        "target": target.title,
+        "stands": WORDS[standing.status] if standing.values else "not measured here",
+        "measured": "-" if standing.measured is None else shown(target, standing.measured),
+        "should be": f"{target.sense} {shown(target, target.limit)}",
+        "own bar": "" if target.bar is None else shown(target, target.bar),
+        "values": standing.values,
+        "burn rate": "" if standing.burn_rate is None else f"{standing.burn_rate:.2f}",
+        "by": target.evidence,
+    }
+
+
+show()

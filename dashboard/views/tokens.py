@@ -1,0 +1,44 @@
+"""Tokens & Budgets: what was read and written by which model, and what the budgets say."""
+
+import streamlit as st
+import widgets
+
+import data
+from tale import figures
+from tale.analytics import summaries
+
+SUMS = ("model", "calls", "input_tokens", "cached_tokens", "output_tokens", "unreported")
+CONFIG = {
+    "calls": st.column_config.NumberColumn("calls", format="localized"),
+    "input_tokens": st.column_config.NumberColumn("tokens read", format="localized"),
+    "cached_tokens": st.column_config.NumberColumn("of them cached", format="localized"),
+    "output_tokens": st.column_config.NumberColumn("tokens written", format="localized"),
+    "unreported": st.column_config.NumberColumn("calls unreported", help="Of these no engine told the tokens."),
+}
+
+
+@st.fragment(run_every=widgets.pace())
+def show() -> None:
+    """All of it, again and again."""
+    widgets.guarded(_shown)
+
+
+def _shown() -> None:
+    seen, taken_s, at = data.page("Tokens & Budgets", widgets.choice())
+    theme = widgets.theme(seen.models)
+    for text in seen.alerts["text"].to_list():
+        st.warning(text, icon=":material/notifications:")
+    if seen.minutes.is_empty():
+        widgets.empty("No calls in this time", "tale submit 'Write a haiku'")
+    else:
+        left, right = st.columns(2)
+        shown = {"window": seen.window, "theme": theme}
+        widgets.chart(lambda: figures.tokens(seen.minutes, **shown), "tokens-models", at, left)
+        widgets.chart(lambda: figures.token_kinds(seen.minutes, **shown), "tokens-kinds", at, right)
+        sums = summaries.totals(seen.minutes, ["model"]).select(SUMS)
+        st.dataframe(sums, column_config=CONFIG, hide_index=True, height="content", key="token-sums")
+    widgets.chart(lambda: figures.budget_use(seen.budgets, theme=theme), "tokens-budgets", at)
+    widgets.footer(int(seen.minutes["calls"].sum()), taken_s, at)
+
+
+show()

@@ -1,0 +1,168 @@
+"""What pages are made of: the header with its choice, cards, charts, empty states, the line at the end."""
+
+import hmac
+from collections.abc import Callable, Sequence
+from datetime import datetime
+from typing import Any, Final
+from zoneinfo import ZoneInfo
+
+import polars as pl
+import streamlit as st
+from live_chart import live_chart, load_plotly
+from plotly.graph_objects import Figure
+from polars import selectors
+
+import data
+from tale.constants import POLLING_INTERVAL
+from tale.exceptions import TaleBaseException
+from tale.figures import DARK, LIGHT, Theme
+from tale.monitoring.cards import Card
+from tale.monitoring.pages import Choice
+from tale.settings import LOOPBACK_HOSTS
+
+WINDOWS: Final = {"15m": 0.25, "1h": 1.0, "6h": 6.0, "24h": 24.0, "7d": 168.0, "30d": 720.0}
+EVERY_MODEL: Final = "All models"
+DRAWN_S: Final = 120.0  # for which a figure is kept
+CARD_PIXELS: Final = 134
+STYLE: Final = """<style>
+.block-container { padding: 2.2rem 2rem 2rem; max-width: 1500px; }
+[data-testid="stMetric"], .js-plotly-plot text { font-variant-numeric: tabular-nums; }
+@media (max-width: 640px) { .block-container { padding-left: 0.8rem; padding-right: 0.8rem; } }
+</style>"""
+
+
+def set_style() -> None:
+    """Tabular figures, less empty space around the page, and what charts are drawn with."""
+    st.html(STYLE)
+    load_plotly()
+
+
+def header(title: str) -> None:
+    """The title of the page, and the choice of time, model and whether it is live, which the URL holds."""
+    left, right = st.columns([1, 2], vertical_alignment="bottom")
+    left.header(title, anchor=False)
+    with right.container(horizontal=True, horizontal_alignment="right", vertical_alignment="bottom"):
+        st.segmented_control(
+            "Time",
+            list(WINDOWS),
+            default="1h",
+            required=True,
+            key="window",
+            bind="query-params",
+            label_visibility="collapsed",
+        )
+        st.selectbox(
+            "Model",
+            [EVERY_MODEL, *_models()],
+            key="model",
+            bind="query-params",
+            label_visibility="collapsed",
+            width=160,
+        )
+        st.toggle("Live", value=True, key="live", bind="query-params", help="Look again every two seconds.")
+
+
+def choice() -> Choice:
+    """What people chose in the header."""
+    model = st.session_state.get("model", EVERY_MODEL)
+    hours = WINDOWS[st.session_state.get("window") or "1h"]
+    return Choice(hours, None if model == EVERY_MODEL else model)
+
+
+def pace() -> float | None:
+    """Seconds between two looks; None while the page is paused."""
+    return POLLING_INTERVAL if st.session_state.get("live", True) else None
+
+
+def theme(models: Sequence[str] = ()) -> Theme:
+    """The colours that the browser shows, and the time zone that it is in."""
+    base = DARK if st.context.theme.type == "dark" else LIGHT
+    return base.knowing(models, st.context.timezone)
+
+
+def guarded(show: Callable[[], None]) -> None:
+    """Show something, or say in a sentence why it cannot be shown."""
+    try:
+        show()
+    except TaleBaseException as error:
+        st.error(f"{error.message}", icon=":material/error:")
+        if error.context:
+            st.caption(", ".join(f"{name}: {value}" for name, value in error.context.items()))
+
+
+def cards(found: Sequence[Card]) -> None:
+    """Bordered cards with a sparkline each, as many beside each other as there is room for."""
+    grid = st.grid(len(found), min_column_width=CARD_PIXELS, border=True)
+    for card in found:
+        grid.metric(
+            card.label,
+            card.value,
+            card.change,
+            delta_color="off" if card.is_good is None else "green" if card.is_good else "red",
+            delta_arrow="off" if card.is_good is None else "auto",
+            delta_description=card.against,
+            chart_data=list(card.course) or None,
+            chart_type="area",
+        )
+
+
+def chart(draw: Callable[[], Figure], key: str, at: float, place: Any = st) -> None:
+    """A figure in a border, with its title as text above it, which wraps; drawn anew only for data of another time."""
+    title, told, height = _drawn(key, at, str(choice()), str(st.context.theme.type), st.context.timezone, draw)
+    with place.container(border=True, gap=None):
+        st.markdown(f"**{title}**")
+        live_chart(told, key, title=title, height=height)
+
+
+@st.cache_data(ttl=DRAWN_S, max_entries=200, show_spinner=False)
+def _drawn(
+    key: str, at: float, chosen: str, theme: str, zone: str | None, _draw: Callable[[], Figure]
+) -> tuple[str, str, int]:
+    """The title, the figure as JSON and its height in pixels."""
+    figure = _draw()
+    title = figure.layout.title.text
+    figure.update_layout(title=None, margin={"t": 28}, height=figure.layout.height - 32, uirevision=chosen)
+    return title, figure.to_json(), figure.layout.height
+
+
+def empty(title: str, command: str) -> None:
+    """A bordered box with the command to run."""
+    with st.container(border=True, horizontal_alignment="center"):
+        st.markdown(f"#### :material/hourglass_empty: {title}")
+        st.caption("It appears here within seconds. In a terminal:")
+        st.code(command, language="bash")
+
+
+def table(frame: pl.DataFrame) -> pl.DataFrame:
+    """A frame as people read it: times in the browser's zone, nothing where there is no text."""
+    local = selectors.datetime().dt.convert_time_zone(st.context.timezone or "UTC").dt.replace_time_zone(None)
+    return frame.with_columns(local, selectors.string().fill_null(""))
+
+
+def footer(calls: int, taken_s: float, at: float, *further: str) -> None:
+    """How much was looked at, how long that took, and when."""
+    moment = datetime.fromtimestamp(at, ZoneInfo(st.context.timezone or "UTC"))
+    told = f"{calls:,} calls", f"read in {taken_s * 1_000:,.0f} ms", f"{moment:%H:%M:%S}"
+    st.caption(" · ".join([*told, *further]))
+
+
+def may_write() -> bool:
+    """Whether tasks may be handed in and stopped here: not by strangers, where the dashboard is reachable by others."""
+    if (st.get_option("server.address") or "") in LOOPBACK_HOSTS:
+        return True
+    key = data.settings().api_key
+    if key is None:
+        return False
+    given = st.sidebar.text_input("Key", type="password", help="The api_key of tale; without it one can only look.")
+    return hmac.compare_digest(given.encode(), key.get_secret_value().encode())
+
+
+def _models() -> list[str]:
+    """The models of the chosen time, and the one that is chosen."""
+    wanted = st.session_state.get("model") or st.query_params.get("model")
+    hours = WINDOWS.get(st.session_state.get("window") or st.query_params.get("window") or "1h", 1.0)
+    try:
+        found = data.page("Overview", Choice(hours))[0].models
+    except TaleBaseException:
+        found = []  # the page itself says why
+    return sorted({*found, *([wanted] if wanted and wanted != EVERY_MODEL else [])})

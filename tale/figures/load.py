@@ -1,0 +1,65 @@
+"""What the service carries: the queue of tasks, and the machine under it."""
+
+from typing import Final
+
+import plotly.graph_objects as go
+import polars as pl
+
+from tale.analytics.summaries import queue_over_time
+from tale.analytics.windows import Window
+from tale.figures.theme import LIGHT, LOW, Theme, figure, nothing, reach, times
+
+GIB: Final = 2**30
+NO_TASKS: Final = "No tasks in this time.<br>Run: tale submit 'Write a haiku'"
+NO_SAMPLES: Final = "The machine was not watched in this time.<br>Run: tale servers start"
+
+
+def queue(task_times: pl.DataFrame, window: Window, *, theme: Theme = LIGHT) -> go.Figure:
+    """The tasks that waited and ran, slot by slot."""
+    title = "Tasks waiting and running"
+    if task_times.is_empty():
+        return nothing(theme, title, NO_TASKS)
+    points = queue_over_time(task_times, window)
+    drawn = figure(theme, title, y_title="tasks")
+    moments = times(theme, points["slot"])
+    for name, words, colour in (("running", "running", theme.accent), ("queued", "waiting", theme.warning)):
+        line = {"color": colour, "width": 1.4, "shape": "hv"}
+        drawn.add_scatter(
+            x=moments,
+            y=points[name].to_list(),
+            name=words,
+            mode="lines",
+            stackgroup="tasks",
+            line=line,
+            fillcolor=theme.faint(colour, 0.35),
+            hovertemplate="%{y:,}",
+        )
+    reach(drawn, theme, points["slot"][0], points["slot"][-1])
+    return drawn
+
+
+def machine(samples: pl.DataFrame, *, theme: Theme = LIGHT) -> go.Figure:
+    """Memory of the service and of its models, and the cores that it keeps busy."""
+    title = "Memory and processor"
+    if samples.is_empty():
+        return nothing(theme, title, NO_SAMPLES, height=LOW)
+    drawn = figure(theme, title, y_title="GiB")
+    moments = times(theme, samples["at"])
+    memory = (("models", "models_bytes", theme.palette[3]), ("service", "memory_bytes", theme.accent))
+    for name, column, colour in memory:
+        values = (samples[column] / GIB).to_list()
+        line = {"color": colour, "width": 1.6}
+        drawn.add_scatter(x=moments, y=values, name=name, mode="lines", line=line, hovertemplate="%{y:.2f} GiB")
+    drawn.add_scatter(
+        x=moments,
+        y=samples["cpu_share"].to_list(),
+        name="processor",
+        mode="lines",
+        yaxis="y2",
+        line={"color": theme.warning, "width": 1.2, "dash": "dot"},
+        hovertemplate="%{y:.2f} cores",
+    )
+    side = {"overlaying": "y", "side": "right", "rangemode": "tozero", "showgrid": False, "title": {"text": "cores"}}
+    drawn.update_layout(yaxis2=side)
+    reach(drawn, theme, samples["at"][0], samples["at"][-1])
+    return drawn

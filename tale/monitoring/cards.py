@@ -1,0 +1,136 @@
+"""The few figures that a glance is for: each with what it is held against, and its course. Pure."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import polars as pl
+
+from tale.analytics import summaries
+from tale.analytics.summaries import Measure
+from tale.monitoring.pages import Overview, of_chat
+from tale.monitoring.targets import TARGETS
+
+MINUTE_S: Final = 60
+FIRST_WORDS_S: Final = next(target.limit for target in TARGETS if target.name == "ux_first_token")
+
+
+@dataclass(frozen=True, slots=True)
+class Card:
+    """A figure with its unit in words; `change` against a target or (empty) the time before, and if that is good."""
+
+    label: str
+    value: str
+    change: str | None
+    is_good: bool | None
+    against: str
+    course: Sequence[float]
+
+
+def cards_of(seen: Overview, under_way: dict[str, int]) -> list[Card]:
+    """The cards of the page Overview; `under_way` counts what runs now (HistoryReader.under_way)."""
+    return [_first_words(seen), _whole(seen), _written(seen), _failed(seen), _calls(seen), _tasks(seen, under_way)]
+
+
+def _first_words(seen: Overview) -> Card:
+    value = _p95(of_chat(seen.minutes), "first_token")
+    share = None if value is None else value / FIRST_WORDS_S - 1
+    course = _p95_course(of_chat(seen.minutes), "first_token", seen)
+    is_good = None if share is None else share <= 0
+    return Card("First words, p95", seconds(value), percent(share), is_good, f"vs {FIRST_WORDS_S:g} s", course)
+
+
+def _whole(seen: Overview) -> Card:
+    value, before = _p95(seen.minutes, "total"), _p95(seen.before, "total")
+    course = _p95_course(seen.minutes, "total", seen)
+    return _compared("Calls whole, p95", seconds(value), value, before, course=course, less_is_good=True)
+
+
+def _written(seen: Overview) -> Card:
+    minutes = (seen.window.until - seen.window.since) / MINUTE_S
+    value, before = (_sum(frame, "output_tokens") / minutes for frame in (seen.minutes, seen.before))
+    course = _course(seen, pl.col("output_tokens"))
+    return _compared("Tokens a minute", f"{value:,.0f}", value, before, course=course)
+
+
+def _failed(seen: Overview) -> Card:
+    value, before = (_share_failed(frame) for frame in (seen.minutes, seen.before))
+    course = _course(seen, pl.col("failed") / pl.col("calls").clip(1))
+    shown = "-" if value is None else f"{value:.2%}"
+    if value is None or before is None:
+        return Card("Failed calls", shown, None, None, "", course)
+    points = 100 * (value - before)
+    is_good = None if round(points, 2) == 0 else points < 0
+    return Card("Failed calls", shown, f"{points:+.2f} pt", is_good, "", course)
+
+
+def _calls(seen: Overview) -> Card:
+    value, before = _sum(seen.minutes, "calls"), _sum(seen.before, "calls")
+    card = _compared("Calls", f"{value:,.0f}", value, before, course=_course(seen, pl.col("calls")))
+    return Card(card.label, card.value, card.change, None, card.against, card.course)
+
+
+def _tasks(seen: Overview, under_way: dict[str, int]) -> Card:
+    points = summaries.queue_over_time(seen.task_times, seen.queue_window)
+    course = (points["queued"] + points["running"]).to_list()
+    waiting = f"{under_way['queued']:,} waiting"
+    return Card("Tasks running", f"{under_way['running']:,}", waiting, None, "now", course)
+
+
+def _compared(
+    label: str,
+    shown: str,
+    value: float | None,
+    before: float | None,
+    *,
+    course: Sequence[float],
+    less_is_good: bool | None = None,
+) -> Card:
+    if value is None or not before:
+        return Card(label, shown, None, None, "", course)
+    change = value / before - 1
+    is_good = None if less_is_good is None or round(change, 2) == 0 else (change < 0) == less_is_good
+    return Card(label, shown, percent(change), is_good, "", course)
+
+
+def seconds(value: float | None) -> str:
+    """A duration as people read it.
+
+    >>> seconds(0.0312), seconds(2.345), seconds(75.0), seconds(None)
+    ('31 ms', '2.35 s', '75 s', '-')
+    """
+    if value is None:
+        return "-"
+    return f"{value * 1_000:.0f} ms" if value < 1 else f"{value:.2f} s" if value < MINUTE_S else f"{value:.0f} s"
+
+
+def percent(share: float | None) -> str | None:
+    """A change in percent, with its sign.
+
+    >>> percent(0.051), percent(-0.5), percent(None)
+    ('+5 %', '-50 %', None)
+    """
+    return None if share is None else f"{100 * share:+.0f} %"
+
+
+def _p95(minutes: pl.DataFrame, measure: Measure) -> float | None:
+    return summaries.percentiles(minutes, measure)["p95"].item()
+
+
+def _p95_course(minutes: pl.DataFrame, measure: Measure, seen: Overview) -> list[float]:
+    points = summaries.percentiles_over_time(minutes, measure, window=seen.window)
+    return points["p95"].drop_nulls().to_list()
+
+
+def _course(seen: Overview, value: pl.Expr) -> list[float]:
+    sums, _ = summaries.over_time(seen.minutes, seen.window)
+    return sums.select(value.alias("value"))["value"].to_list()
+
+
+def _sum(minutes: pl.DataFrame, column: str) -> float:
+    return float(minutes[column].sum())
+
+
+def _share_failed(minutes: pl.DataFrame) -> float | None:
+    calls = _sum(minutes, "calls")
+    return _sum(minutes, "failed") / calls if calls else None

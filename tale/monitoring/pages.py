@@ -1,0 +1,214 @@
+"""What each page of a dashboard shows, read from a history: for the one in the browser and the one in the terminal."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any, Final
+
+import polars as pl
+
+from tale.analytics import frames, summaries
+from tale.analytics.history import History
+from tale.analytics.windows import Window
+from tale.histogram import Histogram
+from tale.monitoring.evaluation import standings
+from tale.monitoring.evidence import StoredEvidence
+from tale.monitoring.targets import DAY_S, TARGETS, Standing, Target
+from tale.records import ACKNOWLEDGE
+from tale.storage.call_pages import CallFilter
+
+DAY_HOURS: Final = 24.0
+CALENDAR_DAYS: Final = 28
+LISTED: Final = 50
+MOST_FAILED: Final = 200
+MINUTE_S: Final = 60
+DAILY: Final = ("ux_first_token", "model_load", "interrupt")  # told day by day; of all tasks of a month there are many
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """What people chose to see: the latest hours, and one model or all of them."""
+
+    hours: float = 1.0
+    model: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Overview:
+    """The state of the service. `minutes` are of the chosen model, `models` are all that answered in the window."""
+
+    window: Window
+    models: list[str]
+    minutes: pl.DataFrame
+    before: pl.DataFrame  # of the window before, to compare with
+    task_times: pl.DataFrame
+    queue_window: Window
+
+
+@dataclass(frozen=True, slots=True)
+class Latency:
+    """How long calls take; `slowest` of the last day at most."""
+
+    window: Window
+    models: list[str]
+    minutes: pl.DataFrame
+    slowest: pl.DataFrame
+
+
+@dataclass(frozen=True, slots=True)
+class TargetsPage:
+    """How the service stands against its targets: now, by day, and over the window for the first words."""
+
+    window: Window
+    standings: list[Standing]
+    chat: pl.DataFrame
+    days: pl.DataFrame
+    violations: pl.DataFrame
+
+
+@dataclass(frozen=True, slots=True)
+class TokensPage:
+    """What was read and written, and what the budgets say."""
+
+    window: Window
+    models: list[str]
+    minutes: pl.DataFrame
+    budgets: pl.DataFrame
+    alerts: pl.DataFrame
+
+
+@dataclass(frozen=True, slots=True)
+class ModelsPage:
+    """The models at work: `loads` are calls that waited for one."""
+
+    window: Window
+    models: list[str]
+    minutes: pl.DataFrame
+    loads: pl.DataFrame
+    samples: pl.DataFrame
+
+
+@dataclass(frozen=True, slots=True)
+class Reliability:
+    """What failed, what was tried again, and where another model had to answer."""
+
+    window: Window
+    models: list[str]
+    minutes: pl.DataFrame
+    failed: pl.DataFrame
+    attempts: pl.DataFrame
+    fallbacks: pl.DataFrame
+
+
+class FramedEvidence(StoredEvidence):
+    """Evidence of a history that is looked at again and again: what it keeps of the calls is not read anew."""
+
+    def __init__(self, history: History) -> None:
+        super().__init__(history.reader)
+        self._history = history
+
+    def first_tokens(self, since: float, until: float) -> Histogram:
+        """See Evidence."""
+        whole = Window(since // MINUTE_S * MINUTE_S, -(-until // MINUTE_S) * MINUTE_S, MINUTE_S)
+        found = summaries.buckets(of_chat(self._history.minutes(window=whole)), "first_token")
+        return dict(found.iter_rows())
+
+
+def overview(history: History, choice: Choice) -> Overview:
+    """The page Overview. Raises DatabaseException, as all of them do."""
+    window, models, minutes = _minutes(history, choice)
+    span_s = window.until - window.since
+    before = history.minutes(window=Window(window.since - span_s, window.since, window.slot_s))
+    queue_window = _lately(window, history)
+    times = history.task_times(queue_window)
+    return Overview(window, models, minutes, summaries.of(before, model=choice.model), times, queue_window)
+
+
+def latency(history: History, choice: Choice) -> Latency:
+    """The page Latency."""
+    window, models, minutes = _minutes(history, choice)
+    slowest = history.slowest(_lately(window, history), model=choice.model)
+    return Latency(window, models, minutes, slowest)
+
+
+def targets(history: History, choice: Choice, wanted: Sequence[Target] = TARGETS) -> TargetsPage:
+    """The page Targets; targets stand by windows of their own, whatever is chosen."""
+    window, _, _ = _minutes(history, Choice(choice.hours))
+    now = history.now()
+    chat = of_chat(history.minutes(window=window))
+    days = compliance(history, wanted, now=now)
+    found = standings(FramedEvidence(history), wanted, now=now)
+    return TargetsPage(window, found, chat, days, history.violations(CALENDAR_DAYS * DAY_HOURS))
+
+
+def tokens(history: History, choice: Choice) -> TokensPage:
+    """The page Tokens & Budgets."""
+    window, models, minutes = _minutes(history, choice)
+    return TokensPage(window, models, minutes, history.budgets(), history.alerts())
+
+
+def models(history: History, choice: Choice) -> ModelsPage:
+    """The page Models."""
+    window, names, minutes = _minutes(history, choice)
+    loads = history.page(CallFilter(window.since, window.until, model=choice.model, kind="load", limit=MOST_FAILED))
+    return ModelsPage(window, names, minutes, loads, history.samples(window=window))
+
+
+def reliability(history: History, choice: Choice) -> Reliability:
+    """The page Reliability."""
+    window, names, minutes = _minutes(history, choice)
+    since, until, model = window.since, window.until, choice.model
+    failed = history.page(CallFilter(since, until, model=model, outcome="failed", limit=MOST_FAILED))
+    fallbacks = history.page(CallFilter(since, until, model=model, kind="fallback", limit=LISTED))
+    return Reliability(window, names, minutes, failed, history.attempts(window=window), fallbacks)
+
+
+def calls(history: History, choice: Choice) -> pl.DataFrame:
+    """The first page of Calls: the newest of the chosen time, up to now (frames.CALLS)."""
+    return history.page(CallFilter(history.now() - choice.hours * 3_600, None, model=choice.model, limit=LISTED))
+
+
+def compliance(history: History, wanted: Sequence[Target], *, now: float) -> pl.DataFrame:
+    """Whether the targets that are told by calls and cancelled tasks were met, day by day in UTC (frames.DAYS)."""
+    told = tuple(target for target in wanted if target.name in DAILY)
+    today = int(now // DAY_S)
+    rows: list[tuple[Any, ...]] = []
+    for day in range(today - CALENDAR_DAYS + 1, today + 1):
+        held = history.kept(("compliance", day, told), (day + 1) * DAY_S, lambda day=day: _day(history, told, day))
+        rows += [row for row in held if row[2]]
+    return pl.DataFrame(rows, schema=dict(frames.DAYS), orient="row")
+
+
+PAGES: Final[Mapping[str, Callable[[History, Choice], Any]]] = {
+    "Overview": overview,
+    "Latency": latency,
+    "Targets": targets,
+    "Tokens & Budgets": tokens,
+    "Models": models,
+    "Reliability": reliability,
+    "Calls": calls,
+}
+
+
+def _minutes(history: History, choice: Choice) -> tuple[Window, list[str], pl.DataFrame]:
+    """The window, the names of all its models, and the minutes of the chosen one."""
+    window = history.window(choice.hours)
+    minutes = history.minutes(window=window)
+    return window, minutes["model"].unique().sort().to_list(), summaries.of(minutes, model=choice.model)
+
+
+def _lately(window: Window, history: History) -> Window:
+    """The window, or its last day: tasks and calls are looked at one by one."""
+    return window if window.until - window.since <= DAY_S else history.window(DAY_HOURS)
+
+
+def of_chat(minutes: pl.DataFrame) -> pl.DataFrame:
+    """The calls of the chat, without acknowledgements of tasks."""
+    return minutes.filter(pl.col("role") == "ux", pl.col("operation") != ACKNOWLEDGE)
+
+
+def _day(history: History, told: Sequence[Target], day: int) -> list[tuple[Any, ...]]:
+    """How targets stood at the end of a day since 1970, as rows of frames.DAYS."""
+    found = standings(FramedEvidence(history), told, now=(day + 1) * DAY_S, window_s=DAY_S)
+    date = datetime.fromtimestamp(day * DAY_S, UTC).date()
+    return [(each.target.title, date, each.values, each.measured, each.status) for each in found]
