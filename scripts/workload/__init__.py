@@ -1,0 +1,1 @@
+"""The project's own requests: what is asked, how an answer is checked, and how code in it is run."""
