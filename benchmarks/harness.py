@@ -59,7 +59,7 @@ def free_ports(count: int) -> list[int]:
 
 def environment_for(home: Path, **settings: object) -> dict[str, str]:
     """Variables under which tale runs apart from any other on this machine, with the models of TALE_HOME linked in."""
-    roles = ("GATEWAY", "EXECUTION", "UX_AGENT", "MODEL")
+    roles = ("GATEWAY", "EXECUTION", "UX_AGENT", "MODEL", "LEARNING")
     ports = {f"TALE_{role}_PORT": str(port) for role, port in zip(roles, free_ports(len(roles)), strict=True)}
     clean = {key: value for key, value in os.environ.items() if not key.startswith("TALE_")}
     chosen = {f"TALE_{name.upper()}": str(value) for name, value in settings.items()}

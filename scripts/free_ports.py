@@ -2,7 +2,7 @@
 
 import socket
 
-ROLES = ("gateway", "execution", "ux_agent", "model")
+ROLES = ("gateway", "execution", "ux_agent", "model", "learning")
 
 
 def free_ports() -> dict[str, int]:

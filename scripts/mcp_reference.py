@@ -19,6 +19,7 @@ from tale.mcp.http_server import HTTPMCPServer
 from tale.servers import execution_server, gateway_server, ux_agent_server
 from tale.servers.budget_tools import BudgetTools, add_budget_tools
 from tale.servers.gateway_resources import GatewayResources, add_gateway_resources
+from tale.servers.prediction_tools import PredictionTools, add_prediction_tools
 from tale.servers.usage_tools import UsageTools, add_usage_tools
 from tale.settings import Settings
 
@@ -51,17 +52,19 @@ def servers() -> list[tuple[HTTPMCPServer, str]]:
     """Our MCP servers with what they offer, each with a word on where it listens."""
     settings = Settings()
     gateway = _server("tale-gateway", gateway_server.INSTRUCTIONS)
-    tools = gateway_server.GatewayTools(
-        settings, ABSENT, tasks=ABSENT, calls=ABSENT, pool=ABSENT, gate=ABSENT, clock=ABSENT, server_info=ABSENT
-    )
+    behind = dict.fromkeys(("tasks", "calls", "gate", "clock", "server_info"), ABSENT)
+    tools = gateway_server.GatewayTools(ABSENT, **behind)
     gateway_server.add_gateway_tools(gateway, tools)
     add_usage_tools(gateway, UsageTools(ABSENT, clock=ABSENT))
     add_budget_tools(gateway, BudgetTools(ABSENT, clock=ABSENT))
+    stores = dict.fromkeys(("pool", "tasks", "predictions", "learning"), ABSENT)
+    add_prediction_tools(gateway, PredictionTools(settings, ABSENT, **stores))
     add_gateway_resources(gateway, GatewayResources(ABSENT, tasks=ABSENT, calls=ABSENT, clock=ABSENT))
     execution = _server("tale-execution", execution_server.INSTRUCTIONS)
     execution_server.add_execution_tools(execution, execution_server.ExecutionTools(ABSENT, ABSENT, clock=ABSENT))
     agent = _server("tale-ux-agent", ux_agent_server.INSTRUCTIONS)
-    ux_agent_server.add_ux_agent_tools(agent, ux_agent_server.UXAgentTools(settings, ABSENT, ABSENT, clock=ABSENT))
+    parts = dict.fromkeys(("desk", "controls", "board", "detect", "clock"), ABSENT)
+    ux_agent_server.add_ux_agent_tools(agent, ux_agent_server.UXAgentTools(ABSENT, ABSENT, ABSENT, **parts))
     return [
         (gateway, f"port {GATEWAY_PORT}"),
         (agent, f"port {settings.ux_agent_port}"),

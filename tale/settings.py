@@ -75,10 +75,12 @@ class Settings(BaseModel):
     execution_port: int = Field(EXECUTION_PORT, ge=PORT_RANGE[0], le=PORT_RANGE[1], description="execution server")
     ux_agent_port: int = Field(8082, ge=PORT_RANGE[0], le=PORT_RANGE[1], description="port of the UX agent")
     model_port: int = Field(8083, ge=PORT_RANGE[0], le=PORT_RANGE[1], description="port of the model server")
+    learning_port: int = Field(8084, ge=PORT_RANGE[0], le=PORT_RANGE[1], description="port of the learning server")
     gateway_url: HttpUrl | None = Field(None, description="gateway of another process or host; default: host and port")
     execution_url: HttpUrl | None = Field(None, description="execution server of another process or host")
     ux_agent_url: HttpUrl | None = Field(None, description="UX agent of another process or host")
     model_url: HttpUrl | None = Field(None, description="model server of another process or host")
+    learning_url: HttpUrl | None = Field(None, description="learning server of another process or host")
     api_key: Key = Field(None, description="key that clients must send; opens all; needed beyond loopback")
     allowed_hosts: Names = Field((), description="host names under which the servers may be asked, besides localhost")
     allowed_origins: Names = Field((), description="web sites whose pages may ask, besides localhost's")
@@ -116,7 +118,10 @@ class Settings(BaseModel):
     retry_delay_s: float = Field(ERROR_RETRY_DELAY, ge=0, description="base wait between two attempts")
     task_slots: int = Field(1, ge=1, description="tasks that run at the same time")
     acknowledge: bool = Field(True, description="the small model says in a sentence what a task is about")
+    prewarm: bool = Field(True, description="the small model reads the chat's instructions before the first message")
     queue_limit: int = Field(10_000, ge=1, description="tasks that may wait; more are refused")
+
+    learning: Literal["on", "off"] = Field("on", description="off: no learning server; plain rules take its place")
 
     alert_webhook_url: SecretUrl = Field(None, description="web address to which alerts of budgets are posted")
 
@@ -165,7 +170,9 @@ class Settings(BaseModel):
         configured: str | None = getattr(self, f"{role}_url")
         if configured:
             return configured.rstrip("/")
-        host = "127.0.0.1" if self.host in {"0.0.0.0", "::"} else self.host  # noqa: S104 - compared, not bound
+        # The learning server listens on loopback alone, wherever the others do.
+        is_local = self.host in {"0.0.0.0", "::"} or role == "learning"  # noqa: S104 - compared, not bound
+        host = "127.0.0.1" if is_local else self.host
         return f"http://{f'[{host}]' if ':' in host else host}:{getattr(self, f'{role}_port')}"
 
 

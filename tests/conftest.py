@@ -40,7 +40,8 @@ def tale_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     home = tmp_path / "home"
     monkeypatch.setenv("TALE_HOME", str(home))
     monkeypatch.setenv("TALE_BACKEND", "embedded")
-    for role in ("GATEWAY", "EXECUTION", "UX_AGENT", "MODEL"):
+    monkeypatch.setenv("TALE_LEARNING", "off")  # seconds of learning for each home
+    for role in ("GATEWAY", "EXECUTION", "UX_AGENT", "MODEL", "LEARNING"):
         monkeypatch.setenv(f"TALE_{role}_PORT", str(free_port()))
     monkeypatch.chdir(tmp_path)
     return home

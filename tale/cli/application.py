@@ -15,6 +15,7 @@ from tale.cli.database import database
 from tale.cli.doctor import doctor
 from tale.cli.invocation import Invocation
 from tale.cli.keys import keys
+from tale.cli.learning import explain, learn, predict
 from tale.cli.models import models
 from tale.cli.queue import queue
 from tale.cli.servers import serve, servers
@@ -74,6 +75,9 @@ application.command("result")(tasks.result)
 application.command("cancel")(tasks.cancel)
 application.add_typer(queue, name="queue")
 application.command("chat")(chat)
+application.command("predict")(predict)
+application.command("explain")(explain)
+application.command("learn")(learn)
 application.command("usage")(usage)
 application.command("trace")(trace)
 application.command("export")(export_history)

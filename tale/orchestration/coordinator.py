@@ -265,8 +265,8 @@ class HTTPCoordinator:
         self.events.publish(TaskEvent(task_id, status, message, output_tokens))
 
     def _acknowledge(self, task: Task) -> None:
-        """Have the small model say what is being worked on, once a task, for those who wait for it."""
-        if task.id in self._acknowledged or not self._settings.acknowledge:
+        """Have the small model say what is being worked on, once a task; in a conversation that was said already."""
+        if task.id in self._acknowledged or task.conversation_id or not self._settings.acknowledge:
             return
         self._acknowledged[task.id] = asyncio.create_task(self._say_what_is_done(task))
 

@@ -2,28 +2,22 @@
 
 import asyncio
 import logging
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Final, Literal
+from typing import Any, Final, Literal
 
 from tale.exceptions import BudgetException, ModelException, TaleBaseException, TaskException, ValidationException
+from tale.models.backend import ChatStream
 from tale.models.pool import Pool
+from tale.orchestration.attempt_plan import Plan, Seam, continuation, joined, planned, question_of
 from tale.orchestration.checking import failure_of
 from tale.orchestration.model_outage import once_in_reach
 from tale.orchestration.partial_text import FIRST_S, kept_as_it_grows
-from tale.orchestration.task_prompt import CHECK_FAILED, request_for, route_reason_for
-from tale.records import (
-    CallContext,
-    ChatRequest,
-    Delta,
-    Dispatched,
-    Priority,
-    PromptProgress,
-    Reply,
-    Task,
-    TaskStatus,
-)
+from tale.orchestration.predicting import TaskPredictor
+from tale.orchestration.task_prompt import CHECK_FAILED, request_for
+from tale.predictions import Outcome, Prediction
+from tale.records import Attempt, ChatRequest, Delta, Dispatched, PromptProgress, Reply, Task, TaskStatus
 from tale.storage.task_store import TaskStore
 
 BROKE_OFF: Final = "The attempt broke off by an error inside tale; the server's log has the details."
@@ -59,16 +53,19 @@ class _Job:
     text: list[str] = field(default_factory=list[str])
     dispatched: Dispatched | None = None
     ending: bool = False
+    seam: Seam | None = None  # where an answer that was cut goes on
+    outcome: Outcome | None = None  # set while something is expected of the attempt
 
     def tell(self, progress: Progress) -> None:
         self.latest = progress
         for listener in self.listeners:
             listener(progress)
 
-    def known(self) -> dict[str, str | None]:
+    def known(self) -> dict[str, Any]:
         """What there is to keep of the attempt, however it ends."""
         told = self.dispatched
         return {
+            "truth": self.outcome,
             "result": "".join(self.text) or None,
             "model": told.model if told else None,
             "role": told.role if told else None,
@@ -89,8 +86,13 @@ class TaskExecutor:
         clock: Callable[[], float],
         on_text: OnText | None = None,
         keep_text_s: float = FIRST_S,
+        predictor: TaskPredictor | None = None,
+        routing: Literal["auto", "off"] = "off",
     ) -> None:
-        """`keep_text_s` is how often, at first, an unfinished text is kept in the task's row."""
+        """`keep_text_s` is how often, at first, an unfinished text is kept in the task's row.
+
+        Without a predictor, or one that knows nothing, tasks go to the task model, with no limit but theirs.
+        """
         self._store = store
         self._keep_text_s = keep_text_s
         self._pool = pool
@@ -98,6 +100,8 @@ class TaskExecutor:
         self._max_output_tokens = max_output_tokens
         self._max_failures = max_failures
         self._clock = clock
+        self._predictor = predictor
+        self._routing: Literal["auto", "off"] = routing
         self._jobs: dict[str, _Job] = {}
 
     @property
@@ -205,41 +209,57 @@ class TaskExecutor:
             files=await self._store.attachments(task.id) if task.attached_files else (),
             results=await self._store.awaited_by(task.id) if task.with_results else (),
         )
-        context = CallContext(
-            role="task",
-            operation="execute",
-            priority=Priority.TASK,
-            task_id=task.id,
-            attempt=task.attempt,
-            conversation_id=task.conversation_id,
-            trace_id=task.trace_id,
-            key_name=task.key_name,
-            route_reason=route_reason_for(earlier),
-        )
+        plan = planned(task, request, await self._expected(job, task, request, earlier), earlier=earlier)
         left_s = None if task.deadline_at is None else max(0.0, task.deadline_at - self._clock())
         deadline = asyncio.timeout(left_s)
         try:
             keep = partial(self._store.keep_text, task.id, task.attempt)
             async with deadline, kept_as_it_grows(job.text, keep, first_s=self._keep_text_s):
-                return await self._written(job, task, request, context)
+                return await self._written(job, task, plan)
         except TimeoutError as error:
             if deadline.expired():
                 raise DeadlinePassed("The deadline passed while the task ran; give it more with --deadline.") from error
             raise
 
-    async def _written(self, job: _Job, task: Task, request: ChatRequest, context: CallContext) -> Reply:
-        stream = once_in_reach(lambda: self._pool.chat(request, context), on_wait=lambda told: job.tell(Progress(told)))
+    async def _expected(
+        self, job: _Job, task: Task, request: ChatRequest, earlier: Sequence[Attempt]
+    ) -> Prediction | None:
+        if self._predictor is None:
+            return None
+        question = question_of(task, request, earlier=earlier, routing=self._routing)
+        prediction = await self._predictor.expected(task, question)
+        job.outcome = None if prediction is None else Outcome()
+        return prediction
+
+    async def _written(self, job: _Job, task: Task, plan: Plan) -> Reply:
+        """The whole answer, gone on with once where a learned limit was too small for it."""
+        # The limit is on the model's work: it starts when the engine does, not while a model is being fetched.
+        async with asyncio.timeout(None) as limit:
+            reply = await self._answered(job, task, plan, limit)
+            following = continuation(plan, reply)
+            if following is None:
+                return reply
+            logger.info("Task %s: its learned limit of %d tokens was too small.", task.id, plan.request.max_tokens)
+            job.outcome, job.seam = Outcome(was_cut=True), Seam(reply.text)
+            try:
+                rest = await self._answered(job, task, replace(plan, request=following), limit)
+            except ValidationException:
+                return reply  # the context is full
+            self._write(job, task, job.seam.end())
+            return joined(reply, rest, "".join(job.text))
+
+    async def _answered(self, job: _Job, task: Task, plan: Plan, limit: asyncio.Timeout) -> Reply:
+        def told() -> ChatStream:
+            return self._pool.chat(plan.request, plan.context)
+
+        stream = once_in_reach(told, on_wait=lambda told: job.tell(Progress(told)))
         try:
-            # The limit is on the model's work: it starts when the engine does, not while a model is being fetched.
-            async with asyncio.timeout(None) as limit:
-                async for event in stream:
-                    if limit.when() is None:
-                        limit.reschedule(asyncio.get_running_loop().time() + task.timeout_s)
-                    if isinstance(event, Reply):
-                        return event
-                    self._note(job, event)
-                    if self._on_text and isinstance(event, Delta) and event.text:
-                        self._on_text(task.id, task.attempt, event.text)
+            async for event in stream:
+                if limit.when() is None:
+                    limit.reschedule(asyncio.get_running_loop().time() + task.timeout_s)
+                if isinstance(event, Reply):
+                    return event
+                self._note(job, task, event)
         finally:
             await stream.aclose()
         raise ModelException("The model's answer broke off before its end; try again.", {"task_id": task.id})
@@ -250,6 +270,10 @@ class TaskExecutor:
         if task.expect:
             job.tell(Progress("Checking the answer", len(job.text)))
             failure = await failure_of(task.expect, reply.text)
+        if job.outcome:
+            succeeded = failure is None if task.expect else None
+            told = {"output_tokens": reply.usage.output_tokens, "finish_reason": reply.finish_reason}
+            job.outcome = replace(job.outcome, **told, succeeded=succeeded)
         kept: dict[str, str | None] = {"result": reply.text or None, "finish_reason": reply.finish_reason}
         if failure is None:
             return await self._finish(job, task, TaskStatus.COMPLETED, **kept)
@@ -257,7 +281,7 @@ class TaskExecutor:
         error = f"The answer failed its check: {failure}."
         return await self._release(job, task, "failed", result=kept["result"], error_class=CHECK_FAILED, error=error)
 
-    def _note(self, job: _Job, event: Dispatched | PromptProgress | Delta) -> None:
+    def _note(self, job: _Job, task: Task, event: Dispatched | PromptProgress | Delta) -> None:
         match event:
             case Dispatched(model=model):
                 job.dispatched = event
@@ -265,9 +289,14 @@ class TaskExecutor:
             case PromptProgress(processed_tokens=done, total_tokens=total):
                 job.tell(Progress(f"{self._model_of(job)} is reading the task ({done} of {total} tokens)"))
             case Delta(text=text):
-                job.text.append(text)
-                written = len(job.text)  # engines send one token a piece; the exact count comes with the reply
-                job.tell(Progress(f"{self._model_of(job)} is writing", written))
+                self._write(job, task, job.seam.pass_on(text) if job.seam else text)
+
+    def _write(self, job: _Job, task: Task, text: str) -> None:
+        job.text.append(text)
+        written = len(job.text)  # engines send one token a piece; the exact count comes with the reply
+        job.tell(Progress(f"{self._model_of(job)} is writing", written))
+        if self._on_text and text:
+            self._on_text(task.id, task.attempt, text)
 
     def _model_of(self, job: _Job) -> str:
         return job.dispatched.model if job.dispatched else "the model"
@@ -282,16 +311,18 @@ class TaskExecutor:
         return await self._release(job, task, "handed_back")
 
     async def _finish(self, job: _Job, task: Task, status: TaskStatus, **ending: str | None) -> Task | None:
-        known = {**job.known(), **ending}
+        known: dict[str, Any] = {**job.known(), **ending}
         ended = await self._store.finish(task.id, task.attempt, status=status, now=self._clock(), **known)
         if ended is None:
             self._fenced_off(task)
+        elif self._predictor:
+            self._predictor.settled()
         return ended
 
     async def _release(
         self, job: _Job, task: Task, outcome: Literal["failed", "handed_back"], **ending: str | None
     ) -> Task | None:
-        known = {**job.known(), **ending}
+        known: dict[str, Any] = {**job.known(), **ending}
         released = await self._store.release(
             task.id, task.attempt, outcome=outcome, now=self._clock(), max_failures=self._max_failures, **known
         )

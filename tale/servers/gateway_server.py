@@ -2,26 +2,24 @@
 
 import logging
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any, Final, Literal
 
 from tale.credentials import Scope
-from tale.exceptions import BudgetException, ModelException, NetworkException, TaskException, ValidationException
+from tale.exceptions import BudgetException, TaskException, ValidationException
 from tale.mcp.base_server import BaseMCPServer, ToolContext
-from tale.models.pool import Pool
 from tale.orchestration.coordinator import HTTPCoordinator
 from tale.orchestration.intake import Submission
 from tale.orchestration.task_events import TaskEvent
 from tale.orchestration.task_view import QueueView, TaskList, TaskReceipt, TaskReceipts, TaskView, task_view
-from tale.records import CallContext, ChatRequest, Message, Task, TaskStatus, TokenTotals
+from tale.records import Task, TaskStatus, TokenTotals
 from tale.servers.budget_tools import BudgetGate
 from tale.servers.progress import relay_progress
 from tale.servers.task_requests import AttachedFile, TaskRequest, submissions_of
 from tale.servers.waited_tasks import long_call
-from tale.settings import Settings
 from tale.storage.call_store import CallStore
 from tale.storage.task_store import TaskStore
-from tale.validation import validate_task_id, validate_task_text, validate_timeout_seconds
+from tale.validation import validate_task_id, validate_timeout_seconds
 
 INSTRUCTIONS: Final = (
     "Hands work to language models on this machine. Call submit_task, then wait_for_task with the id it returns "
@@ -37,39 +35,22 @@ Status = Literal["queued", "running", "completed", "failed", "cancelled"]
 logger = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
-class TaskPrediction:
-    """What is known of a task before it runs; null where nothing has been learned yet."""
-
-    complexity: str | None
-    input_tokens: int | None
-    output_tokens: int | None
-    max_output_tokens: int
-    model: str | None
-    role: str
-    reason: str
-
-
 class GatewayTools:
     """The tools of the gateway."""
 
     def __init__(
         self,
-        settings: Settings,
         coordinator: HTTPCoordinator,
         *,
         tasks: TaskStore,
         calls: CallStore,
-        pool: Pool,
         gate: BudgetGate,
         clock: Callable[[], float],
         server_info: Callable[[], Awaitable[dict[str, Any]]],
     ) -> None:
-        self._settings = settings
         self._coordinator = coordinator
         self._tasks = tasks
         self._calls = calls
-        self._pool = pool
         self._gate = gate
         self._clock = clock
         self._server_info = server_info
@@ -203,29 +184,6 @@ class GatewayTools:
         """
         return await self._view(await self._coordinator.cancel(validate_task_id(task_id)))
 
-    async def predict_task(self, text: str) -> TaskPrediction:
-        """Tell before a task is handed in what is known of it: its tokens, the model that would do it, and why.
-
-        Args:
-            text: The task, as it would be handed in.
-        """
-        request = ChatRequest(model="", messages=(Message("user", validate_task_text(text)),))
-        try:
-            tokens = await self._pool.count_tokens(request, CallContext(role="task", operation="count"))
-        except (NetworkException, ModelException) as error:
-            logger.info("A prompt could not be counted: %s", error)
-            tokens = None
-        names = {state.role: state.name for state in (await self._pool.status()).models}
-        return TaskPrediction(
-            complexity=None,
-            input_tokens=tokens,
-            output_tokens=None,
-            max_output_tokens=self._settings.max_output_tokens,
-            model=names.get("task") or names.get("ux"),  # one model may fill both roles
-            role="task",
-            reason="Nothing has been learned yet: tasks go to the task model.",
-        )
-
     async def record_feedback(
         self, task_id: str, rating: Literal["good", "bad"], comment: str | None = None
     ) -> TaskView:
@@ -280,7 +238,6 @@ def add_gateway_tools(server: BaseMCPServer, tools: GatewayTools) -> None:
     server.add_tool(tools.wait_for_task, title="Wait for a task", read_only=True)
     server.add_tool(tools.list_tasks, title="List tasks", read_only=True)
     server.add_tool(tools.cancel_task, title="Cancel a task", destructive=True, idempotent=True)
-    server.add_tool(tools.predict_task, title="Predict a task", read_only=True)
     server.add_tool(tools.record_feedback, title="Rate a result", idempotent=True)
     server.add_tool(tools.pause_queue, title="Pause the queue", idempotent=True, scope=Scope.ADMIN)
     server.add_tool(tools.resume_queue, title="Resume the queue", idempotent=True, scope=Scope.ADMIN)

@@ -3,7 +3,7 @@
 import logging
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import Any, Final
 
 from tale import __version__
@@ -12,10 +12,15 @@ from tale.mcp.admission import Entrance
 from tale.mcp.http_client import HTTPMCPClient
 from tale.mcp.http_server import HTTPMCPServer, Limits
 from tale.models.model_pool import ModelPool
+from tale.monitoring.evidence import StoredEvidence
+from tale.monitoring.performance_monitor import MachineProbe, PerformanceMonitor, Work
+from tale.monitoring.profiles import profile_of
 from tale.orchestration.coordinator import HTTPCoordinator
 from tale.orchestration.executor import TaskExecutor
 from tale.orchestration.home_key import made_key, own_key
+from tale.orchestration.predicting import TaskPredictor
 from tale.orchestration.task_feed import TaskFeed
+from tale.records import TaskStatus
 from tale.servers.budget_tools import BudgetGate, BudgetTools, add_budget_tools
 from tale.servers.execution_server import INSTRUCTIONS as EXECUTION_INSTRUCTIONS
 from tale.servers.execution_server import ExecutionTools, add_execution_tools
@@ -26,15 +31,22 @@ from tale.servers.metrics_page import MetricsPage
 from tale.servers.model_server import build_model_server
 from tale.servers.openai_api import OpenAIApi
 from tale.servers.openai_failures import in_openai_form
-from tale.servers.shared import Shared, model_server_settings
+from tale.servers.prediction_link import PredictionLink
+from tale.servers.prediction_tools import PredictionTools, add_prediction_tools
+from tale.servers.shared import Shared, model_server_settings, owner_of
 from tale.servers.task_stream import task_routes
 from tale.servers.upkeep import Upkeep
 from tale.servers.usage_tools import UsageTools, add_usage_tools
+from tale.servers.ux_agent import UXAgent
 from tale.servers.ux_agent_server import INSTRUCTIONS as UX_AGENT_INSTRUCTIONS
-from tale.servers.ux_agent_server import UXAgentTools, add_ux_agent_tools
+from tale.servers.ux_agent_server import add_ux_agent_tools
 from tale.servers.waited_tasks import WaitedTasks
 from tale.settings import Settings
+from tale.storage.history_reader import HistoryReader
 from tale.storage.key_store import KeyStore
+from tale.storage.learning_store import LearningStore
+from tale.storage.monitoring_store import MonitoringStore
+from tale.storage.prediction_store import PredictionStore
 from tale.storage.usage import UsageStore
 
 logger = logging.getLogger(__name__)
@@ -52,6 +64,8 @@ async def open_execution(shared: Shared, stack: AsyncExitStack) -> Busy:
         max_failures=settings.max_task_retries,
         clock=shared.clock,
         on_text=shared.texts.append,
+        predictor=TaskPredictor(PredictionLink(shared.learning), PredictionStore(shared.database), clock=shared.clock),
+        routing=settings.routing,
     )
     stack.push_async_callback(executor.stop)
     server = _server(shared, "execution", settings.execution_port, EXECUTION_INSTRUCTIONS)
@@ -69,11 +83,9 @@ async def open_gateway(shared: Shared, stack: AsyncExitStack) -> Busy:
     settings = shared.settings
     coordinator = _coordinator(shared, stack)
     tools = GatewayTools(
-        settings,
         coordinator,
         tasks=shared.tasks,
         calls=shared.calls,
-        pool=shared.pool,
         gate=BudgetGate(shared.budgets, shared.pool, clock=shared.clock),
         clock=shared.clock,
         server_info=shared.server_info,
@@ -82,6 +94,7 @@ async def open_gateway(shared: Shared, stack: AsyncExitStack) -> Busy:
     add_gateway_tools(server, tools)
     add_budget_tools(server, BudgetTools(shared.budgets, clock=shared.clock))
     add_usage_tools(server, UsageTools(UsageStore(shared.database), clock=shared.clock))
+    add_prediction_tools(server, _prediction_tools(shared))
     resources = GatewayResources(coordinator.get, tasks=shared.tasks, calls=shared.calls, clock=shared.clock)
     add_gateway_resources(server, resources)
     tell_changes(server, coordinator.events)
@@ -94,7 +107,43 @@ async def open_gateway(shared: Shared, stack: AsyncExitStack) -> Busy:
     upkeep = Upkeep(settings, shared.database, clock=shared.clock)
     upkeep.start()
     stack.push_async_callback(upkeep.stop)
+    await _open_monitor(shared, stack)
     return lambda: coordinator.engine.waiting() + coordinator.engine.running() > 0
+
+
+def _prediction_tools(shared: Shared) -> PredictionTools:
+    return PredictionTools(
+        shared.settings,
+        PredictionLink(shared.learning),
+        pool=shared.pool,
+        tasks=shared.tasks,
+        predictions=PredictionStore(shared.database),
+        learning=LearningStore(shared.database),
+    )
+
+
+async def _open_monitor(shared: Shared, stack: AsyncExitStack) -> None:
+    """Sample the machine and judge the targets, while the gateway of a database runs."""
+
+    async def work() -> Work:
+        counts, status = await shared.tasks.counts(), await shared.pool.status()
+        models = [asdict(model) for model in status.models]
+        return Work(counts[TaskStatus.QUEUED], counts[TaskStatus.RUNNING], models)
+
+    reader = HistoryReader(shared.settings.database)
+    monitor = PerformanceMonitor(
+        MonitoringStore(shared.database),
+        StoredEvidence(reader),
+        profile=profile_of((await shared.pool.status()).provider),
+        owner=owner_of(shared.settings),
+        look=MachineProbe(clock=shared.clock).look,
+        work=work,
+        clock=shared.clock,
+        interval_s=shared.settings.monitor_interval_s,
+    )
+    monitor.start()
+    stack.callback(reader.close)
+    stack.push_async_callback(monitor.stop)
 
 
 def _coordinator(shared: Shared, stack: AsyncExitStack) -> HTTPCoordinator:
@@ -121,9 +170,12 @@ def _coordinator(shared: Shared, stack: AsyncExitStack) -> HTTPCoordinator:
 async def open_ux_agent(shared: Shared, stack: AsyncExitStack) -> Busy:
     """Serve the UX agent role, which is never busy beyond its requests."""
     settings = shared.settings
+    agent = UXAgent(shared)
+    stack.push_async_callback(agent.stop)
     server = _server(shared, "ux_agent", settings.ux_agent_port, UX_AGENT_INSTRUCTIONS)
-    add_ux_agent_tools(server, UXAgentTools(settings, shared.conversations, shared.pool, clock=shared.clock))
+    add_ux_agent_tools(server, agent.tools)
     await _serve(server, stack, grace_s=settings.stop_grace_s)
+    await agent.start()
     return lambda: False
 
 

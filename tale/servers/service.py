@@ -19,6 +19,7 @@ from tale.servers.shared import Shared, open_shared
 from tale.settings import Settings
 
 IDLE_LOOKS: Final = 10  # looks within the idle time
+ASKS_WHAT_IS_LEARNED: Final = frozenset({"gateway", "execution", "ux_agent"})
 
 logger = logging.getLogger(__name__)
 
@@ -61,6 +62,9 @@ class Service:
             idle = asyncio.create_task(self._stop_when_idle(shared), name="idle-watch")
             self._stack.callback(idle.cancel)
         logger.info("Serving %s on %s", ", ".join(self._roles), settings.host)
+        if ASKS_WHAT_IS_LEARNED.intersection(self._roles):  # last of all: it delays nobody
+            self._stack.push_async_callback(shared.learning.stop)
+            await shared.learning.start()
 
     def request_stop(self, reason: str) -> None:
         """Have `wait` return; safe to call from a signal handler of the event loop."""

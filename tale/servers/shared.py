@@ -29,6 +29,7 @@ from tale.orchestration.task_feed import forget_texts_of_ended
 from tale.orchestration.task_texts import TaskTexts
 from tale.records import McpCall
 from tale.servers.alert_webhook import AlertWebhook
+from tale.servers.learning_link import LearningLink
 from tale.settings import Settings
 from tale.storage.budget_store import BudgetStore
 from tale.storage.call_store import CallStore
@@ -71,6 +72,7 @@ class Shared:
     conversations: ConversationStore
     recorder: Recorder
     pool: Pool
+    learning: LearningLink
     activity: Activity
     clock: Callable[[], float]
     started_at: float
@@ -126,7 +128,7 @@ async def open_shared(settings: Settings, roles: Sequence[str], stack: AsyncExit
         _hold(settings, role, stack)
     database = await asyncio.to_thread(Database.open, settings.database, backup_folder=settings.home / "backups")
     stack.push_async_callback(database.close)
-    budgets = BudgetStore(database, owner=_owner(settings))
+    budgets = BudgetStore(database, owner=owner_of(settings))
     calls = CallStore(database, budgets)
     recorder = Recorder(calls)
     _send_alerts(settings, budgets, stack)
@@ -145,6 +147,7 @@ async def open_shared(settings: Settings, roles: Sequence[str], stack: AsyncExit
         conversations=ConversationStore(database),
         recorder=recorder,
         pool=pool,
+        learning=LearningLink(settings),
         activity=Activity(),
         clock=time.time,
         started_at=time.time(),
@@ -212,7 +215,7 @@ async def _open_pool(settings: Settings, calls: CallStore, recorder: Recorder, s
         await remote.start()
         return remote
     stack.callback(lock.release)
-    await calls.close_orphans(time.time(), owner=_owner(settings))
+    await calls.close_orphans(time.time(), owner=owner_of(settings))
     pool = await _open_local_pool(settings, recorder)
     stack.push_async_callback(pool.close)
     await pool.start()
@@ -226,7 +229,7 @@ async def _open_local_pool(settings: Settings, recorder: Recorder) -> ModelPool:
         choice.backend,
         ux_model=choice.ux_model,
         task_model=choice.task_model,
-        tracker=TokenTracker(recorder, answer_tokens=settings.max_output_tokens, owner=_owner(settings)),
+        tracker=TokenTracker(recorder, answer_tokens=settings.max_output_tokens, owner=owner_of(settings)),
         memory_limit_bytes=settings.memory_limit_bytes,
         routing=settings.routing,
         monitor_interval_s=settings.monitor_interval_s,
@@ -236,7 +239,7 @@ async def _open_local_pool(settings: Settings, recorder: Recorder) -> ModelPool:
     )
 
 
-def _owner(settings: Settings) -> str:
+def owner_of(settings: Settings) -> str:
     """Whose the calls of this home are, among all that share its database; that of a file belongs to one host alone."""
     return "" if settings.database.startswith("sqlite") else f"{socket.gethostname()}:{settings.home}"
 

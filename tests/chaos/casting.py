@@ -18,7 +18,13 @@ from tale.settings import Settings
 SLOTS: Final = 4  # tasks that run at a time
 REAL_MODEL: Final = "smollm2:135m"
 REAL_CONTEXT_TOKENS: Final = 2_048
-SWIFT: Final = {"restart_delay_s": 0.2, "retry_delay_s": 0.5, "task_slots": SLOTS, "monitor_interval_s": 10.0}
+SWIFT: Final = {
+    "restart_delay_s": 0.2,
+    "retry_delay_s": 0.5,
+    "task_slots": SLOTS,
+    "monitor_interval_s": 10.0,
+    "learning": "on",
+}
 
 Adapter = Literal["sqlite", "postgres"]
 Layout = Literal["together", "apart"]
@@ -81,7 +87,7 @@ def _cast(
     engines: tuple[str, ...] = (),
     is_writing: Callable[[], bool] = lambda: True,
 ) -> Cast:
-    others = ("watcher", *engines, *(() if server is None else ("backend",)))
+    others = ("watcher", "learning", *engines, *(() if server is None else ("backend",)))
     if layout == "together":
         part = Part(("gateway", "execution", "ux_agent"), settings)
         return Cast((part,), ("gateway", *others), is_writing)

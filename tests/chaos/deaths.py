@@ -8,7 +8,7 @@ from typing import Final
 
 AT_ONCE: Final = 0.2  # share of the deaths that do not wait until all have recovered from the one before
 LONGEST_AIM_S: Final = 0.4
-HARMLESS: Final = ("watcher", "backend")  # whose deaths end no attempt
+HARMLESS: Final = ("watcher", "backend", "learning")  # whose deaths end no attempt
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,7 +19,7 @@ from tale.orchestration.service_processes import living
 LOOK_S: Final = 0.02
 KEEPER_S: Final = 0.5
 PATIENCE_S: Final = 60.0  # until something dies for which there has to be somebody alive, or a task at work
-ENGINE: Final = "tale.models.embedded_host"
+CHILDREN: Final = {"engine": "tale.models.embedded_host", "learning": "tale.servers.learning_server"}
 
 logger = logging.getLogger("chaos")
 
@@ -84,8 +84,8 @@ class Scene:
             found = self._home.watchers()
         else:
             pids = [pid for part in self._cast.parts if (pid := self._pid(part.roles[0])) is not None]
-            if target == "engine":
-                found = [child for pid in pids for child in _engines(pid)]
+            if target in CHILDREN:
+                found = [child for pid in pids for child in _children(pid, CHILDREN[target])]
             else:
                 pid = self._pid(target)
                 found = [] if pid is None else [psutil.Process(pid)]
@@ -109,7 +109,7 @@ class Scene:
         return False
 
 
-def _engines(pid: int) -> list[psutil.Process]:
+def _children(pid: int, module: str) -> list[psutil.Process]:
     with suppress(psutil.Error):
-        return [child for child in psutil.Process(pid).children() if ENGINE in child.cmdline()]
+        return [child for child in psutil.Process(pid).children() if module in child.cmdline()]
     return []

@@ -3,7 +3,7 @@
 import asyncio
 import sqlite3
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from inspect import isawaitable
@@ -18,6 +18,8 @@ from tale.metrics.recorder import Recorder
 from tale.metrics.token_tracker import TokenTracker
 from tale.models.model_pool import ModelPool
 from tale.models.pool import Pool
+from tale.records import Detection, Intent
+from tale.servers.learning_link import LearningLink
 from tale.servers.roles import OPENERS, Busy, open_model_server
 from tale.servers.shared import Activity, Shared
 from tale.settings import Settings, load_settings
@@ -34,13 +36,15 @@ LOOK_INTERVAL_S = 0.005
 
 def settings_for(home: Path, **chosen: object) -> Settings:
     """Settings of a home with free ports, and no waits where a test wants none."""
-    ports = {f"{role}_port": free_port() for role in (*ROLES, "model")}
+    ports = {f"{role}_port": free_port() for role in (*ROLES, "model", "learning")}
     swift = {
         "retry_delay_s": 0.0,
         "stop_grace_s": 0.0,
         "acknowledge": False,
         "backend": "embedded",
         "monitor_interval_s": 60.0,
+        "learning": "off",
+        "prewarm": False,
     }
     return load_settings({"home": str(home), **ports, **swift, **chosen}, environment={}, folder=home)
 
@@ -72,6 +76,27 @@ class Process:
         return await client.call_tool("wait_for_task", {"task_id": task["id"], "timeout_s": PATIENCE_S})
 
 
+class PlayedLearning:
+    """Knows what messages ask for that begin with given words."""
+
+    def __init__(self, intents: Mapping[str, Intent]) -> None:
+        self._intents = intents
+        self.corrections = 0
+
+    async def detect(self, text: str) -> Detection:
+        label = next((label for words, label in self._intents.items() if text.startswith(words)), "chat")
+        return Detection(label, 0.9, ("it begins so",), "model", {label: 0.9})
+
+    async def corrected(self) -> None:
+        self.corrections += 1
+
+    async def ask(self, tool: str, arguments: Mapping[str, Any], *, limit_s: float) -> dict[str, Any] | None:
+        return None
+
+    def learnable(self) -> None:
+        """Nothing is learned from tasks."""
+
+
 @asynccontextmanager
 async def running(
     settings: Settings,
@@ -79,8 +104,12 @@ async def running(
     *,
     backend: ScriptedBackend | None = None,
     pool: Pool | None = None,
+    intents: Mapping[str, Intent] | None = None,
 ) -> AsyncIterator[Process]:
-    """Serve the roles; with `pool` they use that, else one of their own over the played engine."""
+    """Serve the roles; with `pool` they use that, else one of their own over the played engine.
+
+    With `intents`, messages that begin so are taken for that, and all others for chat.
+    """
     settings.run_folder.mkdir(parents=True, exist_ok=True)
     async with AsyncExitStack() as stack:
         database = Database.open(settings.database)
@@ -101,6 +130,7 @@ async def running(
         }
         kept["budgets"] = budgets
         moments: dict[str, Any] = {"activity": Activity(), "clock": time.time, "started_at": time.time()}
+        kept["learning"] = LearningLink(settings) if intents is None else PlayedLearning(intents)
         process = Process(Shared(settings=settings, database=database, pool=pool, **kept, **moments), played, stack)
         if "model" in roles:
             await open_model_server(process.shared, stack, required=True)

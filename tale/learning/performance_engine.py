@@ -1,0 +1,249 @@
+"""What a history of tasks teaches: how long answers will be, how complex a task is, and which model does it."""
+
+import json
+import math
+import random
+from collections import Counter
+from collections.abc import Sequence
+from copy import copy
+from dataclasses import dataclass
+from typing import Any, Final, get_args
+
+import numpy as np
+from sklearn.base import BaseEstimator
+
+from tale.exceptions import ModelException, ValidationException
+from tale.learning.artefacts import from_bytes, to_bytes
+from tale.learning.complexity import CLASSES, LONG_TOKENS
+from tale.learning.conformal import AdaptiveLevel
+from tale.learning.engine_route import Chances, choose
+from tale.learning.engine_rows import has_length, outcome_of, prepared, request_of
+from tale.learning.features import Request, kind_of
+from tale.learning.lengths import Outlook
+from tale.learning.neighbours import same_text_key
+from tale.learning.router import SuccessRouter
+from tale.learning.token_budget import TokenBudgetModel
+from tale.predictions import Complexity, PastAttempt, Prediction, TaskQuestion
+from tale.records import Role
+
+COVERAGE: Final = 0.95
+LEAST_ROWS: Final = 25  # answers of known length; a limit at 0.95 takes 19 of them, and some are kept out to judge
+LEAST_CAP: Final = 32  # tokens; an answer is never cut shorter than that
+MOST_LIKE: Final = 3  # tasks that are named as like a new one
+KEPT_LIKE: Final = 5  # tasks that are remembered of each text
+MEAN_TO_DEVIATION: Final = math.sqrt(math.pi / 2)  # of errors that are distributed normally
+ROLES: Final[tuple[Role, ...]] = get_args(Role)
+MAGIC: Final = "tale-engine 1"
+
+
+@dataclass(frozen=True)
+class Checked:
+    """How a prediction did, made before its answer was learned from: its log error (truth - expected), and whether the
+    limit held that comes from the fit alone, without what was adapted since."""
+
+    ended_at: float
+    log_error: float
+    covered: bool
+
+
+class PerformanceEngine(BaseEstimator):
+    """Fit it on past attempts, ask it about new tasks, update it with what came of them; scikit-learn conventions.
+
+    Lengths are those of `TokenBudgetModel`, successes those of `SuccessRouter`; on top of both come what was learned
+    since the fit: answers to the very same texts, and an adaptive level for each kind of task (Gibbs and Candès 2021).
+    """
+
+    def __init__(self, *, trees: int = 150, seed: int = 0) -> None:
+        self.trees = trees
+        self.seed = seed
+
+    def fit(self, X: Sequence[PastAttempt], y: None = None) -> "PerformanceEngine":
+        """Learn from past attempts. Raises ValidationException where fewer than 25 have a known length."""
+        rows = prepared(X)
+        known = [row for row in rows if has_length(row)]
+        if len(known) < LEAST_ROWS:
+            raise ValidationException(
+                f"There are {len(known)} answers of known length to learn from; {LEAST_ROWS} are needed."
+            )
+        self.budget_ = TokenBudgetModel(trees=self.trees, seed=self.seed)
+        self.budget_.fit([request_of(row) for row in known], [row.output_tokens for row in known])
+        labelled = [row for row in rows if row.succeeded is not None]
+        self.router_: SuccessRouter | None = None
+        if labelled:
+            self.router_ = SuccessRouter(trees=self.trees, seed=self.seed)
+            self.router_.fit([request_of(row) for row in labelled], [outcome_of(row) for row in labelled])
+        self.tried_: dict[str, int] = dict(Counter(row.role for row in labelled))
+        self.tried_of_kind_: dict[str, int] = dict(Counter(kind_of(row.text) for row in labelled if row.role == "ux"))
+        self.names_: dict[str, str] = {row.role: row.model for row in rows}  # the latest of each
+        self.rows_ = len(known)
+        self.trained_until_ = rows[-1].ended_at
+        self.like_: dict[str, list[str]] = {}
+        for row in rows:
+            self._remember(row)
+        self._begin()
+        return self
+
+    def predict(
+        self, question: TaskQuestion, *, version: str = "", randomness: random.Random | None = None
+    ) -> Prediction:
+        """What is expected of a task. With `randomness` some checked tasks go to the small model to learn of it."""
+        requests = [Request(question.text, self.names_.get(role, "")) for role in ROLES]
+        outlook = self.budget_.lengths_.outlook(requests)
+        kind = str(outlook.kinds[0])
+        chances = self.chances(question.text)
+        choice = choose(chances, question, randomness=randomness)
+        row = ROLES.index(choice.role)
+        shift = self._shift(question.text)
+        lower = self._limit(outlook, row, 1 - COVERAGE, shift)
+        upper = self._limit(outlook, row, self._level(kind).asked, shift)
+        middle = math.expm1(float(outlook.centre[row]) + shift)
+        shares = _complexity_shares(chances, outlook, row, shift)
+        top = question.limit_tokens if math.isinf(upper) else math.ceil(upper)
+        return Prediction(
+            version=version,
+            kind=kind,
+            complexity=_likeliest(shares),
+            complexity_shares=shares,
+            output_tokens=min(max(round(middle), 1), top),
+            lower_tokens=min(max(math.floor(lower), 1), top),
+            upper_tokens=top,
+            coverage=COVERAGE,
+            role=choice.role,
+            reason=choice.reason,
+            cap_tokens=None if math.isinf(upper) or question.has_schema else max(top, LEAST_CAP),
+            gain=_rounded(chances.gain),
+            ux_success=_rounded(chances.small),
+            task_success=_rounded(chances.large),
+            explored=choice.explored,
+            neighbours=tuple(task for task, _ in self.like(question.text)),
+        )
+
+    def update(self, rows: Sequence[PastAttempt]) -> list[Checked]:
+        """Take in what came of tasks, oldest first; returns how predictions for them, made before that, did."""
+        known = [row for row in rows if has_length(row)]
+        if not known:
+            return []
+        outlook = self.budget_.lengths_.outlook([request_of(row) for row in known])
+        checked: list[Checked] = []
+        for number, row in enumerate(known):
+            kind, shift = str(outlook.kinds[number]), self._shift(row.text)
+            tokens, centre = row.output_tokens or 0, float(outlook.centre[number])
+            truth = math.log1p(tokens)
+            served = self._limit(outlook, number, self._level(kind).asked, shift)
+            self.levels_[kind] = self._level(kind).after(covered=tokens <= max(served, LEAST_CAP))
+            as_fitted = self._limit(outlook, number, COVERAGE, 0.0)
+            checked.append(Checked(row.ended_at, truth - centre - shift, tokens <= max(as_fitted, LEAST_CAP)))
+            answers, total = self.recent_.get(same_text_key(row.text), (0, 0.0))
+            self.recent_[same_text_key(row.text)] = (answers + 1, total + truth - centre)
+            self._remember(row)
+        return checked
+
+    def expected(self, row: PastAttempt) -> tuple[float, float]:
+        """The tokens to expect of an attempt by the model that made it, and the limit at COVERAGE; as from the fit."""
+        outlook = self.budget_.lengths_.outlook([request_of(row)])
+        limit = self._limit(outlook, 0, COVERAGE, 0.0)
+        middle = max(math.expm1(float(outlook.centre[0])), 0.0)
+        return middle, limit if math.isfinite(limit) else 2 * middle
+
+    def chances(self, text: str) -> Chances:
+        """How likely each model succeeds, and how often the small one was tried with tasks of this kind."""
+        if self.router_ is None:
+            return Chances(None, None, 0)
+        small, large = (float(each) for each in self.router_.predict_proba([Request(text, "")])[0])
+        tried = self.tried_.get("ux", 0)
+        of_kind = self.tried_of_kind_.get(kind_of(text), 0)
+        return Chances(small if tried else None, large if self.tried_.get("task") else None, min(tried, 2 * of_kind))
+
+    def like(self, text: str, *, most: int = MOST_LIKE) -> list[tuple[str, float]]:
+        """Ids of the tasks whose texts are likest, with the cosine of their vectors, from 0 to 1."""
+        if same := self.like_.get(same_text_key(text)):
+            return [(task, 1.0) for task in same[::-1][:most]]
+        history = self.budget_.lengths_.history_
+        if not len(history.vectors_) or not history.vectors_.shape[1]:
+            return []
+        vector = self.budget_.lengths_.encoder_.encode([Request(text, "")]).vectors[0]
+        cosines = history.vectors_ @ vector
+        keys = list(history.rows_)
+        nearest = [(keys[int(row)], float(cosines[row])) for row in np.argsort(-cosines)[:most] if cosines[row] > 0]
+        return [(self.like_[key][-1], round(min(cosine, 1.0), 3)) for key, cosine in nearest if self.like_.get(key)]
+
+    def correction(self, text: str) -> float:
+        """By how much, on the log scale, earlier answers to the same or nearly the same text change the expectation."""
+        plain = copy(self.budget_.lengths_)
+        plain.use_history = False
+        request = [Request(text, self.names_.get("task", ""))]
+        changed = self.budget_.lengths_.outlook(request).centre - plain.outlook(request).centre
+        return float(changed[0]) + self._shift(text)
+
+    def to_bytes(self) -> bytes:
+        """The engine as it came from `fit`; what it was updated with is learned again from the history."""
+        budget, router = to_bytes(self.budget_), to_bytes(self.router_) if self.router_ else b""
+        facts: dict[str, Any] = {name: getattr(self, name) for name in FACTS}
+        told = {"magic": MAGIC, "budget_bytes": len(budget), "trees": self.trees, "seed": self.seed, "facts": facts}
+        return json.dumps(told).encode() + b"\n" + budget + router
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> "PerformanceEngine":
+        """The engine that was stored. Raises ModelException where it cannot be used."""
+        first, _, rest = data.partition(b"\n")
+        try:
+            told: dict[str, Any] = json.loads(first)
+            if told["magic"] != MAGIC:
+                raise ModelException("What was learned is of another tale; it has to be learned again.")
+            engine, size = cls(trees=told["trees"], seed=told["seed"]), int(told["budget_bytes"])
+            engine.__dict__.update({name: told["facts"][name] for name in FACTS})
+        except (ValueError, KeyError, TypeError) as error:
+            raise ModelException("What was learned is damaged; it has to be learned again.") from error
+        engine.budget_ = from_bytes(rest[:size], TokenBudgetModel)
+        engine.router_ = from_bytes(rest[size:], SuccessRouter) if rest[size:] else None
+        engine._begin()
+        return engine
+
+    def _begin(self) -> None:
+        """Forget what was learned since the fit."""
+        self.levels_: dict[str, AdaptiveLevel] = {}
+        self.recent_: dict[str, tuple[int, float]] = {}  # by text: answers since the fit, and the sum of their errors
+
+    def _remember(self, row: PastAttempt) -> None:
+        same = self.like_.setdefault(same_text_key(row.text), [])
+        if row.task_id not in same:
+            same.append(row.task_id)
+        del same[:-KEPT_LIKE]
+
+    def _level(self, kind: str) -> AdaptiveLevel:
+        return self.levels_.get(kind, AdaptiveLevel(COVERAGE))
+
+    def _shift(self, text: str) -> float:
+        """How far off, on the log scale, answers to the very same text were since the fit; the more, the surer."""
+        answers, total = self.recent_.get(same_text_key(text), (0, 0.0))
+        return total / (answers + 1)
+
+    def _limit(self, outlook: Outlook, row: int, level: float, shift: float) -> float:
+        """Tokens that an answer stays within with that probability; infinite where too little is known."""
+        centre = np.expm1(outlook.centre[[row]])
+        limit = float(self.budget_.scores_.limits(level, centre, outlook.spread[[row]], outlook.kinds[[row]])[0])
+        return limit if math.isinf(limit) else math.expm1(math.log1p(limit) + shift)
+
+
+FACTS: Final = ("tried_", "tried_of_kind_", "names_", "rows_", "trained_until_", "like_")
+
+
+def _complexity_shares(chances: Chances, outlook: Outlook, row: int, shift: float) -> dict[str, float]:
+    """The shares of simple, medium and complex, as `complexity` defines them; none where outcomes are not known."""
+    if chances.small is None or chances.large is None:
+        return {}
+    deviation = float(outlook.spread[row]) * MEAN_TO_DEVIATION
+    beyond = (math.log1p(LONG_TOKENS) - float(outlook.centre[row]) - shift) / max(deviation, 1e-6)
+    is_long = 0.5 * math.erfc(beyond / math.sqrt(2))
+    simple = chances.small * (1 - is_long)
+    neither = (1 - chances.small) * (1 - chances.large)
+    shares = zip(CLASSES, (simple, 1 - simple - neither, neither), strict=True)
+    return {name: round(share, 4) for name, share in shares}
+
+
+def _likeliest(shares: dict[str, float]) -> Complexity | None:
+    return next((name for name in get_args(Complexity) if shares and shares[name] == max(shares.values())), None)
+
+
+def _rounded(share: float | None) -> float | None:
+    return None if share is None else round(share, 4)

@@ -1,0 +1,330 @@
+"""The engine learns from a history, says how sure it is, gets better, and never serves what is worse."""
+
+import asyncio
+import json
+import random
+from collections.abc import AsyncIterator, Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from fakes.past_attempts import past
+from fakes.servers import until
+
+from tale.exceptions import ModelException, ValidationException
+from tale.learning import engine_training
+from tale.learning.drift import CoverageWatch
+from tale.learning.engine_explain import explain
+from tale.learning.engine_judgement import judge
+from tale.learning.engine_learner import EngineLearner, trained_apart
+from tale.learning.engine_route import Chances, choose
+from tale.learning.engine_rows import prepared, read_priors
+from tale.learning.performance_engine import PerformanceEngine
+from tale.predictions import EngineVersion, PastAttempt, TaskQuestion
+from tale.storage.database import Database
+from tale.storage.learning_store import Cursor, LearningStore
+
+HAIKU = TaskQuestion("Write a haiku about snow", 2_048)
+HISTORY = TaskQuestion("Explain in detail the history of tea", 2_048)
+
+
+@pytest.fixture(scope="module")
+def engine_bytes() -> bytes:
+    return PerformanceEngine(trees=40).fit(past(200)).to_bytes()
+
+
+@pytest.fixture
+def engine(engine_bytes: bytes) -> PerformanceEngine:
+    return PerformanceEngine.from_bytes(engine_bytes)
+
+
+class PlayedHistory(LearningStore):
+    """A store of versions and events whose attempts are told by the test."""
+
+    def __init__(self, database: Database, rows: list[PastAttempt]) -> None:
+        super().__init__(database)
+        self.rows = rows
+
+    async def past_attempts(self, after: Cursor, *, limit: int) -> tuple[list[PastAttempt], Cursor]:
+        found = [row for row in self.rows if (row.ended_at, row.task_id, 1) > after][-limit:]
+        return found, (found[-1].ended_at, found[-1].task_id, 1) if found else after
+
+
+@pytest.fixture
+async def database(tmp_path: Path) -> AsyncIterator[Database]:
+    opened = Database.open(f"sqlite:///{tmp_path / 'tale.db'}")
+    yield opened
+    await opened.close()
+
+
+async def trained_here(folder: Path, rows: list[PastAttempt], priors: list[PastAttempt]) -> None:
+    """Learns without the seconds that a process takes to start."""
+    await asyncio.to_thread(engine_training.train, folder, rows, priors)
+
+
+@pytest.fixture
+async def learning(database: Database) -> AsyncIterator[Callable[[list[PastAttempt]], EngineLearner]]:
+    made: list[EngineLearner] = []
+
+    def start(rows: list[PastAttempt], **given: object) -> EngineLearner:
+        given = {"train": trained_here, **given}
+        learner = EngineLearner(clock=lambda: 1_000.0 + len(made), **given)
+        made.append(learner)
+        learner.start(PlayedHistory(database, rows))
+        return learner
+
+    yield start
+    for learner in made:
+        await learner.stop()
+
+
+def test_lengths_are_told_by_the_text_with_limits_that_hold(engine: PerformanceEngine) -> None:
+    haiku, history = engine.predict(HAIKU), engine.predict(HISTORY)
+    assert haiku.output_tokens < 100 < history.output_tokens
+    for each in (haiku, history):
+        assert 1 <= each.lower_tokens <= each.output_tokens <= each.upper_tokens <= 2_048
+    later = past(200, seed=9)
+    checked = engine.update(later)
+    assert 0.9 <= sum(each.covered for each in checked) / len(checked) <= 1.0
+
+
+def test_what_is_not_known_is_none_and_the_task_model_does_it() -> None:
+    engine = PerformanceEngine(trees=20).fit(past(60, small_succeeds=None, roles=("task",)))
+    expected = engine.predict(HAIKU)
+    assert (expected.complexity, expected.gain, expected.ux_success, expected.role) == (None, None, None, "task")
+    only_small = PerformanceEngine(trees=20).fit(past(60, roles=("ux",)))
+    assert only_small.predict(HAIKU).task_success is None
+
+
+def test_too_few_known_lengths_are_refused_and_unknown_ones_left_out() -> None:
+    rows = past(30)
+    unknown = [replace(row, output_tokens=None) for row in rows[:10]]
+    with pytest.raises(ValidationException, match="There are 20 answers of known length"):
+        PerformanceEngine().fit([*unknown, *rows[10:]])
+    with pytest.raises(ValidationException, match="There are 0"):
+        PerformanceEngine().fit([])
+    assert PerformanceEngine(trees=20).fit([*past(10, seed=2), *rows]).rows_ == 40
+
+
+@pytest.mark.parametrize("text", ["", "x" * 10_000, "🎉🎉🎉", "\x00"])
+def test_odd_texts_and_odd_histories_give_sensible_answers(engine: PerformanceEngine, text: str) -> None:
+    assert 1 <= engine.predict(TaskQuestion(text, 300)).upper_tokens <= 300
+    same = [replace(row, output_tokens=7, text=text, succeeded=True) for row in past(40)]
+    constant = PerformanceEngine(trees=20).fit(same)
+    assert constant.predict(TaskQuestion(text, 300)).output_tokens == 7
+
+
+def test_answers_to_the_very_same_text_count_at_once(engine: PerformanceEngine) -> None:
+    before = engine.predict(HAIKU).output_tokens
+    row = replace(past(1)[0], text=HAIKU.text, output_tokens=400, task_id="long", model="large")
+    engine.update([row, row, row])
+    after = engine.predict(HAIKU)
+    assert before < 60 and 200 < after.output_tokens <= 400
+    assert after.neighbours[0] == "long"
+
+
+def test_limits_widen_where_answers_drift(engine: PerformanceEngine) -> None:
+    before = engine.predict(HISTORY).upper_tokens
+    drifted = [replace(row, text=f"{row.text} {n}") for n, row in enumerate(past(60, seed=3, stretch=1.6))]
+    engine.update(drifted)
+    assert engine.predict(HISTORY).upper_tokens > before
+
+
+def test_an_engine_is_the_same_after_it_was_stored(engine: PerformanceEngine) -> None:
+    again = PerformanceEngine.from_bytes(engine.to_bytes())
+    assert again.predict(HAIKU) == engine.predict(HAIKU)
+    assert again.get_params() == engine.get_params() == {"seed": 0, "trees": 40}
+
+
+def test_what_cannot_be_read_is_refused_in_one_sentence(engine_bytes: bytes) -> None:
+    head, _, rest = engine_bytes.partition(b"\n")
+    other = json.dumps({**json.loads(head), "magic": "tale-engine 2"}).encode()
+    older = engine_bytes.replace(b'"sklearn": "', b'"sklearn": "0', 1)
+    for data in (b"", b"nonsense", b"{}", engine_bytes[:2_000], other + b"\n" + rest, older[:-1]):
+        with pytest.raises(ModelException):
+            PerformanceEngine.from_bytes(data)
+
+
+def test_the_small_model_is_relied_on_by_evidence_alone() -> None:
+    plain, checked = HAIKU, replace(HAIKU, has_check=True)
+    assert choose(Chances(None, None, 0), plain).role == "task"
+    assert choose(Chances(0.99, 0.99, 19), plain).role == "task"
+    assert choose(Chances(0.99, 0.99, 200), plain).role == "ux"
+    assert choose(Chances(0.9, 0.97, 200), plain).role == "task"
+    assert choose(Chances(0.9, 0.97, 200), checked).role == "ux"  # a failure is noticed
+    assert choose(Chances(0.3, 0.97, 200), checked).role == "task"
+    assert choose(Chances(0.99, 0.99, 200), replace(plain, role="task")).role == "task"
+
+
+def test_only_checked_tasks_are_tried_on_the_small_model_and_few_of_them() -> None:
+    chance = random.Random(4)
+    checked = replace(HAIKU, has_check=True)
+    tried = [choose(Chances(None, 0.9, 0), checked, randomness=chance) for _ in range(2_000)]
+    assert 60 <= sum(each.explored for each in tried) <= 140
+    assert all((each.role == "ux") == each.explored for each in tried)
+    assert not any(choose(Chances(None, 0.9, 0), HAIKU, randomness=chance).explored for _ in range(500))
+    assert not any(choose(Chances(0.05, 0.9, 50), checked, randomness=chance).explored for _ in range(500))
+
+
+def test_no_key_outweighs_the_others_and_lengths_stay() -> None:
+    honest = past(100)
+    poison = [replace(row, succeeded=False) for row in past(400, seed=5, key_name="mallory", begin=50)]
+    rows = prepared([*honest, *poison])
+    theirs = [row for row in rows if row.key_name == "mallory"]
+    assert sum(row.succeeded is not None for row in theirs) == 100
+    assert sum(row.succeeded is not None for row in rows) == 200
+    assert all(row.output_tokens for row in rows) and rows == sorted(rows, key=lambda row: row.ended_at)
+
+
+def test_a_new_version_is_promoted_only_where_it_does_better_on_what_came_later(engine: PerformanceEngine) -> None:
+    first = judge(past(80))
+    assert (first.verdict, first.rows) == ("promoted", 60)
+    assert first.metrics is not None and first.metrics["new"]["loss"] < first.metrics["plain"]["loss"]
+    chance = random.Random(2)
+    noise = [replace(row, text=f"task {chance.random()}", output_tokens=chance.choice([3, 900])) for row in past(80)]
+    assert judge(noise).verdict == "rejected"
+    assert judge(past(20)).verdict == "waiting"
+    priors = past(100, stretch=4.0, seed=6)
+    by_priors = judge([], priors=priors)
+    assert (by_priors.verdict, by_priors.rows) == ("promoted", 75)
+    own = judge(past(60, begin=200), priors=priors, serving=by_priors.engine)
+    assert own.metrics is not None and own.metrics["new"]["judged"] == 30
+    assert (own.verdict, own.rows) == ("promoted", 130)
+    assert judge(past(200), serving=engine).verdict == "waiting"  # it has seen all of them
+
+
+def test_the_version_before_serves_again_where_the_one_that_serves_does_worse(engine: PerformanceEngine) -> None:
+    misled = PerformanceEngine(trees=20).fit(past(100, stretch=8.0, seed=6))
+    later = past(40, seed=7, begin=300)
+    found = judge([*past(100, stretch=8.0, seed=6), *later], serving=misled, previous=engine)
+    assert found.verdict == "rolled_back"
+
+
+def test_an_explanation_names_parts_alternatives_and_tasks_like_it(engine: PerformanceEngine) -> None:
+    found = explain(engine, HISTORY)
+    assert found.parts and found.parts[0].factor > 1.2
+    assert [(each.role, each.model) for each in found.alternatives] == [("ux", "small"), ("task", "large")]
+    assert found.alternatives[0].weighted_tokens < found.alternatives[1].weighted_tokens
+    assert found.like and 0 < found.like[0].likeness <= 1
+
+
+def test_misses_that_cannot_be_chance_are_called_drift_until_they_end() -> None:
+    watch = CoverageWatch(0.95)
+    assert not any(watch.observe(covered=number % 20 != 0) for number in range(100))
+    assert (watch.drifted, watch.observed) == (False, 0.95)
+    assert sum(watch.observe(covered=False) for _ in range(20)) == 1
+    assert watch.drifted
+    assert sum(watch.observe(covered=True) for _ in range(100)) == 1
+    assert not watch.drifted
+
+
+async def test_a_learner_learns_as_soon_as_there_is_enough_and_takes_it_up_after_a_restart(
+    database: Database, learning: Callable[..., EngineLearner]
+) -> None:
+    rows = past(10)
+    first = learning(rows, train=trained_apart)
+    await until(lambda: first.state == "waiting")
+    assert first.predict(HAIKU) is None
+    rows += past(70, seed=2, begin=100)
+    first.look_again()
+    await until(lambda: first.predict(HAIKU))
+    expected = first.predict(HAIKU)
+    assert expected is not None and expected.took_s is not None
+    (version,) = await LearningStore(database).versions(5)
+    assert (expected.version, version.state) == (version.id, "serving")
+    second = learning(rows)
+    await until(lambda: second.state == "ready")
+    assert second.status().rows == 80
+    assert [event.kind for event in await LearningStore(database).events(5)] == ["promoted"]
+
+
+async def test_what_is_stored_but_cannot_be_read_is_learned_anew(
+    database: Database, learning: Callable[..., EngineLearner]
+) -> None:
+    store = LearningStore(database)
+    await store.add_version(EngineVersion("old", 1.0, "serving", 9, 5.0, "0.1"), b"another scikit-learn's")
+    learner = learning(past(80))
+    await until(lambda: learner.state == "ready")
+    states = {version.id: version.state for version in await store.versions(5)}
+    assert states.pop("old") == "rejected"
+    assert list(states.values()) == ["serving"]
+    assert {event.kind for event in await store.events(5)} == {"unreadable", "promoted"}
+
+
+async def test_learning_on_demand_says_what_came_of_it_and_a_broken_history_stops_nothing(
+    database: Database, learning: Callable[..., EngineLearner]
+) -> None:
+    learner = learning(past(5))
+    assert "are needed" in str((await learner.learn_now()).last)
+    chance = random.Random(2)
+    learner = learning(
+        [replace(row, text=f"{chance.random()}", output_tokens=chance.choice([3, 900])) for row in past(80)]
+    )
+    status = await learner.learn_now()
+    assert str(status.last).startswith("rejected") and status.version is None
+    await database.close()
+    learner.look_again()
+    await until(lambda: learner.state == "failed")
+    assert "closed" in str(learner.status().last)
+
+
+async def test_drift_is_told_once_and_stays_on_record(
+    database: Database, learning: Callable[..., EngineLearner]
+) -> None:
+    rows = past(80)
+    learner = learning(rows)
+    await until(lambda: learner.state == "ready")
+    rows += [replace(row, text=f"{row.text} {row.task_id}") for row in past(39, seed=3, begin=200, stretch=30.0)]
+    learner.look_again()
+    store = LearningStore(database)
+
+    async def told() -> bool:
+        return [event.kind for event in await store.events(5)] == ["drifted", "promoted"]
+
+    await until(told)
+    observed = learner.status().covered
+    assert observed is not None and observed < 0.9
+
+
+async def test_a_clock_that_goes_backwards_harms_nothing(learning: Callable[..., EngineLearner]) -> None:
+    rows = past(80, begin=1_000)
+    learner = learning(rows)
+    await until(lambda: learner.state == "ready")
+    rows[:0] = past(20, seed=4)
+    assert (await learner.learn_now()).version is not None
+    assert learner.predict(HAIKU) is not None
+
+
+async def test_priors_that_come_with_tale_serve_before_there_is_a_history(
+    tmp_path: Path, learning: Callable[..., EngineLearner]
+) -> None:
+    from dataclasses import asdict
+
+    folder = tmp_path / "priors"
+    assert read_priors(folder) == []
+    folder.mkdir()
+    (folder / "runs.jsonl").write_text("".join(f"{json.dumps(asdict(row))}\n" for row in past(80)))
+    learner = learning([], priors=read_priors(folder))
+    await until(lambda: learner.state == "ready")
+    assert learner.predict(HAIKU) is not None
+
+
+async def test_a_learner_can_be_stopped_while_it_learns(learning: Callable[..., EngineLearner]) -> None:
+    never = asyncio.Event()
+
+    async def train(folder: Path, rows: list[PastAttempt], priors: list[PastAttempt]) -> None:
+        await never.wait()
+
+    learner = learning(past(80), train=train)
+    await until(lambda: learner.state == "learning")
+    await learner.stop()
+    assert learner.predict(HAIKU) is None
+
+
+async def test_a_learner_that_may_not_learn_says_why() -> None:
+    learner = EngineLearner()
+    learner.decline("content = none keeps no words to learn from")
+    status = await learner.learn_now()
+    assert (status.state, status.last) == ("off", "content = none keeps no words to learn from")
+    assert learner.predict(HAIKU) is None
+    await learner.stop()

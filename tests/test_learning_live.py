@@ -1,0 +1,114 @@
+"""A service with a real learning server: it learns from the tasks that were done, and the next ones go by that."""
+
+import asyncio
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from fakes.scripted_backend import ScriptedBackend
+from fakes.servers import Process, rows, running, settings_for, until
+
+from tale.mcp.http_client import HTTPMCPClient
+from tale.models.backend import ChatStream
+from tale.predictions import TaskQuestion
+from tale.records import ChatRequest
+from tale.servers.prediction_link import PredictionLink
+
+LENGTHS = {"haiku": 3, "essay": 60}
+THINGS = ("rain", "cats", "tea", "wood", "chess", "salt")
+
+
+class Writer(ScriptedBackend):
+    """Writes as many words as a task's kind of text has, and no more than it may."""
+
+    async def chat(self, request: ChatRequest) -> ChatStream:
+        text = request.messages[-1].content
+        count = next((length for kind, length in LENGTHS.items() if kind in text), 1)
+        self.words = ["word "] * min(count + len(text) % 2, request.max_tokens or count)
+        async for event in super().chat(request):
+            yield event
+
+
+@dataclass
+class PlayedLink:
+    """Answers what it was told to, and keeps what it was asked."""
+
+    answer: dict[str, Any] | None = None
+    asked: list[tuple[str, Mapping[str, Any]]] = field(default_factory=list)
+
+    async def ask(self, tool: str, arguments: Mapping[str, Any], *, limit_s: float) -> dict[str, Any] | None:
+        self.asked.append((tool, arguments))
+        return self.answer
+
+    def learnable(self) -> None:
+        """Nobody learns."""
+
+
+async def learned(process: Process, client: HTTPMCPClient) -> dict[str, Any]:
+    """Hand in two dozen pairs of tasks, and have them learned from."""
+    for number in range(24):
+        thing = f"{THINGS[number % len(THINGS)]} {number}"
+        await asyncio.gather(
+            process.done(f"Write a haiku about {thing}"), process.done(f"Write an essay about {thing}")
+        )
+    return await client.call_tool("learn_from_tasks", {})
+
+
+async def test_a_service_learns_from_its_tasks_and_predicts_the_next_ones(tmp_path: Path) -> None:
+    settings = settings_for(tmp_path, learning="on", task_slots=2)
+    async with running(settings, backend=Writer()) as process:
+        await process.shared.learning.start()
+        process.stack.push_async_callback(process.shared.learning.stop)
+        client = await process.client()
+
+        async def answers() -> bool:
+            return (await client.call_tool("get_learning_report", {}))["status"] is not None
+
+        await until(answers)
+        status = await learned(process, client)
+        assert str(status["last"]).startswith("promoted")
+        short = await client.call_tool("predict_task", {"text": "Write a haiku about cats"})
+        long = await client.call_tool("predict_task", {"text": "Write an essay about cats"})
+        assert short["output_tokens"] < 10 < 40 < long["output_tokens"]
+        assert (short["version"], short["model"]) == (status["version"], "large")
+        task = await process.done("Write a haiku about cats")
+        written = task["usage"]["output_tokens"]
+        (kept,) = rows(settings, "SELECT * FROM predictions WHERE task_id = ?", task["id"])
+        assert (kept["version"], kept["true_output_tokens"]) == (status["version"], written)
+        assert kept["cap_tokens"] == process.backend.requests[-1].max_tokens < 2_048
+        told = await client.call_tool("explain_task", {"task_id": task["id"]})
+        assert told["attempts"][0]["outcome"]["output_tokens"] == written
+        assert told["explanation"]["parts"] and told["note"] is None
+
+
+async def test_nothing_is_expected_while_the_learning_server_is_away(tmp_path: Path) -> None:
+    async with running(settings_for(tmp_path)) as process:
+        client = await process.client()
+        task = await process.done("Write a haiku")
+        assert (task["status"], task["role"]) == ("completed", "task")
+        assert rows(process.settings, "SELECT * FROM predictions") == []
+        report = await client.call_tool("get_learning_report", {})
+        assert report == {"status": None, "windows": [], "versions": [], "events": []}
+        assert (await client.call_tool("explain_task", {"task_id": task["id"]}))["explanation"] is None
+
+
+async def test_answers_that_cannot_be_understood_count_as_none() -> None:
+    question = TaskQuestion("Write a haiku", 100, has_check=True)
+    for answer in (None, {}, {"prediction": None}, {"prediction": {"role": "ux"}}, {"prediction": {"role": "king"}}):
+        link = PlayedLink(answer)
+        assert await PredictionLink(link).predict(question) is None
+        assert link.asked[0][1]["has_check"] is True
+
+
+async def test_a_link_without_a_server_answers_nothing_at_once(tmp_path: Path) -> None:
+    from tale.servers.learning_link import LearningLink
+
+    link = LearningLink(settings_for(tmp_path))
+    assert await link.ask("predict", {}, limit_s=1.0) is None
+    named = LearningLink(settings_for(tmp_path, learning="on", learning_url="http://127.0.0.1:9"))
+    await named.start()
+    try:
+        assert [await named.ask("tasks_status", {}, limit_s=0.5) for _ in range(5)] == [None] * 5
+    finally:
+        await named.stop()
