@@ -35,7 +35,7 @@ class Conversation:
         self.id: str | None = None
 
     async def say(self, words: str) -> tuple[float, float, dict[str, Any]]:
-        """Seconds until the model's first word (canned answers have none: then the whole), the whole, and the answer."""
+        """Seconds until the model's first word (of canned answers: the whole), the whole, and the answer."""
         start, first = time.perf_counter(), 0.0
 
         def on_progress(_figure: float, _total: float | None, _message: str | None) -> None:

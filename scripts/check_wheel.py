@@ -11,7 +11,14 @@ import zipfile
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
-MUST_HOLD = ("tale/py.typed", "tale/storage/migrations/env.py")
+MUST_HOLD = (
+    "tale/py.typed",
+    "tale/storage/migrations/env.py",
+    "tale/conversation/phrases.toml",
+    "tale/learning/data/intent_words.txt",
+    "tale/learning/data/intents/near_misses.jsonl",
+    "tale/learning/data/priors/priors.jsonl",
+)
 LICENCES = ("LICENSE", "NOTICE")
 # Opening a database runs the migrations that came with the wheel.
 PROBE = """

@@ -225,3 +225,9 @@ def test_a_type_that_does_not_belong_there_is_refused(model: TokenBudgetModel):
     planted.seed = random.Random  # pyright: ignore[reportAttributeAccessIssue] - what somebody might plant
     with pytest.raises(ModelException, match="does not belong there"):
         from_bytes(to_bytes(planted), TokenBudgetModel)
+
+
+def test_without_any_method_the_habits_of_the_models_remain():
+    requests, tokens = answers(200)
+    brief, wordy = TokenBudgetModel(methods=()).fit(requests, tokens).predict([Request("Sing", name) for name in MODELS])
+    assert brief < wordy

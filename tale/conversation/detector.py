@@ -44,6 +44,9 @@ PHRASES: Final[dict[Intent, str]] = {
         "|おはようございます|ありがとう|ありがとうございます|नमस्ते|धन्यवाद|शुक्रिया"
     ),
 }
+LABEL_OF: Final[dict[str, Intent]] = {
+    phrase: label for label, phrases in PHRASES.items() for phrase in phrases.split("|")
+}
 POLITE: Final = re.compile(
     r"\b(?:please|pls|plz|now|bitte|jetzt|s'il (?:te|vous) plait|stp|svp|por favor|porfa|per favore"
     r"|alsjeblieft|aub|prosze|lutfen|пожалуйста)\b|ください|प्लीज़"
@@ -168,12 +171,12 @@ RULES: Final = (
 
 def by_rule(text: str) -> Detection | None:
     """What a message asks for that is one of the fixed phrases; None for all others."""
-    plain = " ".join(POLITE.sub(" ", _words(text)).split())
-    if not _words(text) and not any(unicodedata.category(sign)[0] in "SP" for sign in text):
+    words = _words(text)
+    if not words and not any(unicodedata.category(sign)[0] in "SP" for sign in text):
         return _certain("ambiguous", "there is nothing in it")
-    for label, phrases in PHRASES.items():
-        if plain in phrases.split("|"):
-            return _certain(label, FIXED[label])
+    plain = " ".join(POLITE.sub(" ", words).split())
+    if label := LABEL_OF.get(plain):
+        return _certain(label, FIXED[label])
     return _certain("control", FIXED["control"]) if COMMAND.fullmatch(plain) else None
 
 

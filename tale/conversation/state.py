@@ -105,6 +105,8 @@ def _question(detection: Detection) -> Question | None:
         return "what_to_do"
     if detection.label == TASK and detection.confidence < SURE_TASK:
         return "task_or_chat"
+    if detection.label == CHAT and detection.source == "fallback":  # it is not meant to be sure of that
+        return None
     if detection.label == CHAT and detection.probabilities.get(TASK, 0.0) >= DOUBTED_CHAT:
         return "task_or_chat"
     if detection.label == CONTROL and detection.confidence < SURE_CONTROL:

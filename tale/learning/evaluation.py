@@ -127,7 +127,7 @@ def bootstrap(
     seed: int = 0,
 ) -> Interval:
     """The 95 % percentile interval of `figure(rows)` over drawing whole clusters (prompts) with replacement."""
-    numbers = np.unique(np.array(clusters), return_inverse=True)[1]
+    numbers: NDArray[np.int64] = np.unique(np.array(clusters), return_inverse=True)[1]
     order = np.argsort(numbers, kind="stable")
     ends = np.cumsum(np.bincount(numbers))
     members: list[NDArray[np.int64]] = [

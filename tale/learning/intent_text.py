@@ -38,7 +38,7 @@ CODE_LINE: Final = re.compile(
     r"|[;{]\s*$|=>|\b\w+\([^)]*\)\s*[;{:]|\w+\.\w+\(|==|!=|\w\s=\s\S|\|.*\|"
 )
 LISTED_LINE: Final = re.compile(
-    r"^\s*(?:[-–—•*+]|\d{1,2}[.)]|[A-Z][.:)])\s|^[^,\n]*(?:,[^,\n ][^,\n]*){2,}$|\t|^\w+\s?[:-]\s?\d"  # noqa: RUF001
+    r"^\s*(?:[-–—•*+]|\d{1,2}[.)]|[A-Z][.:)])\s|^[^,\n]*(?:,[^,\n ][^,\n]*){2,}$|\t|^\w+\s?[:-]\s?\d"  # noqa: RUF001 - dashes as people type them
 )
 SENTENCE_END: Final = re.compile(r"(?<=[.!?;。！？；।…])\s*|\s+[–—]+\s+|——|\n+")  # noqa: RUF001 - signs of all languages
 SAME_SIGNS: Final = {"？": "?", "！": "!", "：": ":", "...": "…", "，": ","}  # noqa: RUF001 - likewise

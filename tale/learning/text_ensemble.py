@@ -46,12 +46,13 @@ class TextEnsemble:
     def fit(
         self, encoded: Encoded, targets: FloatArray, *, weights: FloatArray, kinds: Sequence[str] | None = None
     ) -> "TextEnsemble":
-        """Learn all methods and their weights. With fewer than `folds` rows it knows the mean alone."""
+        """Learn all methods and their weights. With fewer than `folds` rows, or no method, it knows the mean alone."""
         self.means_: FloatArray = np.average(targets, axis=0, weights=weights)
         self.fitted_: list[Method] = []
         self.shares_: FloatArray = np.zeros(0)
         self.unseen_: FloatArray = np.repeat(self.means_[None, :], len(targets), axis=0)
-        if len(targets) < self.folds or not np.ptp(targets, axis=0).any():
+        usable = [name for name in self.methods if name != "kinds" or kinds is not None]
+        if not usable or len(targets) < self.folds or not np.ptp(targets, axis=0).any():
             return self
         apart = self._apart(encoded, targets, weights, kinds)
         self.shares_ = self._weighed(apart - self.means_, targets - self.means_, weights)

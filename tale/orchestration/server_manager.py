@@ -105,9 +105,9 @@ class ServerManager:
         await self.start(roles)
 
     async def status(self) -> list[ServerStatus]:
-        """Every role's server; the model server only where one answers."""
-        found = await asyncio.gather(*(self._look(role) for role in (*ROLES, "model")))
-        return [status for status in found if status.role != "model" or status.state != "stopped"]
+        """Every role's server; the model and the learning server only where one answers."""
+        found = await asyncio.gather(*(self._look(role) for role in (*ROLES, "model", "learning")))
+        return [status for status in found if status.role in ROLES or status.state not in ("stopped", "foreign")]
 
     async def _look(self, role: str) -> ServerStatus:
         return await look_at(self._settings, role)
