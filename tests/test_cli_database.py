@@ -58,7 +58,7 @@ def test_one_that_is_up_to_date_is_left_alone(tale: Tale, database: Path) -> Non
 def first_version(home: Path, tmp_path: Path) -> Path:
     """Make a database of the first version that ever was; returns its path."""
     steps = tmp_path / "migrations"
-    shutil.copytree(MIGRATIONS, steps, ignore=shutil.ignore_patterns("__pycache__", "000[2-9]*"))
+    shutil.copytree(MIGRATIONS, steps, ignore=shutil.ignore_patterns("__pycache__", "000[2-9]*", "00[1-9]*"))
     upgrade(f"sqlite:///{home}/tale.db", migrations=steps)
     return home / "tale.db"
 

@@ -229,5 +229,7 @@ def test_a_type_that_does_not_belong_there_is_refused(model: TokenBudgetModel):
 
 def test_without_any_method_the_habits_of_the_models_remain():
     requests, tokens = answers(200)
-    brief, wordy = TokenBudgetModel(methods=()).fit(requests, tokens).predict([Request("Sing", name) for name in MODELS])
+    brief, wordy = (
+        TokenBudgetModel(methods=()).fit(requests, tokens).predict([Request("Sing", name) for name in MODELS])
+    )
     assert brief < wordy

@@ -26,6 +26,10 @@ async def reader() -> AsyncIterator[MetricsReader]:
         yield opened
 
 
+async def knows_memory(process: Process) -> bool:
+    return all(model.memory_bytes for model in (await process.shared.pool.status()).models)
+
+
 async def page_of(reader: MetricsReader, process: Process, role: str = "gateway") -> Page:
     key = process.settings.api_key
     return await reader.read(process.settings.url_of(role), key=key.get_secret_value() if key else None)
@@ -56,6 +60,7 @@ async def test_the_page_agrees_with_the_table_of_calls_to_the_token(tmp_path: Pa
 async def test_the_page_tells_requests_tasks_models_and_the_process(tmp_path: Path, reader: MetricsReader) -> None:
     async with running(settings_for(tmp_path)) as process:
         await process.done("Write a haiku")
+        await until(lambda: knows_memory(process))  # what engines tell of their models is kept for a second
         page = await page_of(reader, process)
         submitted = {"server": "tale-gateway", "method": "tools/call", "tool": "submit_task"}
         assert page.samples("tale_requests_total")[0] == ({**submitted, "outcome": "ok"}, 1)

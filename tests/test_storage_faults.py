@@ -73,12 +73,12 @@ async def test_a_locked_database_is_said_to_be_locked(url: str, tmp_path: Path, 
 async def test_a_damaged_database_is_said_to_be_damaged(url: str, tmp_path: Path) -> None:
     database = Database.open(url)
     row = {"role": "task", "operation": "chat", "model": "m" * 500, "provider": "p", "started_at": 1.0}
-    rows = [{"id": str(number), **row} for number in range(500)]
+    rows = [{"id": str(number), **row} for number in range(5_000)]  # beyond the tables that are looked at by a start
     await database.write(lambda c: c.execute(insert(model_calls), rows).rowcount)
     await database.close()
     path = tmp_path / "tale.db"
     data = bytearray(path.read_bytes())
-    data[len(data) // 2 :] = b"\xff" * (len(data) - len(data) // 2)
+    data[len(data) * 3 // 4 :] = b"\xff" * (len(data) - len(data) * 3 // 4)
     path.write_bytes(data)
     database = Database.open(url)
     with pytest.raises(DatabaseException, match="damaged; put back a copy"):

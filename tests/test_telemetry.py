@@ -38,7 +38,7 @@ async def collector() -> AsyncIterator[Collector]:
 async def told(home: Path, collector: Collector, backend: ScriptedBackend | None = None) -> AsyncIterator[Process]:
     """A process that sends spans; all of them are there when it has ended."""
     settings = settings_for(home, telemetry_url=collector.url, max_task_retries=2)
-    async with running(settings, backend=backend) as process, AsyncExitStack() as stack:
+    async with running(settings, backend=backend, intents={}) as process, AsyncExitStack() as stack:
         await open_telemetry(process.shared, stack)
         yield process
         await until(lambda: not any(busy() for busy in process.busy))
