@@ -136,7 +136,7 @@ def bootstrap(
     generator = np.random.default_rng(seed)
     found: list[float] = []
     for _ in range(draws):
-        drawn = generator.integers(len(members), size=len(members))
+        drawn = cast("list[int]", generator.integers(len(members), size=len(members)).tolist())
         value = figure(np.concatenate([members[each] for each in drawn]))
         if not np.isnan(value):
             found.append(value)
