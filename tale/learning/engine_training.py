@@ -7,20 +7,19 @@ artefacts of the version that serves and the one before it from the folder, as f
 
 import json
 import logging
-import os
 import sys
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 import sklearn
 
+from tale.background import give_way
 from tale.exceptions import ModelException
 from tale.learning.engine_judgement import judge
 from tale.learning.performance_engine import PerformanceEngine
 from tale.predictions import PastAttempt
 
-NICENESS: Final = 10
 SERVING, PREVIOUS, NEW, VERDICT = "serving", "previous", "new", "verdict.json"
 
 logger = logging.getLogger(__name__)
@@ -53,7 +52,7 @@ def _read(path: Path) -> PerformanceEngine | None:
 
 def main() -> int:
     """Entry of the process."""
-    os.nice(NICENESS)
+    give_way()
     told: dict[str, list[dict[str, Any]]] = json.load(sys.stdin)
     rows, priors = ([PastAttempt(**each) for each in told[name]] for name in ("rows", "priors"))
     train(Path(sys.argv[1]), rows, priors)

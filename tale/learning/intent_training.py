@@ -5,20 +5,19 @@ corrections, which it reads as JSON on standard input. It exits with 0 when the 
 """
 
 import json
-import os
 import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
+from tale.background import give_way
 from tale.learning.intent_data import LABELS, WORDS_FILE, Example, digest_of, read_examples, weighed
 from tale.learning.intent_store import Header, Standing, save
 from tale.learning.intent_words import Meanings, read_meanings
 from tale.learning.intents import IntentModel
 from tale.records import Correction
 
-NICENESS: Final = 10
 WORTHWHILE: Final = 0.01  # share of unseen messages that corrections may cost; where they cost more, they are left out
 
 
@@ -73,7 +72,7 @@ def accuracy_of(model: IntentModel, examples: Sequence[Example]) -> float | None
 
 def main() -> int:
     """Entry of the process."""
-    os.nice(NICENESS)
+    give_way()
     told: list[dict[str, Any]] = json.load(sys.stdin)
     path, folder = map(Path, sys.argv[1:])
     train(path, [Correction(**each) for each in told], folder=folder)

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, Final
 from filelock import FileLock, Timeout
 
 from tale import __version__
+from tale.background import NICENESS, ORDINARY, set_session_niceness
 from tale.exceptions import ServerException, TaleBaseException
 from tale.orchestration.home_key import made_key
 from tale.orchestration.run_state import prepare_folder
@@ -34,7 +35,6 @@ if TYPE_CHECKING:
     from tale.mcp.http_server import HTTPMCPServer
 
 INSTRUCTIONS: Final = "Tells what a message asks for: chat, a task, status, control, or something unclear."
-LOADING_NICENESS: Final = 5
 CORRECTIONS_LIMIT: Final = 5_000  # the newest ones; older ones no longer count
 HEAVY: Final = (
     *("tale.mcp.http_server", "tale.learning.intent_learner", "tale.storage.correction_store"),
@@ -204,21 +204,14 @@ def _end_with_parent(loop: asyncio.AbstractEventLoop, stop: asyncio.Event) -> No
     threading.Thread(target=wait, name="parent-watch", daemon=True).start()
 
 
-def _load_gently() -> None:
-    """Import what is heavy, two seconds of work, in a thread that yields to the models; the server itself does not.
-
-    Linux has a niceness for each thread; elsewhere all is as urgent as the rest.
-    """
-
-    def load() -> None:
-        if sys.platform == "linux":
-            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), LOADING_NICENESS)
-        for module in HEAVY:
-            import_module(module)
-
-    loading = threading.Thread(target=load, name="loading")
-    loading.start()
-    loading.join()
+def _load_gently(*, is_child: bool) -> None:
+    """Import what is heavy, two seconds of work, while a child yields to the models; after that it answers at once."""
+    if is_child:  # whose session is its own
+        set_session_niceness(NICENESS)
+    for module in HEAVY:
+        import_module(module)
+    if is_child:
+        set_session_niceness(ORDINARY)
 
 
 @contextmanager
@@ -246,7 +239,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         logging.basicConfig(level=settings.log_level.upper(), format=LOG_FORMAT)
         prepare_folder(settings.run_folder)
         with nullcontext() if given.child else _alone(settings):
-            _load_gently()
+            _load_gently(is_child=given.child)
             asyncio.run(serve(settings, is_child=given.child))
         if given.child:
             logging.shutdown()
