@@ -95,7 +95,7 @@ async def test_a_short_talk_is_left_as_it_is(process: Process) -> None:
 
 async def test_a_message_breaks_off_what_is_done_meanwhile_and_it_is_done_later(process: Process) -> None:
     conversation_id = await talked(process, 30)
-    process.backend.word_gate = asyncio.Event()
+    process.backend.word_gate = gate = asyncio.Event()
     idle, _ = idle_work(process)
     await idle.start()
     try:
@@ -104,7 +104,7 @@ async def test_a_message_breaks_off_what_is_done_meanwhile_and_it_is_done_later(
         idle.give_way()
         await until(lambda: process.backend.stopped == 1)
         assert rows(process.settings, "SELECT summarized FROM conversations") == [{"summarized": 0}]
-        process.backend.word_gate = None
+        gate.set()  # the call that is made anew may be waiting there already
         await until(lambda: rows(process.settings, "SELECT summarized FROM conversations")[0]["summarized"])
     finally:
         await idle.stop()

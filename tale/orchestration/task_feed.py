@@ -83,9 +83,14 @@ class TaskFeed:
                 yield _state(task, place)
             else:
                 yield None
+            row_is_ahead = task.status is TaskStatus.RUNNING  # of its wait there may still be old word on the board
             async with _News(board, changed, batch_s=self._batch_s, silence_s=self._silence_s) as news:
                 while not task.status.is_final:
                     told = await news.next()
+                    if isinstance(told, TaskEvent):
+                        row_is_ahead = row_is_ahead and told.status is not TaskStatus.RUNNING
+                        if row_is_ahead:
+                            continue
                     if isinstance(told, TaskEvent) and told.output_tokens:
                         await self._look_for_text(task_id)
                     if piece := self._texts.after(task_id, place.attempt, place.offset):
