@@ -1,15 +1,12 @@
 """How long does it take to be told what a message asks for, while the task model keeps both cores busy?"""
 
 import asyncio
-import multiprocessing
 import tempfile
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import psutil
-from harness import Row, free_ports, median, quantile, show
+from harness import Row, busy_cores, free_ports, median, quantile, show
 
 from tale.learning.intent_data import data_folder, read_examples
 from tale.learning.intent_training import train
@@ -19,25 +16,6 @@ from tale.settings import Settings, load_settings
 
 MESSAGES = 1_000
 BUSY_PROCESSES = 2
-
-
-def work() -> None:
-    """Keep a core busy."""
-    while True:
-        sum(range(10_000))
-
-
-@contextmanager
-def busy_cores(count: int) -> Iterator[None]:
-    """Have so many processes calculate, as an engine does that writes for a task."""
-    processes = [multiprocessing.Process(target=work, daemon=True) for _ in range(count)]
-    for process in processes:
-        process.start()
-    try:
-        yield
-    finally:
-        for process in processes:
-            process.kill()
 
 
 def settings_of(home: Path) -> Settings:

@@ -1,6 +1,7 @@
 """What the benchmarks share: a service of their own, medians, and a table with the limit beside each figure."""
 
 import asyncio
+import multiprocessing
 import os
 import shutil
 import socket
@@ -121,6 +122,25 @@ def wait_until_live(service: ServiceUnderTest, role: str) -> None:
         except OSError:
             time.sleep(0.02)
     raise SystemExit("The service did not answer within 60 s.")
+
+
+def work() -> None:
+    """Keep a core busy."""
+    while True:
+        sum(range(10_000))
+
+
+@contextmanager
+def busy_cores(count: int) -> Iterator[None]:
+    """Have so many processes calculate, as an engine does that writes for a task."""
+    processes = [multiprocessing.Process(target=work, daemon=True) for _ in range(count)]
+    for process in processes:
+        process.start()
+    try:
+        yield
+    finally:
+        for process in processes:
+            process.kill()
 
 
 async def until_models_ready(client: HTTPMCPClient, *names: str) -> None:

@@ -2,17 +2,14 @@
 
 import argparse
 import asyncio
-import multiprocessing
 import random
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import psutil
-from harness import Row, free_ports, median, quantile, show
+from harness import Row, busy_cores, free_ports, median, quantile, show
 
 from tale.learning.intent_data import data_folder, read_examples
 from tale.learning.performance_engine import PerformanceEngine
@@ -27,25 +24,6 @@ from tale.storage.learning_store import LearningStore
 QUESTIONS = 1_000
 BUSY_PROCESSES = 2
 PATIENT_S = 5.0  # so that the measurement does not end where an executor would stop to wait
-
-
-def work() -> None:
-    """Keep a core busy."""
-    while True:
-        sum(range(10_000))
-
-
-@contextmanager
-def busy_cores(count: int) -> Iterator[None]:
-    """Have so many processes calculate, as an engine does that writes for a task."""
-    processes = [multiprocessing.Process(target=work, daemon=True) for _ in range(count)]
-    for process in processes:
-        process.start()
-    try:
-        yield
-    finally:
-        for process in processes:
-            process.kill()
 
 
 def history(texts: list[str], count: int) -> list[PastAttempt]:

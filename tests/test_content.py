@@ -10,12 +10,13 @@ import pytest
 from fakes.servers import settings_for
 from sqlalchemy import insert, select, update
 
-from tale.records import Task, TaskStatus
+from tale.records import Correction, Task, TaskStatus
 from tale.servers.upkeep import Upkeep
 from tale.storage.content import BATCH_ROWS, erase, erased
 from tale.storage.conversation_store import ConversationStore
+from tale.storage.correction_store import CorrectionStore
 from tale.storage.database import Database
-from tale.storage.tables import attachments, task_dependencies, tasks
+from tale.storage.tables import attachments, conversations, messages, task_dependencies, tasks
 from tale.storage.task_store import TaskStore
 
 DIGEST = f"sha256:{hashlib.sha256(b'words').hexdigest()}"
@@ -81,6 +82,24 @@ async def test_a_conversation_keeps_its_words_until_it_has_been_silent(database:
     await store.append("old", "user", "words", now=2_500.0)
     await erase(database, "hash", 3_000.0)
     assert [turn.content for turn in await store.turns("old")] == [DIGEST, DIGEST]
+
+
+async def test_summaries_and_comments_go_with_the_words_of_their_conversation(database: Database) -> None:
+    store = ConversationStore(database)
+    await store.append("old", "assistant", "words", now=500.0)
+    await store.sum_up("old", "words", until=1)
+    await store.rate("old", "bad", position=None, comment="words")
+    await erase(database, "hash", CUTOFF)
+    said = select(messages.c.content, messages.c.comment, conversations.c.summary).join(conversations)
+    assert await database.read(lambda connection: set(connection.execute(said).one())) == {DIGEST}
+
+
+async def test_what_users_put_right_goes_as_a_whole(database: Database) -> None:
+    store = CorrectionStore(database)
+    for name, at in (("old", 500.0), ("new", 2_000.0)):
+        await store.add(Correction(name, at, "words", label="task", detected="chat"))
+    await erase(database, "none", CUTOFF)
+    assert [correction.id for correction in await store.newest(10)] == ["new"]
 
 
 async def test_a_result_that_another_task_waits_for_stays_until_that_has_ended(database: Database) -> None:

@@ -12,8 +12,9 @@ import pytest
 from sqlalchemy import Connection, insert, select, text
 
 from tale.exceptions import DatabaseException
+from tale.storage.columns import metadata
 from tale.storage.database import Database
-from tale.storage.tables import meta, metadata
+from tale.storage.tables import meta
 
 
 @pytest.fixture

@@ -15,8 +15,9 @@ from sqlalchemy import create_engine, insert
 from tale.exceptions import DatabaseException
 from tale.storage import learning_tables, monitoring_tables
 from tale.storage.backup import KEPT_BACKUPS, backup
+from tale.storage.columns import metadata
 from tale.storage.database import Database
-from tale.storage.tables import SCHEMA_REVISION, meta, metadata
+from tale.storage.tables import SCHEMA_REVISION, meta
 from tale.storage.upgrade import MIGRATIONS, UpgradeReport, upgrade
 
 ALL_TABLES = (learning_tables.metadata, monitoring_tables.metadata)  # those of all modules are the one metadata

@@ -11,11 +11,12 @@ from hypothesis import strategies as st
 from sqlalchemy import Engine, event, insert, select
 
 from tale.records import McpCall, ModelCall
+from tale.storage.columns import metadata
 from tale.storage.database import Database
 from tale.storage.engines import make_engine, parse_url
 from tale.storage.quick_rows import MOST_ROWS, QuickRows
 from tale.storage.rows import upsert_statement, values_of
-from tale.storage.tables import mcp_calls, metadata, model_calls
+from tale.storage.tables import mcp_calls, model_calls
 
 CALL = McpCall("id", 1.5, "gateway", "tools/call", 0.25, "ok")
 TEXTS = st.none() | st.text(st.characters() | st.sampled_from("\x00\ud800\udc00"))

@@ -16,11 +16,13 @@ from fakes.command_line import Outcome
 from fakes.servers import settings_for, until
 from sqlalchemy import func, insert, select, update
 
-from tale.records import McpCall, ModelCall, Task, TaskStatus
-from tale.servers.upkeep import Upkeep
+from tale.records import Correction, McpCall, ModelCall, Task, TaskStatus
+from tale.servers.upkeep import DAY_S, Upkeep
 from tale.storage.call_store import CallStore
 from tale.storage.conversation_store import ConversationStore
+from tale.storage.correction_store import CorrectionStore
 from tale.storage.database import Database
+from tale.storage.monitoring_tables import monitor_samples
 from tale.storage.reader import read_once
 from tale.storage.retention import BATCH_ROWS, Pruned, prunable, prune
 from tale.storage.rows import values_of
@@ -107,6 +109,30 @@ async def test_conversations_go_by_their_last_message_unless_a_task_in_them_is_o
     assert await ids_of(database, messages.c.conversation_id) == {"new", "open"}
 
 
+async def test_what_users_put_right_goes_by_its_age(database: Database) -> None:
+    store = CorrectionStore(database)
+    for name, at in (("old", OLD), ("new", NEW)):
+        await store.add(Correction(name, at, "Do it.", label="task", detected="chat"))
+    assert await prune(database, CUTOFF) == Pruned(corrections=1)
+    assert [correction.id for correction in await store.newest(10)] == ["new"]
+
+
+async def test_samples_of_the_monitor_go_after_three_months_or_sooner_if_the_setting_says(
+    database: Database, tmp_path: Path
+) -> None:
+    now = 100 * DAY_S
+    times = {"a": 1.0, "b": now - 3 * DAY_S, "c": now}
+    rows = [
+        {"id": f"{name}{n}", "at": at, "owner": "here", "models": "[]"}
+        for name, at in times.items()
+        for n in range(600)
+    ]
+    await database.write(lambda connection: connection.execute(insert(monitor_samples), rows).rowcount)
+    for days, left in ((None, 1_200), (2, 600)):
+        await Upkeep(settings_for(tmp_path, retention_days=days), database, clock=lambda: now).do_chores()
+        assert len(await ids_of(database, monitor_samples.c.id)) == left
+
+
 async def test_it_takes_small_steps_and_lets_others_in_between(database: Database) -> None:
     rows = [values_of(new_call(OLD)) for _ in range(2 * BATCH_ROWS + 7)]
     await database.write(lambda connection: connection.execute(insert(model_calls), rows).rowcount)
@@ -176,7 +202,7 @@ def aged(tale: Tale, tale_home: Path) -> None:
 
 
 def test_the_command_tells_before_it_does(tale: Tale, aged: None) -> None:
-    found = "0 tasks, 1 model call, 0 MCP calls and 0 conversations"
+    found = "0 tasks, 1 model call, 0 MCP calls, 0 conversations and 0 corrections"
     assert tale("db", "prune", "--older-than", "90d", "--dry-run").out == f"Would delete {found}.\n"
     refused = tale("db", "prune", "--older-than", "90d")
     assert refused.code == 2

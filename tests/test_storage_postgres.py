@@ -14,11 +14,12 @@ from tale.exceptions import DatabaseException
 from tale.records import ModelCall, Task, TaskStatus
 from tale.storage import learning_tables, monitoring_tables
 from tale.storage.call_store import CallStore
+from tale.storage.columns import metadata
 from tale.storage.conversation_store import ConversationStore
 from tale.storage.database import Database
 from tale.storage.engines import parse_url
 from tale.storage.key_store import KeyStore
-from tale.storage.tables import meta, metadata
+from tale.storage.tables import meta
 from tale.storage.task_store import TaskStore
 from tale.storage.upgrade import upgrade
 

@@ -17,11 +17,12 @@ from tale.exceptions import ValidationException
 from tale.records import ModelCall, Task, TaskStatus
 from tale.storage import learning_tables, monitoring_tables
 from tale.storage.call_store import CallStore
+from tale.storage.columns import metadata
 from tale.storage.conversation_store import ConversationStore
 from tale.storage.database import Database
 from tale.storage.reader import reading
 from tale.storage.rows import values_of
-from tale.storage.tables import messages, metadata, model_calls, tasks
+from tale.storage.tables import messages, model_calls, tasks
 from tale.storage.task_store import TaskStore
 from tale.storage.transfer import (
     MOVING,

@@ -160,6 +160,7 @@ def _told(pruned: "Pruned") -> str:
         "model call": pruned.model_calls,
         "MCP call": pruned.mcp_calls,
         "conversation": pruned.conversations,
+        "correction": pruned.corrections,
     }
     parts = [f"{count:,} {noun}{'' if count == 1 else 's'}" for noun, count in counts.items()]
     return f"{', '.join(parts[:-1])} and {parts[-1]}"

@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
-from tale.exceptions import DatabaseException
+from tale.exceptions import TaleBaseException
 from tale.ids import new_call_id
 from tale.monitoring.alerts import judged
 from tale.monitoring.evaluation import standings
@@ -169,6 +169,8 @@ class PerformanceMonitor:
         while True:
             try:
                 await work()
-            except DatabaseException as error:
+            except TaleBaseException as error:
                 logger.warning("The monitor could not do its work, which is tried again: %s", error)
+            except Exception:  # the edge of who looks on: the servers go on, and the next turn comes
+                logger.exception("The monitor broke off, and tries again.")
             await asyncio.sleep(interval_s)

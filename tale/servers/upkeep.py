@@ -9,6 +9,7 @@ from tale.exceptions import DatabaseException
 from tale.settings import Settings
 from tale.storage.content import erase
 from tale.storage.database import Database
+from tale.storage.monitoring_store import MonitoringStore
 from tale.storage.retention import prune
 from tale.storage.rollups import Rollups
 
@@ -16,6 +17,7 @@ CHORES_INTERVAL_S: Final = 3_600.0
 MINUTE_S: Final = 60.0
 SETTLING_S: Final = 3.0  # after the end of a minute, in which the rows of its last calls are written
 DAY_S: Final = 86_400
+SAMPLES_DAYS: Final = 90  # of the monitor, which makes one every few seconds
 
 logger = logging.getLogger(__name__)
 
@@ -73,8 +75,15 @@ class Upkeep:
             await erase(self._database, self._settings.content, self._clock() - self._settings.content_hold_s)
 
     async def _prune(self) -> None:
+        await self._prune_samples()
         if self._settings.retention_days is None:
             return
         pruned = await prune(self._database, self._clock() - self._settings.retention_days * DAY_S)
         if not pruned.is_empty:
             logger.info("Threw away what is older than %d days: %s.", self._settings.retention_days, pruned)
+
+    async def _prune_samples(self) -> None:
+        days = min(SAMPLES_DAYS, self._settings.retention_days or SAMPLES_DAYS)
+        store = MonitoringStore(self._database)
+        while await store.prune(self._clock() - days * DAY_S):
+            logger.debug("Threw away old samples of the monitor.")

@@ -159,9 +159,8 @@ class ModelAnswers:
         settings, conversation = self._settings, view.conversation
         large = conversation.answers == "task"
         context_tokens = settings.task_context_tokens if large else settings.ux_context_tokens
-        turns = [turn for turn in view.turns if not is_erased(turn.content)]
         room_tokens = context_tokens - ANSWER_TOKENS
-        return messages_for(text, turns, memory=memory_of(view), tasks=view.tasks, room_tokens=room_tokens)
+        return messages_for(text, view.turns, memory=memory_of(view), tasks=view.tasks, room_tokens=room_tokens)
 
     async def _keep(self, conversation_id: str, text: str, tokens: int | None) -> ConversationTurn | None:
         if not text:

@@ -99,6 +99,8 @@ class IdleWork:
                     pause_s = self._quiet_s
             except TaleBaseException as error:
                 logger.info("Work for a quiet moment failed: %s", error)
+            except Exception:  # the edge of what runs beside the talk, which goes on without it
+                logger.exception("Work for a quiet moment broke off.")
 
     async def _take_a_step(self) -> None:
         if not self._is_warm:

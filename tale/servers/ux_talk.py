@@ -98,7 +98,11 @@ class Talk:
                 "That conversation has been ended; leave out its id to begin a new one.",
                 {"conversation_id": conversation_id},
             )
-        return replace(view, turns=tuple(turn for turn in view.turns if not is_erased(turn.content)))
+        return replace(
+            view,
+            turns=tuple(turn for turn in view.turns if not is_erased(turn.content)),
+            wishes=tuple(wish for wish in view.wishes if not is_erased(wish)),
+        )
 
     async def say(self, text: str, conversation_id: str, caller: UXCaller, on_words: OnWords) -> Said:
         """Answer a message. It is kept before anything is done about it: a crash then loses no message."""
@@ -138,7 +142,7 @@ class Talk:
     ) -> Said:
         conversation_id = view.conversation.id
         async with self._answers.turn_in(conversation_id):
-            view = await self.view(conversation_id)  # others may have spoken meanwhile
+            view = await self.view(conversation_id)  # others may have spoken, and a task may have been withdrawn
             asked = await self._keep_message(text, decision.kind, view)
             answer = await self._answers.answer(decision.text, view, caller=caller, on_words=on_words, asked=asked)
         turn = answer.turn or replace(asked, role="assistant", content="")

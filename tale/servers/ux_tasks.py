@@ -142,9 +142,11 @@ class TaskDesk:
             return
         following = asyncio.create_task(self._follow(task.id, task.conversation_id), name=f"follow-{task.id}")
         self._followed[task.id] = following
-        following.add_done_callback(lambda _: self._forget(task.id))
+        following.add_done_callback(lambda ended: self._forget(task.id, ended))
 
-    def _forget(self, task_id: str) -> None:
+    def _forget(self, task_id: str, ended: asyncio.Task[None]) -> None:
+        if not ended.cancelled() and (error := ended.exception()):
+            logger.error("Following task %s broke off.", task_id, exc_info=error)
         self._followed.pop(task_id, None)
         self.words.pop(task_id, None)
         self._called_off.discard(task_id)

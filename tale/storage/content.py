@@ -11,12 +11,12 @@ import re
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Final, Literal
 
-from sqlalchemy import Column, Connection, Table, and_, func, select, tuple_, update
+from sqlalchemy import Column, Connection, Table, and_, delete, func, select, tuple_, update
 
 from tale.storage.database import Database
 from tale.storage.retention import is_needed
 from tale.storage.rows import upsert
-from tale.storage.tables import attachments, conversations, feedback, messages, meta, tasks
+from tale.storage.tables import attachments, conversations, corrections, feedback, messages, meta, tasks
 
 Erasing = Literal["hash", "none"]
 Pause = Callable[[float], Awaitable[None]]
@@ -49,6 +49,10 @@ async def erase(database: Database, policy: Erasing, before: float, *, pause: Pa
     Returns how many tasks and conversations were gone through. Raises DatabaseException.
     """
     done = await _gone_through(database, policy, _TASKS, before, pause)
+    # A correction without its words teaches nothing.
+    await database.write(
+        lambda connection: connection.execute(delete(corrections).where(corrections.c.created_at < before))
+    )
     return done + await _gone_through(database, policy, _CONVERSATIONS, before, pause)
 
 
@@ -74,7 +78,15 @@ _TASKS: Final = _Kind(
     ),
     "expect",
 )
-_CONVERSATIONS: Final = _Kind(conversations.c.updated_at, ((messages.c.content, messages.c.conversation_id),), None)
+_CONVERSATIONS: Final = _Kind(
+    conversations.c.updated_at,
+    (
+        (messages.c.content, messages.c.conversation_id),
+        (messages.c.comment, messages.c.conversation_id),
+        (conversations.c.summary, conversations.c.id),
+    ),
+    None,
+)
 
 
 async def _gone_through(database: Database, policy: Erasing, kind: _Kind, before: float, pause: Pause) -> int:

@@ -10,7 +10,7 @@ from sqlalchemy import Column, ColumnElement, Connection, FromClause, and_, dele
 
 from tale.storage.database import Database
 from tale.storage.rollups import Rollups, note_pruned
-from tale.storage.tables import conversations, mcp_calls, model_calls, task_dependencies, tasks
+from tale.storage.tables import conversations, corrections, mcp_calls, model_calls, task_dependencies, tasks
 
 BATCH_ROWS: Final = 500
 LONGEST_PAUSE_S: Final = 1.0
@@ -26,6 +26,7 @@ class Pruned:
     model_calls: int = 0
     mcp_calls: int = 0
     conversations: int = 0
+    corrections: int = 0
 
     @property
     def is_empty(self) -> bool:
@@ -80,6 +81,7 @@ def _due(before: float) -> list[tuple[Column[str], Column[float], ColumnElement[
         (model_calls.c.id, model_calls.c.started_at, call_goes),
         (mcp_calls.c.id, mcp_calls.c.started_at, mcp_calls.c.started_at < before),
         (conversations.c.id, conversations.c.updated_at, conversation_goes),
+        (corrections.c.id, corrections.c.created_at, corrections.c.created_at < before),
     ]
 
 

@@ -12,10 +12,11 @@ from typing import Any, Final, cast
 from sqlalchemy import Boolean, Column, ColumnElement, Connection, Double, Integer, Table, exists, select, tuple_
 
 from tale.exceptions import DatabaseException, ValidationException
+from tale.storage.columns import metadata
 from tale.storage.database import Database
 from tale.storage.reader import Reader
 from tale.storage.rows import insert_into
-from tale.storage.tables import SCHEMA_REVISION, metadata, model_calls
+from tale.storage.tables import SCHEMA_REVISION, model_calls
 from tale.storage.transfer_files import Format, Kind, Row, columns_of, format_of, notes_of, pieces_of, writing
 
 # Each table that moves with the column that says when its rows were; None: its rows go with those they refer to.
