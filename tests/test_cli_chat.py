@@ -40,7 +40,7 @@ def test_the_answer_streams_to_stdout_and_nothing_else_does(agent: PlayedUXAgent
     done = tale("chat", "-m", "  Hello  ")
 
     assert (done.code, done.out, done.err) == (0, "Hello there\n", "")
-    assert agent.asked("conversation") == [{"message": "Hello", "conversation_id": None}]
+    assert agent.asked("conversation") == [{"message": "Hello", "conversation_id": None, "again": False}]
 
 
 def test_words_come_before_the_answer_is_complete(agent: PlayedUXAgent) -> None:

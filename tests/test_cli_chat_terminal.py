@@ -265,6 +265,7 @@ def test_lost_servers_are_waited_for_and_the_message_is_answered_when_they_are_b
         screen.type("tence" + ENTER)
         screen.wait_for("> half a sentence", "Hello there", "", "> *$")
         left(screen)
+    assert [call["again"] for call in played.asked("conversation")] == [False, True, False]
 
 
 def test_commands_are_completed_unknown_ones_name_the_nearest_and_new_begins_anew(agent: PlayedUXAgent) -> None:

@@ -23,9 +23,9 @@ async def engine() -> AsyncIterator[OpenAIServer]:
         yield engine
 
 
-async def said(home: ServiceHome, message: str, conversation_id: str | None = None) -> dict[str, Any]:
+async def said(home: ServiceHome, message: str, conversation_id: str | None = None, **more: Any) -> dict[str, Any]:
     async with home.client("ux_agent") as client:
-        return await client.call_tool("conversation", {"message": message, "conversation_id": conversation_id})
+        return await client.call_tool("conversation", {"message": message, "conversation_id": conversation_id, **more})
 
 
 async def test_a_conversation_and_its_task_go_on_after_kill_9_of_the_ux_agent(
@@ -49,6 +49,8 @@ async def test_a_conversation_and_its_task_go_on_after_kill_9_of_the_ux_agent(
         engine.script.gate.set()
         await home.back("ux_agent", instead_of=killed)
 
+        lost = await said(home, "Thanks, how are you?", handed["conversation_id"], again=True)
+        assert lost["reply"] == "Hello world!"
         query = "SELECT content FROM messages WHERE kind = 'result'"
         await until(lambda: rows(home.settings, query))
         again = await said(home, "What was my last request?", handed["conversation_id"])
@@ -56,4 +58,4 @@ async def test_a_conversation_and_its_task_go_on_after_kill_9_of_the_ux_agent(
         assert (await said(home, "Thank you!", handed["conversation_id"]))["reply"] == "Hello world!"
         assert rows(home.settings, query) == [{"content": "Task 1 is done:\n\nHello world!"}]
         kept = [row["content"] for row in rows(home.settings, "SELECT content FROM messages ORDER BY position")]
-        assert "Thanks, how are you?" in kept  # what was said is kept before it is answered
+        assert kept.count("Thanks, how are you?") == 1  # what was said is kept before it is answered, and once

@@ -93,14 +93,14 @@ class Answers:
                     if await self._recovered(entry, sent):
                         return
                     entry.restart()
-                await self._streamed(entry, sent)
+                await self._streamed(entry, sent, again=attempt > 1)
             except NetworkException:
                 if attempt == ATTEMPTS:
                     raise
             else:
                 return
 
-    async def _streamed(self, entry: Entry, sent: Sent) -> None:
+    async def _streamed(self, entry: Entry, sent: Sent, *, again: bool) -> None:
         if self.talk.conversation_id is None and self._opener is not None:
             await self._find_opened(self._opener)
         if self.talk.conversation_id is None:
@@ -113,7 +113,7 @@ class Answers:
                 entry.heard(piece or "")
 
             try:
-                answer = await self.talk.link.converse(sent.text, self.talk.conversation_id, on_piece)
+                answer = await self.talk.link.converse(sent.text, self.talk.conversation_id, on_piece, again=again)
             finally:
                 self.board.note = ""
         self._take(answer["conversation_id"], answer["position"])

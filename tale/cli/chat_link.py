@@ -42,9 +42,16 @@ class Link:
         """What a tool of the gateway answers that may be called twice."""
         return await self.gateway.call_tool(tool, arguments, idempotent=True)
 
-    async def converse(self, message: str, conversation_id: str | None, on_progress: OnProgress) -> dict[str, Any]:
-        """Say something; the words of the answer stream to `on_progress`. Cancelling it stops the model."""
-        arguments = {"message": message, "conversation_id": conversation_id}
+    async def converse(
+        self, message: str, conversation_id: str | None, on_progress: OnProgress, *, again: bool = False
+    ) -> dict[str, Any]:
+        """Say something; the words of the answer stream to `on_progress`. Cancelling it stops the model.
+
+        With `again` it has been said before, and its answer was lost.
+        """
+        arguments: dict[str, Any] = {"message": message, "conversation_id": conversation_id}
+        if again:
+            arguments["again"] = True
         return await self.agent.call_tool("conversation", arguments, on_progress=on_progress)
 
     async def back(self, *, start: bool) -> None:

@@ -68,6 +68,16 @@ def state_of(turns: Sequence[ConversationTurn], tasks: Sequence[Task]) -> State:
     return "result" if last == RESULT else "chat"
 
 
+def unanswered(text: str, turns: Sequence[ConversationTurn]) -> ConversationTurn | None:
+    """The user's message of these words, if nothing has been said to it yet; turns are oldest first."""
+    for turn in reversed(turns):
+        if turn.role == "user" and turn.content == text:
+            return turn
+        if turn.role == "assistant" and turn.kind != RESULT:
+            return None
+    return None
+
+
 def settled_by_words(text: str, turns: Sequence[ConversationTurn]) -> Decision | None:
     """What a short reply means after a question, a hand-off or an answer of tale's: "do it", "no, just chat"."""
     answer, asked = _last_exchange(turns)

@@ -69,7 +69,9 @@ class UXAgentTools:
         self._detect = detect
         self._clock = clock
 
-    async def conversation(self, message: str, context: ToolContext, conversation_id: str | None = None) -> Answer:
+    async def conversation(
+        self, message: str, context: ToolContext, conversation_id: str | None = None, again: bool = False
+    ) -> Answer:
         """Say something and get an answer; the model's words stream as the messages of progress notifications.
 
         A task is handed on and goes on by itself: the answer says so at once, follow_conversation tells the rest.
@@ -78,6 +80,8 @@ class UXAgentTools:
         Args:
             message: What the user says; 1 to 10,000 characters.
             conversation_id: Conversation to go on with; without it a new one begins.
+            again: True for a message that was sent before, and whose answer was lost with the connection or the server:
+                it is kept only once then, and no second task becomes of it.
         """
         text = validate_task_text(message)
         wanted = _id(conversation_id) if conversation_id else str(uuid.uuid4())
@@ -85,7 +89,7 @@ class UXAgentTools:
         async def on_words(count: int, piece: str) -> None:
             await context.progress(count, message=piece)
 
-        said = await self._talk.say(text, wanted, UXCaller.of(context), on_words)
+        said = await self._talk.say(text, wanted, UXCaller.of(context), on_words, again=again)
         if said.task:
             context.concerns(said.task.id)
         return answer_view(said)

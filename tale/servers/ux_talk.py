@@ -18,6 +18,7 @@ from tale.conversation.state import (
     decide,
     settled_by_words,
     state_of,
+    unanswered,
 )
 from tale.exceptions import TaleBaseException, ValidationException
 from tale.ids import new_call_id
@@ -59,6 +60,18 @@ class Learning:
     detect: Detect
     corrections: CorrectionStore | None  # None where no words are kept
     corrected: Callable[[], Awaitable[None]]
+
+
+@dataclass(frozen=True, slots=True)
+class _Heard:
+    """A message, what it was taken for, and where and by whom it was said; `kept` is its row if it has one already."""
+
+    text: str
+    decision: Decision
+    detection: Detection
+    view: ConversationView
+    caller: UXCaller
+    kept: ConversationTurn | None
 
 
 class Talk:
@@ -104,10 +117,17 @@ class Talk:
             wishes=tuple(wish for wish in view.wishes if not is_erased(wish)),
         )
 
-    async def say(self, text: str, conversation_id: str, caller: UXCaller, on_words: OnWords) -> Said:
-        """Answer a message. It is kept before anything is done about it: a crash then loses no message."""
+    async def say(
+        self, text: str, conversation_id: str, caller: UXCaller, on_words: OnWords, *, again: bool = False
+    ) -> Said:
+        """Answer a message. It is kept before anything is done about it: a crash then loses no message.
+
+        With `again` it is one that may have been kept before, by a server that died over its answer.
+        """
         self._idle.give_way()
         view = await self.view(conversation_id)
+        kept = unanswered(text, view.turns) if again else None
+        view = _without(view, kept)
         decision = settled_by_words(text, view.turns)
         if decision is not None:
             detection = Detection("task" if decision.act == "hand_off" else "chat", 1.0, (CONFIRMED,), "rule")
@@ -118,80 +138,79 @@ class Talk:
             await self._learn(decision.learned, view, caller)
         if decision.withdraws:
             await self._withdraw(decision.withdraws, caller)
+        heard = _Heard(text, decision, detection, view, caller, kept)
         if decision.act == "chat":
-            return await self._chat(text, decision, detection, view, caller, on_words)
+            return await self._chat(heard, on_words)
         if decision.act == "hand_off":
-            return await self._hand_off(text, decision, detection, view, caller)
+            return await self._hand_off(heard)
         if decision.act == "control":
-            return await self._control(text, detection, view, caller)
+            return await self._control(heard)
         if decision.act == "status":
             told, kind = await self._status.answer(text, view), STATUS
         else:
             told, kind = wording.question(decision.question or "what_to_do", text), CLARIFY
-        await self._keep_message(text, decision.kind, view)
-        return await self._told(told, kind, detection, view)
+        await self._keep(heard, decision.kind)
+        return await self._told(told, kind, heard)
 
-    async def _chat(
-        self,
-        text: str,
-        decision: Decision,
-        detection: Detection,
-        view: ConversationView,
-        caller: UXCaller,
-        on_words: OnWords,
-    ) -> Said:
-        conversation_id = view.conversation.id
+    async def _chat(self, heard: "_Heard", on_words: OnWords) -> Said:
+        conversation_id, decision = heard.view.conversation.id, heard.decision
         async with self._answers.turn_in(conversation_id):
-            view = await self.view(conversation_id)  # others may have spoken, and a task may have been withdrawn
-            asked = await self._keep_message(text, decision.kind, view)
-            answer = await self._answers.answer(decision.text, view, caller=caller, on_words=on_words, asked=asked)
+            # Others may have spoken, and a task may have been withdrawn.
+            view = _without(await self.view(conversation_id), heard.kept)
+            asked = await self._keep(heard, decision.kind)
+            answer = await self._answers.answer(
+                decision.text, view, caller=heard.caller, on_words=on_words, asked=asked
+            )
         turn = answer.turn or replace(asked, role="assistant", content="")
         self._board.tell(conversation_id)
         self._idle.has_grown(conversation_id)
         state = state_of((*view.turns, turn), view.tasks)
-        return Said(turn, CHAT, state, detection, None, answer.reply, answer.time_to_first_token_s)
+        return Said(turn, CHAT, state, heard.detection, None, answer.reply, answer.time_to_first_token_s)
 
-    async def _hand_off(
-        self, text: str, decision: Decision, detection: Detection, view: ConversationView, caller: UXCaller
-    ) -> Said:
-        await self._keep_message(text, decision.kind, view)
+    async def _hand_off(self, heard: "_Heard") -> Said:
+        decision, view = heard.decision, heard.view
+        asked = await self._keep(heard, decision.kind)
         given = hand_off_of(
             decision.text, material=decision.material, turns=view.turns, numbered=view.numbered, wishes=view.wishes
         )
-        number, task = await self._desk.hand_in(given, view, caller)
+        key = f"{view.conversation.id}:{asked.position}"  # asked again after a crash, it is still one task
+        number, task = await self._desk.hand_in(given, view, heard.caller, idempotency_key=key)
         told = wording.begun(number, task, waits=bool(given.after), paused=await self._desk.is_paused())
-        said = await self._told(told, HAND_OFF, detection, view, task=task)
+        said = await self._told(told, HAND_OFF, heard, task=task)
         self._desk.follow(task)
         return said
 
-    async def _control(self, text: str, detection: Detection, view: ConversationView, caller: UXCaller) -> Said:
-        done = await self._controls.carry_out(text, view, caller)
-        await self._keep_message(text, done.kind_of_order, view)
-        said = await self._told(done.told, done.kind, detection, view, task=done.task)
+    async def _control(self, heard: "_Heard") -> Said:
+        done = await self._controls.carry_out(heard.text, heard.view, heard.caller)
+        await self._keep(heard, done.kind_of_order)
+        said = await self._told(done.told, done.kind, heard, task=done.task)
         if done.task:
             self._desk.follow(done.task)
         if done.starts_afresh:
-            await self._conversations.sum_up(view.conversation.id, None, until=said.turn.position + 1)
+            await self._conversations.sum_up(heard.view.conversation.id, None, until=said.turn.position + 1)
         return said
 
-    async def _told(
-        self, told: str, kind: str, detection: Detection, view: ConversationView, *, task: Task | None = None
-    ) -> Said:
+    async def _told(self, told: str, kind: str, heard: "_Heard", *, task: Task | None = None) -> Said:
         """Say what no model has to be asked for."""
+        conversation_id = heard.view.conversation.id
         turn = await self._conversations.append(
-            view.conversation.id,
+            conversation_id,
             "assistant",
             told,
             now=self._clock(),
             kind=kind,
             task_id=task.id if task else None,
         )
-        self._board.tell(view.conversation.id)
-        tasks = (*view.tasks, task) if task else view.tasks
-        return Said(turn, kind, state_of((turn,), tasks), detection, task)
+        self._board.tell(conversation_id)
+        tasks = (*heard.view.tasks, task) if task else heard.view.tasks
+        return Said(turn, kind, state_of((turn,), tasks), heard.detection, task)
 
-    async def _keep_message(self, text: str, kind: str, view: ConversationView) -> ConversationTurn:
-        return await self._conversations.append(view.conversation.id, "user", text, now=self._clock(), kind=kind)
+    async def _keep(self, heard: "_Heard", kind: str) -> ConversationTurn:
+        if heard.kept:
+            return heard.kept
+        return await self._conversations.append(
+            heard.view.conversation.id, "user", heard.text, now=self._clock(), kind=kind
+        )
 
     async def _learn(self, learned: Learned, view: ConversationView, caller: UXCaller) -> None:
         if self._learning.corrections is None:
@@ -214,3 +233,7 @@ class Talk:
             await self._desk.cancel(await self._desk.known(task_id), caller)
         except TaleBaseException as error:
             logger.warning("Task %s, which was not meant, could not be cancelled: %s", task_id, error)
+
+
+def _without(view: ConversationView, turn: ConversationTurn | None) -> ConversationView:
+    return replace(view, turns=tuple(each for each in view.turns if each != turn)) if turn else view

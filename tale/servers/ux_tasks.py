@@ -114,7 +114,9 @@ class TaskDesk:
             arguments |= {"after": list(given.after), "with_results": True}
         async with self._gateway.asked_by(caller) as gateway:
             receipt = await gateway.call_tool("submit_task", arguments)
-        return view.first_number + len(view.tasks), await self.known(receipt["id"])
+        known = [task.id for task in view.tasks]
+        place = known.index(receipt["id"]) if receipt["id"] in known else len(known)
+        return view.first_number + place, await self.known(receipt["id"])
 
     async def is_paused(self) -> bool:
         """Whether the queue begins no tasks now."""

@@ -50,10 +50,10 @@ class PlayedUXAgent(FakeGateway):
     break_off: Callable[[], None] | None = None  # done in place of an answer, once
 
     async def conversation(
-        self, message: str, context: ToolContext, conversation_id: str | None = None
+        self, message: str, context: ToolContext, conversation_id: str | None = None, again: bool = False
     ) -> dict[str, Any]:
         """Answer in words, hand a task off, or stop."""
-        self.calls.append(("conversation", {"message": message, "conversation_id": conversation_id}))
+        self.calls.append(("conversation", {"message": message, "conversation_id": conversation_id, "again": again}))
         if self.refusal:
             raise self.refusal
         conversation_id = conversation_id or str(uuid.uuid4())

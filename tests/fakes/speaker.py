@@ -37,8 +37,9 @@ class Speaker:
         self.id = conversation_id
         self.last = -1
 
-    async def say(self, message: str) -> dict[str, Any]:
-        answer = await self.client.call_tool("conversation", {"message": message, "conversation_id": self.id})
+    async def say(self, message: str, *, again: bool = False) -> dict[str, Any]:
+        given = {"message": message, "conversation_id": self.id, "again": again}
+        answer = await self.client.call_tool("conversation", given)
         self.id, self.last = answer["conversation_id"], answer["position"]
         return answer
 
