@@ -9,6 +9,7 @@ import psutil
 from harness import Row, busy_cores, free_ports, median, quantile, show
 
 from tale.learning.intent_data import data_folder, read_examples
+from tale.learning.intent_encoder import read_encoder
 from tale.learning.intent_training import train
 from tale.orchestration.home_key import made_key
 from tale.servers.learning_link import PLACE_FILE, LearningLink
@@ -24,7 +25,7 @@ def settings_of(home: Path) -> Settings:
     settings = load_settings({"home": str(home), "learning_port": port}, environment={}, folder=home)
     settings.run_folder.mkdir(parents=True)
     made_key(settings)
-    train(home / "learning" / "intents.model", [], folder=data_folder())
+    train(home / "learning" / "intents.model", [], folder=data_folder(), encoder=read_encoder())
     return settings
 
 

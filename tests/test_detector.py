@@ -253,7 +253,7 @@ def test_one_file_that_is_changed_changes_the_digest(tmp_path: Path) -> None:
     assert digest_of(tmp_path, []) != before
 
 
-def small_data(folder: Path, *, every: int = 8) -> None:
+def small_data(folder: Path, *, every: int = 16) -> None:
     """A data folder that is learned in a moment."""
     for name, examples in (("intents", EXAMPLES[::every]), ("intents_unseen", UNSEEN)):
         (folder / name).mkdir()

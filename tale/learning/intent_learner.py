@@ -12,6 +12,7 @@ from typing import Final, Literal
 
 from tale.exceptions import ServerException, TaleBaseException
 from tale.learning.intent_data import WORDS_FILE, data_folder, digest_of
+from tale.learning.intent_encoder import Encoder, read_encoder
 from tale.learning.intent_store import Header, Standing, load
 from tale.learning.intent_words import read_meanings
 from tale.learning.intents import IntentModel
@@ -50,6 +51,7 @@ class IntentLearner:
         self._retry_s = retry_s
         self._model: IntentModel | None = None
         self._header: Header | None = None
+        self._encoder: Encoder | None = None
         self._wanted = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
 
@@ -88,16 +90,19 @@ class IntentLearner:
                     await self._wanted.wait()
 
     async def _learn(self) -> None:
+        self._encoder = self._encoder or await asyncio.to_thread(read_encoder)
         corrections = await self._corrections()
-        header = Header(await asyncio.to_thread(digest_of, self._folder, corrections))
+        header = Header(
+            await asyncio.to_thread(digest_of, self._folder, corrections), self._encoder.name if self._encoder else None
+        )
         if header == self._header:
             return
         self.state = "learning"
         meanings = await asyncio.to_thread(read_meanings, self._folder / WORDS_FILE)
-        found = await asyncio.to_thread(load, self._path, header, meanings)
+        found = await asyncio.to_thread(load, self._path, header, meanings, self._encoder)
         if found is None:
             await self._train(corrections)
-            found = await asyncio.to_thread(load, self._path, header, meanings)
+            found = await asyncio.to_thread(load, self._path, header, meanings, self._encoder)
         if found is None:
             raise ServerException(f"What was learned cannot be read back from {self._path}.")
         self._model, self.standing = found

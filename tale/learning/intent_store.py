@@ -11,19 +11,24 @@ import sklearn
 from skops.io import dumps, get_untrusted_types, loads
 from skops.io.exceptions import UntrustedTypesFoundException
 
+from tale.learning.intent_encoder import Encoder
 from tale.learning.intent_words import Meanings
 from tale.learning.intents import IntentModel
 
-VERSION: Final = 1  # of what a model is made of; a model of another version is learned anew
+VERSION: Final = 2  # of what a model is made of; a model of another version is learned anew
 
 logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
 class Header:
-    """What a stored model was made of, and how good it was; one that differs from what is wanted is of no use."""
+    """What a stored model was made of; one that differs from what is wanted is of no use.
+
+    `encoder` names that of the messages' vectors, and is None where there is none.
+    """
 
     digest: str
+    encoder: str | None = None
     version: int = VERSION
     sklearn: str = sklearn.__version__
 
@@ -52,7 +57,9 @@ def save(path: Path, model: IntentModel, header: Header, standing: Standing) -> 
     draft.replace(path)
 
 
-def load(path: Path, wanted: Header, meanings: Meanings) -> tuple[IntentModel, Standing] | None:
+def load(
+    path: Path, wanted: Header, meanings: Meanings, encoder: Encoder | None = None
+) -> tuple[IntentModel, Standing] | None:
     """The model of the file; None where there is none, or one that was made of something else or is damaged."""
     try:
         first, _, rest = path.read_bytes().partition(b"\n")
@@ -62,7 +69,7 @@ def load(path: Path, wanted: Header, meanings: Meanings) -> tuple[IntentModel, S
         if untrusted := get_untrusted_types(data=rest):
             logger.warning("The stored model holds what does not belong there (%s).", ", ".join(untrusted))
             return None
-        return IntentModel.from_parts(loads(rest), meanings), Standing(**told["standing"])
+        return IntentModel.from_parts(loads(rest), meanings, encoder), Standing(**told["standing"])
     except FileNotFoundError:
         return None
     except (OSError, ValueError, KeyError, TypeError, zipfile.BadZipFile, UntrustedTypesFoundException) as error:

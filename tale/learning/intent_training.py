@@ -13,6 +13,7 @@ from typing import Any, Final
 
 from tale.background import give_way
 from tale.learning.intent_data import LABELS, WORDS_FILE, Example, digest_of, read_examples, weighed
+from tale.learning.intent_encoder import Encoder, read_encoder
 from tale.learning.intent_store import Header, Standing, save
 from tale.learning.intent_words import Meanings, read_meanings
 from tale.learning.intents import IntentModel
@@ -21,7 +22,7 @@ from tale.records import Correction
 WORTHWHILE: Final = 0.01  # share of unseen messages that corrections may cost; where they cost more, they are left out
 
 
-def train(path: Path, corrections: Sequence[Correction], *, folder: Path) -> Standing:
+def train(path: Path, corrections: Sequence[Correction], *, folder: Path, encoder: Encoder | None = None) -> Standing:
     """Learn from a data folder and corrections, and store it at `path`; takes some seconds of work. Raises OSError.
 
     What was learned with corrections is used only where it does as well as without, on messages kept out of both.
@@ -29,11 +30,11 @@ def train(path: Path, corrections: Sequence[Correction], *, folder: Path) -> Sta
     began = time.perf_counter()
     examples, unseen = read_examples(folder / "intents"), read_examples(folder / "intents_unseen")
     meanings = read_meanings(folder / WORDS_FILE)
-    model = trained(examples, meanings, corrections)
+    model = trained(examples, meanings, corrections, encoder=encoder)
     accuracy = accuracy_of(model, unseen)
     left_out = False
     if corrections:
-        plain = trained(examples, meanings)
+        plain = trained(examples, meanings, encoder=encoder)
         plain_accuracy = accuracy_of(plain, unseen)
         if left_out := (plain_accuracy or 0.0) - (accuracy or 0.0) > WORTHWHILE:
             model, accuracy = plain, plain_accuracy
@@ -45,11 +46,17 @@ def train(path: Path, corrections: Sequence[Correction], *, folder: Path) -> Sta
         corrections_left_out=left_out,
         accuracy=accuracy,
     )
-    save(path, model, Header(digest_of(folder, corrections)), standing)
+    save(path, model, Header(digest_of(folder, corrections), encoder.name if encoder else None), standing)
     return standing
 
 
-def trained(examples: Sequence[Example], meanings: Meanings, corrections: Sequence[Correction] = ()) -> IntentModel:
+def trained(
+    examples: Sequence[Example],
+    meanings: Meanings,
+    corrections: Sequence[Correction] = (),
+    *,
+    encoder: Encoder | None = None,
+) -> IntentModel:
     """A model of labelled messages and corrections."""
     added = weighed(corrections, float(len(examples)))
     return IntentModel.trained(
@@ -58,6 +65,7 @@ def trained(examples: Sequence[Example], meanings: Meanings, corrections: Sequen
         groups=[*(f"{each.voice}/{each.template}" for each in examples), *(each.id for each, _ in added)],
         meanings=meanings,
         counts=[1.0] * len(examples) + [weight for _, weight in added],
+        encoder=encoder,
     )
 
 
@@ -75,7 +83,7 @@ def main() -> int:
     give_way()
     told: list[dict[str, Any]] = json.load(sys.stdin)
     path, folder = map(Path, sys.argv[1:])
-    train(path, [Correction(**each) for each in told], folder=folder)
+    train(path, [Correction(**each) for each in told], folder=folder, encoder=read_encoder())
     return 0
 
 

@@ -14,6 +14,8 @@ from sklearn.model_selection import GroupKFold
 from sklearn.svm import LinearSVC
 
 from tale.learning.intent_data import LABELS
+from tale.learning.intent_encoder import Encoder, vectors_of
+from tale.learning.intent_likeness import Likeness, learned
 from tale.learning.intent_reasons import reasons_of
 from tale.learning.intent_text import streams_of
 from tale.learning.intent_words import Meanings
@@ -58,6 +60,8 @@ class Reader:
 class IntentModel:
     """Linear margins over weighed words, letters and meanings, made probabilities by one temperature.
 
+    Where there is an encoder, margins by likeness to learned messages are added to them.
+
     `terms` and `rarities` are those of the features, by kind; `weights` has the shape (labels, features), `offsets`
     (labels,). `sharpness` is the inverse of the temperature (Guo et al. 2017, "On Calibration of Modern Neural
     Networks").
@@ -71,6 +75,8 @@ class IntentModel:
     sharpness: float
     readers: dict[str, Reader]
     features: list[tuple[str, str]]  # the kind and the term of each
+    encoder: Encoder | None = None
+    likeness: Likeness | None = None
 
     @classmethod
     def of(
@@ -82,6 +88,8 @@ class IntentModel:
         weights: Floats,
         offsets: Floats,
         sharpness: float,
+        encoder: Encoder | None = None,
+        likeness: Likeness | None = None,
     ) -> "IntentModel":
         """The model of what was learned; raises ValueError for weights that do not fit the terms."""
         readers: dict[str, Reader] = {}
@@ -93,7 +101,7 @@ class IntentModel:
             features += [(name, term) for term in terms[name]]
         if weights.shape != (len(LABELS), len(features)):
             raise ValueError("the weights do not fit the terms")
-        return cls(meanings, terms, rarities, weights, offsets, sharpness, readers, features)
+        return cls(meanings, terms, rarities, weights, offsets, sharpness, readers, features, encoder, likeness)
 
     @classmethod
     def trained(
@@ -104,11 +112,9 @@ class IntentModel:
         groups: Sequence[str],
         meanings: Meanings,
         counts: Sequence[float] | None = None,
+        encoder: Encoder | None = None,
     ) -> "IntentModel":
-        """Learn from messages, their labels, and how much each counts (all the same, if not told).
-
-        Messages of one group stay together where margins of unseen messages are needed.
-        """
+        """Learn from messages, their labels, and how much each counts (alike, if not told); groups stay together."""
         vectorizers: dict[str, Any] = {name: TfidfVectorizer(**given) for name, given in VECTORIZERS.items()}
         streams = [streams_of(text, meanings) for text in texts]
         columns = [each.fit_transform([stream[name] for stream in streams]) for name, each in vectorizers.items()]
@@ -116,9 +122,15 @@ class IntentModel:
         wanted = np.array([LABELS.index(label) for label in labels])
         weighed = np.ones(len(texts)) if counts is None else np.array(counts)
         margins = np.zeros((len(texts), len(LABELS)))
-        for kept, left in GroupKFold(FOLDS).split(margins, wanted, groups):
+        folds = list(GroupKFold(FOLDS).split(margins, wanted, groups))
+        for kept, left in folds:
             weights, offsets = _separated(features[kept], wanted[kept], weighed[kept])
             margins[left] = features[left] @ weights.T + offsets
+        likeness = None
+        if encoder is not None:
+            vectors = vectors_of(texts, encoder)
+            likeness, alike = learned(vectors, wanted, weighed, labels=len(LABELS), groups=groups, folds=folds)
+            margins += alike
         weights, offsets = _separated(features, wanted, weighed)
         return cls.of(
             meanings,
@@ -127,17 +139,19 @@ class IntentModel:
             weights=weights,
             offsets=offsets,
             sharpness=_sharpness(margins, wanted),
+            encoder=encoder,
+            likeness=likeness,
         )
 
     def probabilities(self, texts: Sequence[str]) -> Floats:
         """The probability of each label, in the order of LABELS: shape (messages, labels)."""
-        margins = [self._parts(text)[1].sum(axis=1) + self.offsets for text in texts]
-        return np.exp(_log_shares(self.sharpness * np.array(margins)))
+        margins = np.array([self._parts(text)[1].sum(axis=1) for text in texts]) + self.offsets
+        return np.exp(_log_shares(self.sharpness * (margins + self._alike(texts))))
 
     def detect(self, text: str) -> Detection:
         """What a message asks for."""
         places, parts = self._parts(text)
-        row = np.exp(_log_shares(self.sharpness * (parts.sum(axis=1) + self.offsets)[np.newaxis]))[0]
+        row = np.exp(_log_shares(self.sharpness * (parts.sum(axis=1) + self.offsets + self._alike([text]))))[0]
         best = int(row.argmax())
         told = {label: round(float(share), 4) for label, share in zip(LABELS, row, strict=True)}
         # What spoke for the label more than it did for the others.
@@ -153,10 +167,11 @@ class IntentModel:
             "weights": self.weights.astype(np.float32),
             "offsets": self.offsets,
             "sharpness": self.sharpness,
+            "likeness": self.likeness and self.likeness.to_parts(),
         }
 
     @classmethod
-    def from_parts(cls, parts: Mapping[str, Any], meanings: Meanings) -> "IntentModel":
+    def from_parts(cls, parts: Mapping[str, Any], meanings: Meanings, encoder: Encoder | None = None) -> "IntentModel":
         """The inverse of `to_parts`; raises KeyError or ValueError for parts that do not fit together."""
         return cls.of(
             meanings,
@@ -165,7 +180,15 @@ class IntentModel:
             weights=parts["weights"].astype(np.float64),
             offsets=parts["offsets"],
             sharpness=parts["sharpness"],
+            encoder=encoder,
+            likeness=Likeness.from_parts(parts["likeness"]) if encoder else None,
         )
+
+    def _alike(self, texts: Sequence[str]) -> Floats:
+        """What likeness to learned messages adds to the margins: shape (messages, labels)."""
+        if self.encoder is None or self.likeness is None:
+            return np.zeros((len(texts), len(LABELS)))
+        return self.likeness.margins(vectors_of(texts, self.encoder))
 
     def _parts(self, text: str) -> tuple[list[int], Floats]:
         """The features of a message, and what each adds to the margin of each label: shape (labels, features)."""
