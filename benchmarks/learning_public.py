@@ -278,26 +278,37 @@ def fitted_without_history(model: TokenBudgetModel, test: Lengths) -> Floats:
 
 
 def budget_rows(name: str, model: TokenBudgetModel, train: Lengths, test: Lengths, draws: int) -> list[Result]:
-    """Coverage of each kind with its interval, and the mean budget beside that of the per-model quantile."""
+    """Coverage of each kind with its interval, and the mean budget beside that of the per-model quantile.
+
+    Where kinds were told in training, they are told for new requests too, as budgets are promised by kind.
+    """
     results: list[Result] = []
-    outlook = model.outlook(test.untold())
+    outlook = model.outlook(test.requests if model.lengths_.kinds_told_ else test.untold())
+    guessed = model.outlook(test.untold())
     for level in LEVELS:
         plain = quantiles(train, test, level)
         static = np.ceil(model.limits(outlook, level))
         limits = adapting(model, outlook, test.tokens, level)
+        unsaid = adapting(model, guessed, test.tokens, level)
         for kind in np.unique(test.kinds):
             own = test.taken(np.flatnonzero(test.kinds == kind))
             mine = limits[test.kinds == kind]
             found = bootstrap(
                 lambda rows, own=own, mine=mine: coverage(own.tokens[rows], mine[rows]), own.prompts, draws=draws
             )
-            others = {"per model": plain, "without adapting": static, "fixed": np.full(len(plain), FIXED_TOKENS)}
+            others = {
+                "per model": plain,
+                "without adapting": static,
+                "kinds guessed": unsaid,
+                "fixed": np.full(len(plain), FIXED_TOKENS),
+            }
             shares = [f"{who} {coverage(own.tokens, each[test.kinds == kind]):.3f}" for who, each in others.items()]
             met = found.holds(level) and abs(found.value - level) <= 0.03
             goal = f"interval holds {level:g}, within .03"
             results.append(Result(f"{name} {level:.0%}: {kind} covered", found, "; ".join(shares), goal, met))
         spent = bootstrap(lambda rows, limits=limits: float(limits[rows].mean()), test.prompts, draws=draws)
-        others = f"per model {plain.mean():.0f}; without adapting {static.mean():.0f}; fixed {FIXED_TOKENS}"
+        means = {"per model": plain, "without adapting": static, "kinds guessed": unsaid}
+        others = "; ".join(f"{who} {each.mean():.0f}" for who, each in means.items())
         results.append(most(f"{name} {level:.0%}: mean tokens", spent, others, round(0.85 * float(plain.mean()))))
     return results
 

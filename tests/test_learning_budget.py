@@ -78,6 +78,22 @@ def test_earlier_answers_to_the_same_text_correct_what_the_text_suggests():
     assert learned.budgets([again])[0].earlier_answers == 8
 
 
+def test_an_answer_counts_more_where_its_model_goes_with_the_others():
+    chance = np.random.default_rng(0)
+    requests: list[Request] = []
+    tokens: list[float | None] = []
+    for number in range(150):
+        own = chance.normal()  # what this text adds, which nothing in it tells
+        for name, share in (("steady", 1.0), ("even", 1.0), ("erratic", 0.0)):
+            requests.append(Request(f"Report {number}", name))
+            tokens.append(float(np.exp(5 + share * own + 0.2 * chance.normal() + (1 - share) * chance.normal())))
+    found: dict[str, float] = {}
+    for name in ("even", "erratic"):
+        model = TokenBudgetModel(trees=20).fit([*requests, Request("Report on all", name)], [*tokens, 1_500])
+        found[name] = model.predict([Request("Report on all", "steady")])[0]
+    assert found["even"] > 2 * found["erratic"]
+
+
 def test_kinds_told_in_training_are_recognised_in_texts():
     requests, tokens = answers(300)
     told = [Request(each.text, each.model, kind=each.text.split()[2]) for each in requests]

@@ -55,6 +55,25 @@ def test_material_that_follows_the_instruction_is_told_apart_from_it():
     assert feature("log_material", text) > feature("log_instruction", text)
 
 
+def test_a_problem_has_as_many_numbers_as_it_gives_in_figures_or_words():
+    text = "Tom has 1,200 eggs, sells half of them and gives three to each of 4 friends."
+    counts = {
+        "numbers": 3,
+        "numbers_distinct": 3,
+        "numbers_largest": 1_200,
+        "numbers_of_parts": 1,
+        "numbers_as_rates": 1,
+    }
+    assert {name: np.expm1(feature(name, text)) for name in counts} == pytest.approx(counts)
+
+
+def test_loops_and_depth_are_those_of_code_not_of_words():
+    code = "def f(x):\n    for y in x:\n        while y:\n            y.pop()\n    return x"
+    counts = {"code_loops": 2, "code_calls": 1, "code_depth": 12}
+    assert {name: np.expm1(feature(name, code)) for name in counts} == pytest.approx(counts)
+    assert feature("code_loops", "Wait for me, and for a while look for the cat.") == 0
+
+
 def test_an_unknown_conversation_differs_from_an_empty_one():
     assert feature("log_turns", "Go on.") == -1
     assert feature("log_turns", "Go on.", conversation=Conversation(turns=0)) == 0

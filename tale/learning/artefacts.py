@@ -11,11 +11,11 @@ from skops.io.exceptions import UntrustedTypesFoundException
 from tale.exceptions import ModelException
 
 MAGIC: Final = "tale-model"
-VERSION: Final = 1  # of what the models are made of; raise it when an attribute is added, dropped or renamed
+VERSION: Final = 2  # of what the models are made of; raise it when an attribute is added, dropped or renamed
 TRUSTED_TYPES: Final = frozenset(
     f"tale.learning.{name}"
     for name in (
-        *("token_budget.TokenBudgetModel", "router.SuccessRouter", "complexity.ComplexityModel"),
+        *("token_budget.TokenBudgetModel", "router.SuccessRouter"),
         *("lengths.LengthModel", "lengths.Outlook", "success.OutcomeHeads", "conformal.Scores"),
         *("text_ensemble.TextEnsemble", "text_methods.TreeMethod", "text_methods.WordMethod"),
         *("text_methods.KernelMethod", "text_methods.KindMethod", "forest.Forest", "encoding.Encoder"),

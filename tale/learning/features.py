@@ -21,6 +21,7 @@ from tale.learning.answer_forms import (
     UNIT_TOKENS,
     UNKNOWN_TOKENS,
 )
+from tale.learning.quantities import CODE_NAMES, QUANTITY_NAMES, code_shape, quantities_of
 
 FloatArray = NDArray[np.float64]
 
@@ -97,6 +98,7 @@ def _phrases(groups: Iterable[tuple[str | int, str]]) -> dict[str, tuple[str | i
 _CUE_OF: Final = _phrases(CUES.items())
 _FORM_OF: Final = _phrases(FORM_TOKENS.items())
 _PHRASE_STARTS: Final = {phrase.split()[0] for phrase in (*_CUE_OF, *_FORM_OF) if " " in phrase}
+_TELLING: Final = {*_PHRASE_STARTS, *(word + end for word in (*_CUE_OF, *_FORM_OF) for end in ("", "s"))}
 
 FEATURE_NAMES: Final = (
     *("log_characters", "log_words", "log_lines", "characters_a_word", "questions", "sentences", "digits", "capitals"),
@@ -105,6 +107,8 @@ FEATURE_NAMES: Final = (
     *("opening_first", "opening_most", "opening_least", "opening_mean", "opening_last"),
     *("form_first", "form_most", "form_least", "form_mean", "forms", "form_after_action", "forms_after_action"),
     "sentences_of_instruction",
+    *QUANTITY_NAMES,
+    *CODE_NAMES,
     *(f"cue_{name}" for name in CUES),
     *(f"instruction_{name}" for name in INSTRUCTION_CUES),
     *("log_turns", "log_context_tokens", "log_last_answer"),
@@ -190,6 +194,8 @@ def _text_features(text: str) -> list[float]:
         *_opening_features(text, sentences),
         *_form_features(lead, sentences),
         float(len(sentences)),
+        *quantities_of(text, words),
+        *(code_shape(text) if _CODE.search(text) else (0.0,) * len(CODE_NAMES)),
         *(min(float(cues[name]), MOST_COUNTED) for name in CUES),
         *(float(lead_cues[name] > 0) for name in INSTRUCTION_CUES),
     ]
@@ -261,7 +267,8 @@ def _cue_counts(words: Sequence[str]) -> dict[str, int]:
 def _keys(words: Sequence[str], known: dict[str, tuple[str | int, ...]]) -> list[str]:
     """The known words and phrases of a text in their order; a plural counts as its singular."""
     found: list[str] = []
-    for at, word in enumerate(words):
+    for at in [at for at, word in enumerate(words) if word in _TELLING]:  # few of many, so that most take no time
+        word = words[at]
         if word in known:
             found.append(word)
         elif word.endswith("s") and word[:-1] in known:

@@ -25,6 +25,10 @@ ROUNDS: Final = 4  # of fitting models and texts in turn
 LEAST_SPREAD: Final = 0.05
 LEAST_ROWS: Final = 100  # of a kind, for variances of its own
 EVERY_KIND: Final = ""
+LOAD_STRENGTH: Final = 50.0  # answers that speak for a model that follows its texts as the others do
+NOISE_STRENGTH: Final = 20.0  # the same for chance in its answers
+LEAST_LOAD, MOST_LOAD = 0.3, 3.0
+LEAST_NOISE, MOST_NOISE = 0.25, 4.0  # times the chance in answers of all models
 ANSWERS_HALF_SURE: Final = 1.0  # answers to a text after which their mean says as much as chance hides
 
 
@@ -71,7 +75,10 @@ class LengthModel:
         centre = self._centre(models[used], row_kinds[used], guess[text_of[used]])
         errors = logs[used] - centre
         self._fit_spread(encoded, text_of[used], errors, answers, told)
-        self._keep(latest, encoded, guess, text_of[used], errors, answers, row_kinds[used])
+        self._fit_variances(text_of[used], errors, row_kinds[used])
+        pairs = _pairs(models[used], row_kinds[used])
+        self._fit_loads(pairs, text_of[used], errors, row_kinds[used])
+        self._keep(latest, encoded, guess, text_of[used], errors, pairs)
         spread = self._spreads(self.spread_.unseen_[text_of[used], 0])
         self.unseen_ = Outlook(centre, spread, row_kinds[used], np.zeros(int(used.sum())))
         self.rows_used_ = np.flatnonzero(used)
@@ -84,18 +91,19 @@ class LengthModel:
         guess = self.texts_.predict(encoded)[:, 0]
         spread = self._spreads(self.spread_.predict(encoded)[:, 0])
         models = np.array([request.model for request in requests])
-        answers = np.zeros(len(requests))
+        counted = np.zeros(len(requests))
         correction = np.zeros(len(requests))
         if self.use_history:
             found = self.history_.evidence([same_text_key(request.text) for request in requests], encoded)
             known = found.same >= 0
             guess = np.where(known, self.guesses_[found.same], guess)
             answers = found.answers
+            counted = np.where(known, self.counts_[found.same], answers)
             within, between = self._variances(kinds)
             trust = answers * between / (within + answers * between)
-            correction = trust * found.surprises[:, 0]
+            correction = trust * found.surprises[:, 0] * self._loads(models, kinds)
             spread = spread * np.sqrt((within + (1 - trust) * between) / (within + between))
-        return Outlook(self._centre(models, kinds, guess) + correction, spread, kinds, answers)
+        return Outlook(self._centre(models, kinds, guess) + correction, spread, kinds, counted)
 
     def kinds(self, requests: Sequence[Request], encoded: Encoded) -> NDArray[np.str_]:
         """The kind of each request: as told, or as learned from those that were told, or by its cues."""
@@ -172,6 +180,41 @@ class LengthModel:
     def _spreads(self, logs: FloatArray) -> FloatArray:
         return np.maximum(np.exp(logs), LEAST_SPREAD)
 
+    def _fit_variances(self, text_of: NDArray[np.int64], errors: FloatArray, kinds: NDArray[np.str_]) -> None:
+        """How much of what a text adds is its own, and how much chance, for each kind."""
+        means = (np.bincount(text_of, weights=errors) / np.maximum(np.bincount(text_of), 1))[text_of]
+        chance, total = (errors - means) ** 2, errors**2
+        self.variances_ = {EVERY_KIND: _parted(chance, total, len(np.unique(text_of)))}
+        for kind in np.unique(kinds):
+            own = kinds == kind
+            if int(own.sum()) >= LEAST_ROWS:
+                self.variances_[str(kind)] = _parted(chance[own], total[own], len(np.unique(text_of[own])))
+
+    def _fit_loads(
+        self, pairs: Sequence[str], text_of: NDArray[np.int64], errors: FloatArray, kinds: NDArray[np.str_]
+    ) -> None:
+        """How far each model, with each kind, goes with the other models' answers to a text, and its own chance.
+
+        One common factor (Spearman 1904), fitted by moments: products of errors of different answers to one text.
+        """
+        within, between = self._variances(kinds)
+        others = np.bincount(text_of)[text_of] - 1
+        rest = np.bincount(text_of, weights=errors)[text_of] - errors
+        shared = np.where(others > 0, errors * rest / np.maximum(others, 1) / between, 0.0)
+        names, number = np.unique(np.array(pairs), return_inverse=True)
+        load = np.bincount(number, weights=shared) + LOAD_STRENGTH
+        load = np.clip(load / (np.bincount(number, weights=others > 0) + LOAD_STRENGTH), LEAST_LOAD, MOST_LOAD)
+        relative = np.bincount(number, weights=errors**2 / (within + between)) + NOISE_STRENGTH
+        relative = relative / (np.bincount(number) + NOISE_STRENGTH)
+        chance, common = np.zeros(len(names)), np.zeros(len(names))
+        chance[number], common[number] = within, between
+        noise = np.clip((relative * (chance + common) - common * load**2) / chance, LEAST_NOISE, MOST_NOISE)
+        self.load_of_ = {str(name): float(value) for name, value in zip(names, load, strict=True)}
+        self.noise_of_ = {str(name): float(value) for name, value in zip(names, noise, strict=True)}
+
+    def _loads(self, models: NDArray[np.str_], kinds: NDArray[np.str_]) -> FloatArray:
+        return np.array([self.load_of_.get(pair, 1.0) for pair in _pairs(models, kinds)])
+
     def _keep(
         self,
         latest: Sequence[Request],
@@ -179,21 +222,20 @@ class LengthModel:
         guess: FloatArray,
         text_of: NDArray[np.int64],
         errors: FloatArray,
-        answers: FloatArray,
-        kinds: NDArray[np.str_],
+        pairs: Sequence[str],
     ) -> None:
-        """Keep what came of each text, and how much of it is the text's and how much chance, for each kind."""
-        means = np.bincount(text_of, weights=errors, minlength=len(answers)) / answers
-        chance, total = (errors - means[text_of]) ** 2, errors**2
-        self.variances_ = {EVERY_KIND: _parted(chance, total, len(answers))}
-        for kind in np.unique(kinds):
-            own = kinds == kind
-            if int(own.sum()) >= LEAST_ROWS:
-                self.variances_[str(kind)] = _parted(chance[own], total[own], len(np.unique(text_of[own])))
+        """Keep what came of each text; answers of models that go with the others, with little chance, count more."""
+        loads = np.array([self.load_of_[pair] for pair in pairs])
+        noises = np.array([self.noise_of_[pair] for pair in pairs])
+        answers = np.bincount(text_of, weights=loads**2 / noises, minlength=len(latest)).astype(np.float64)
+        surprises = np.bincount(text_of, weights=loads * errors / noises, minlength=len(latest)) / answers
         self.guesses_ = guess
+        self.counts_ = np.bincount(text_of, minlength=len(latest)).astype(np.float64)
         keys = [same_text_key(request.text) for request in latest]
         within, between = self.variances_[EVERY_KIND]
-        self.history_ = History(keys, encoded, surprises=means[:, None], answers=answers, half_sure=within / between)
+        self.history_ = History(
+            keys, encoded, surprises=surprises[:, None], answers=answers, half_sure=within / between
+        )
 
 
 def _parted(chance: FloatArray, total: FloatArray, texts: int) -> tuple[float, float]:

@@ -66,7 +66,8 @@ class Lexicon:
 
     def dense(self, sparse: Sparse) -> NDArray[np.float32]:
         """The short vectors of sparse ones, shape (texts, width)."""
-        vectors = np.asarray(sparse @ self.directions_, dtype=np.float32)
+        single = sparse.astype(np.float32)  # beside float64, all directions would be turned into float64 at each call
+        vectors = np.asarray(single @ self.directions_, dtype=np.float32)
         lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
         return np.asarray(vectors / np.where(lengths > 0, lengths, 1), dtype=np.float32)
 

@@ -13,6 +13,7 @@ from tale.learning.text_ensemble import TextEnsemble
 
 SURENESS: Final = 0.002  # no head is ever surer than that of either outcome, and with few answers far less
 HALF_SURE_ANSWERS: Final = 2.0  # to the same text weigh as much as what the text suggests
+SMALLEST_LEAF: Final = 16  # answers: single outcomes are mostly chance
 CALIBRATION_HOLD: Final = 10.0  # rows' worth of belief that the ensemble is calibrated as it is
 
 
@@ -54,7 +55,7 @@ class OutcomeHeads:
         self.ensemble_ = TextEnsemble(
             methods=self.methods,
             trees=self.trees,
-            smallest_leaf=8,
+            smallest_leaf=SMALLEST_LEAF,
             word_penalty=4.0,
             kernel_penalty=1.0,
             contrasts=self.contrasts,
