@@ -81,16 +81,20 @@ async def measured(home: Path, rows: int) -> list[Row]:
             if time.monotonic() > deadline:
                 raise SystemExit("The learning server did not start.")
             await asyncio.sleep(0.1)
+        place = (settings.run_folder / PLACE_FILE).read_text(encoding="utf-8")
+        server = psutil.Process(int(place.split('"pid": ')[1].rstrip("}")))
+        used_s = sum(server.cpu_times()[:2])
         idle = await times_of(link, asked)
+        used_s = sum(server.cpu_times()[:2]) - used_s
         with busy_cores(BUSY_PROCESSES):
             busy = await times_of(link, asked)
-        place = (settings.run_folder / PLACE_FILE).read_text(encoding="utf-8")
-        memory_bytes = psutil.Process(int(place.split('"pid": ')[1].rstrip("}"))).memory_info().rss
+        memory_bytes = server.memory_info().rss
     finally:
         await learning.stop()
     late = sum(each > PREDICTION_LIMIT_S * 1e3 for each in busy)
     return [
         Row(f"fit of {rows:,} attempts, both heads", fit_s, "s", 40.0),
+        Row("processor time of the learning server, mean", 1e3 * used_s / len(asked), "ms"),
         Row("nothing else at work, median", median(idle), "ms"),
         Row("nothing else at work, p99", quantile(idle, 0.99), "ms", 10.0),
         Row(f"{BUSY_PROCESSES} busy processes, median", median(busy), "ms"),

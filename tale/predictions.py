@@ -11,7 +11,7 @@ from tale.records import Role
 
 Complexity = Literal["simple", "medium", "complex"]
 VersionState = Literal["serving", "retired", "rejected"]
-EventKind = Literal["promoted", "rejected", "rolled_back", "drifted", "recovered", "unreadable"]
+EventKind = Literal["promoted", "rejected", "rolled_back", "drifted", "recovered", "unreadable", "erased"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +26,7 @@ class TaskQuestion:
     has_check: bool = False  # a bad answer is noticed, and the task done again
     has_schema: bool = False  # the answer is JSON, which cannot be gone on with once it is cut
     role: Role | None = None  # whose model it is to be, where that is no question
+    again: bool = False  # two earlier answers or more failed their check
 
 
 @dataclass(frozen=True)
@@ -33,9 +34,10 @@ class Prediction:
     """What a version expects of an attempt.
 
     The answer has `output_tokens` by the median; a share `coverage` of all answers has at most `upper_tokens`, the same
-    share at least `lower_tokens`. `gain` is how much likelier
-    the task model is to succeed than the small one. Two limits: `stated_tokens` is told to the model, `cap_tokens`
-    is enforced; None where none was learned that helps.
+    share at least `lower_tokens`. `gain` is how much likelier the task model is to succeed than the small one. Two
+    limits: `stated_tokens` is told to the model, `cap_tokens` is enforced; None where none was learned that helps.
+    `variant` names the instructions, one of `learning.prompts`. By the median the task model would have written
+    `task_output_tokens`.
     """
 
     version: str
@@ -56,6 +58,8 @@ class Prediction:
     explored: bool = False
     neighbours: tuple[str, ...] = ()  # ids of tasks like this one, the likest first
     took_s: float | None = None
+    variant: str = "default"
+    task_output_tokens: int | None = None
 
 
 @dataclass(frozen=True)
@@ -97,6 +101,23 @@ class PastAttempt:
     succeeded: bool | None = None
     rated: bool = False  # succeeded or not by a user's word
     key_name: str | None = None  # whose task, and whose word, it is
+    variant: str = "default"  # of the instructions
+
+
+@dataclass(frozen=True)
+class Shadow:
+    """A task that was done a second time as if nothing had been learned. Tokens are read and written ones of all calls.
+
+    `small_tokens` and `large_tokens` are what it cost the user's way, by model; None where engines did not tell.
+    """
+
+    task_id: str
+    made_at: float
+    small_tokens: int | None
+    large_tokens: int | None
+    succeeded: bool
+    naive_tokens: int | None
+    naive_succeeded: bool
 
 
 @dataclass(frozen=True)

@@ -104,6 +104,9 @@ class Settings(BaseModel):
     ux_model: str | None = Field(None, description="the small model; default: the backend's own")
     task_model: str | None = Field(None, description="the larger model; default: the backend's own")
     routing: Literal["auto", "off"] = Field("auto", description="off: tasks always go to the task model")
+    shadow_rate: float = Field(
+        0.02, ge=0, le=1, description="share of checked tasks done twice, when idle, to measure savings; 0: none"
+    )
     memory_limit_bytes: int = Field(27 * 10**9, gt=0, description="limit for all loaded models together")
     hub_url: str = Field("https://huggingface.co", description="where model files are fetched first")
     engine_threads: int | None = Field(None, ge=1, description="threads per embedded model; default: the cores")

@@ -4,7 +4,7 @@ import asyncio
 import json
 import uuid
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,20 +14,25 @@ from fakes.gateway import FakeGateway, serving
 from fakes.past_attempts import past
 from fakes.scripted_pool import ScriptedPool
 
+from tale.ids import new_call_id
 from tale.learning.engine_explain import explain
 from tale.learning.engine_learner import LearnerStatus
+from tale.learning.intent_data import data_folder
 from tale.learning.performance_engine import PerformanceEngine
+from tale.learning.priors import PRIORS, read_priors
 from tale.mcp.http_server import HTTPMCPServer
 from tale.models.pool import ModelState
 from tale.predictions import EngineVersion, LearningEvent, TaskQuestion
 from tale.predictions import Outcome as Truth
-from tale.records import Task, TaskStatus
+from tale.records import ModelCall, Task, TaskStatus
 from tale.servers.prediction_link import PredictionLink
 from tale.servers.prediction_tools import PredictionTools, add_prediction_tools
 from tale.settings import load_settings
 from tale.storage.database import Database
 from tale.storage.learning_store import LearningStore
 from tale.storage.prediction_store import PredictionStore
+from tale.storage.rows import values_of
+from tale.storage.tables import model_calls
 from tale.storage.task_store import TaskStore
 
 Tale = Callable[..., Outcome]
@@ -118,6 +123,21 @@ def kept_tasks(played: LearningGateway, engine: PerformanceEngine, count: int) -
     return asyncio.run(keep())
 
 
+async def shadowed(played: LearningGateway) -> None:
+    """Have ten tasks that were done both ways, the user's way by a call of 40 tokens."""
+    tasks, predictions = TaskStore(played.database), PredictionStore(played.database)
+    for task in (await tasks.list(limit=10))[:10]:
+        call = ModelCall(
+            *(new_call_id(), 1.0, "task", "execute", "large", "scripted"),
+            task_id=task.id,
+            input_tokens=30,
+            output_tokens=10,
+            ended_at=2.0,
+        )
+        await played.database.insert(model_calls, values_of(call))
+        await predictions.add_shadow(task.id, succeeded=True, naive_tokens=100, naive_succeeded=True, now=99.0)
+
+
 def test_predict_says_what_to_expect_and_why(played: LearningGateway, tale: Tale, engine: PerformanceEngine) -> None:
     played.learning.engine = engine
     done = tale("predict", "Explain in detail the history of tea")
@@ -128,6 +148,20 @@ def test_predict_says_what_to_expect_and_why(played: LearningGateway, tale: Tale
     assert found["lower_tokens"] <= found["output_tokens"] <= found["upper_tokens"] <= found["max_output_tokens"]
     assert (found["input_tokens"], found["coverage"], found["version"]) == (9, 0.95, "v1")
     assert found["model"] == {"ux": "small", "task": "large"}[found["role"]]
+
+
+def test_what_is_like_a_task_is_told_by_its_words(
+    played: LearningGateway, tale: Tale, engine: PerformanceEngine
+) -> None:
+    (task_id,) = kept_tasks(played, engine, 1)
+    row, example = past(1, seed=8)[0], read_priors(data_folder() / PRIORS)[0]
+    played.learning.engine = PerformanceEngine.from_bytes(engine.to_bytes())
+    played.learning.engine.update([replace(row, task_id=known) for known in (example.task_id, task_id)])
+    found = json.loads(tale("predict", row.text, "--json").out)
+    assert task_id in found["like"] and example.task_id not in found["like"]
+    assert found["like_texts"][:2] == [row.text, example.text]
+    assert f'"{row.text}"' in tale("predict", row.text).out
+    assert f"alike: {row.text}" in tale("explain", task_id).out
 
 
 def test_predict_says_so_where_nothing_was_learned(played: LearningGateway, tale: Tale) -> None:
@@ -176,8 +210,11 @@ def test_the_report_shows_windows_versions_and_what_happened(
     store = LearningStore(played.database)
     asyncio.run(store.add_version(version, b"x"))
     asyncio.run(store.add_event(LearningEvent("e1", 2.0, "drifted", "70% stayed within limits meant for 95%", "v1")))
+    asyncio.run(shadowed(played))
     done = tale("learn", "--report")
     assert done.code == 0
+    assert "verified: 60% (60% to 60%), and 0.0 points of success lost (0.0 to 0.0), on 10 tasks done both" in done.out
+    assert "estimated: " in done.out
     assert "200 answers are known" in done.out and "loss 0.2 against plain 0.9" in done.out
     assert "drifted: 70%" in done.err
     found = json.loads(tale("learn", "--report", "--json").out)

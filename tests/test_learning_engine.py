@@ -18,8 +18,9 @@ from tale.learning.engine_explain import explain
 from tale.learning.engine_judgement import judge
 from tale.learning.engine_learner import EngineLearner, trained_apart
 from tale.learning.engine_route import Chances, choose
-from tale.learning.engine_rows import prepared, read_priors
+from tale.learning.engine_rows import prepared
 from tale.learning.performance_engine import PerformanceEngine
+from tale.learning.priors import read_priors
 from tale.predictions import EngineVersion, PastAttempt, TaskQuestion
 from tale.storage.database import Database
 from tale.storage.learning_store import Cursor, LearningStore
@@ -130,6 +131,22 @@ def test_limits_widen_where_answers_drift(engine: PerformanceEngine) -> None:
     assert engine.predict(HISTORY).upper_tokens > before
 
 
+def test_instructions_that_make_answers_shorter_are_used_and_their_lengths_are_those_to_expect() -> None:
+    rows = past(120, roles=("task",)) + past(120, seed=2, begin=200, roles=("task",), stretch=0.4, variant="brief")
+    engine = PerformanceEngine.from_bytes(PerformanceEngine(trees=20).fit(rows).to_bytes())
+    found = engine.predict(HISTORY)
+    assert (found.variant, found.stated_tokens) == ("brief", None)
+    assert found.task_output_tokens is not None and found.output_tokens < 0.6 * found.task_output_tokens
+    for question in (replace(HISTORY, again=True), replace(HISTORY, has_schema=True)):
+        assert engine.predict(question).variant == "default"
+    checked = replace(HISTORY, has_check=True)
+    tried = [engine.predict(checked, randomness=random.Random(seed)) for seed in range(60)]
+    stated = next(each for each in tried if each.variant == "stated")
+    assert stated.explored and stated.stated_tokens is not None
+    assert 0.5 < sum(each.variant == "brief" for each in tried) / len(tried) < 1
+    assert engine.predict(checked).variant == "brief"
+
+
 def test_an_engine_is_the_same_after_it_was_stored(engine: PerformanceEngine) -> None:
     again = PerformanceEngine.from_bytes(engine.to_bytes())
     assert again.predict(HAIKU) == engine.predict(HAIKU)
@@ -138,7 +155,7 @@ def test_an_engine_is_the_same_after_it_was_stored(engine: PerformanceEngine) ->
 
 def test_what_cannot_be_read_is_refused_in_one_sentence(engine_bytes: bytes) -> None:
     head, _, rest = engine_bytes.partition(b"\n")
-    other = json.dumps({**json.loads(head), "magic": "tale-engine 2"}).encode()
+    other = json.dumps({**json.loads(head), "magic": "tale-engine 1"}).encode()
     older = engine_bytes.replace(b'"sklearn": "', b'"sklearn": "0', 1)
     for data in (b"", b"nonsense", b"{}", engine_bytes[:2_000], other + b"\n" + rest, older[:-1]):
         with pytest.raises(ModelException):

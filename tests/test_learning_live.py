@@ -89,7 +89,8 @@ async def test_nothing_is_expected_while_the_learning_server_is_away(tmp_path: P
         assert (task["status"], task["role"]) == ("completed", "task")
         assert rows(process.settings, "SELECT * FROM predictions") == []
         report = await client.call_tool("get_learning_report", {})
-        assert report == {"status": None, "windows": [], "versions": [], "events": []}
+        empty = {"windows": [], "versions": [], "events": [], "verified": None, "estimated": None}
+        assert report == {"status": None, **empty}
         assert (await client.call_tool("explain_task", {"task_id": task["id"]}))["explanation"] is None
 
 

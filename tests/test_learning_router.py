@@ -8,7 +8,7 @@ from sklearn.base import clone
 
 from tale.exceptions import ValidationException
 from tale.learning.artefacts import from_bytes, to_bytes
-from tale.learning.complexity import CLASSES, ComplexityModel, complexity_of
+from tale.learning.complexity import complexity_shares, likeliest
 from tale.learning.evaluation import (
     apgr,
     bootstrap,
@@ -132,24 +132,14 @@ def test_success_that_is_worth_nothing_goes_to_the_cheaper_model():
     assert route(0.0, 1.0, prices=Prices(small=1, large=2, success=0)).choice == "small"
 
 
-def test_complexity_is_learned_from_outcomes():
-    requests, found = outcomes(400)
-    labels = [complexity_of(bool(small), bool(large)) for small, large in found]
-    model = ComplexityModel(trees=20).fit(requests, [*labels[:-1], None])
-    assert model.predict([asked("greeting"), asked("sorting"), asked("theorem")]) == list(CLASSES)
-    assert model.predict_proba(requests[:5]).sum(axis=1) == pytest.approx(1)
-    assert from_bytes(to_bytes(model), ComplexityModel).predict(requests) == model.predict(requests)
-
-
-def test_a_class_that_does_not_exist_is_refused():
-    with pytest.raises(ValidationException, match="not 'hard'"):
-        ComplexityModel().fit([Request("a", "m")], ["hard"])
-
-
-@pytest.mark.parametrize("labels", [[], [None]])
-def test_complexity_without_outcomes_is_one_clear_error(labels: list[None]):
-    with pytest.raises(ValidationException, match="nothing to learn"):
-        ComplexityModel().fit([Request("a", "m")] * len(labels), labels)
+def test_complexity_comes_from_chances_of_success_and_the_length():
+    short = complexity_shares(0.8, 0.9, log_tokens=4.0, log_error=0.5)
+    assert sum(short.values()) == pytest.approx(1, abs=1e-3)
+    assert (short["simple"], short["complex"]) == (pytest.approx(0.8, abs=1e-3), pytest.approx(0.02))
+    long = complexity_shares(0.8, 0.9, log_tokens=8.0, log_error=0.5)
+    assert (likeliest(short), likeliest(long)) == ("simple", "medium")
+    assert likeliest(complexity_shares(0.1, 0.2, log_tokens=4.0, log_error=0.5)) == "complex"
+    assert complexity_shares(None, 0.9, log_tokens=4.0, log_error=0.5) == {}
 
 
 WEAK = np.array([1.0, 1, 1, 0, 0, 0, 0, 0, 0, 0])

@@ -17,6 +17,7 @@ from tale.models.pool import Beside
 from tale.orchestration.attempt_plan import GO_ON, Seam, following
 from tale.orchestration.executor import TaskExecutor
 from tale.orchestration.predicting import TaskPredictor
+from tale.orchestration.task_prompt import TASK_INSTRUCTIONS
 from tale.predictions import Outcome, Prediction, TaskQuestion
 from tale.records import CallContext, ChatRequest, Reply, Task, TaskStatus, Usage
 from tale.storage.database import Database
@@ -127,6 +128,14 @@ async def test_an_answer_that_was_cut_goes_on_once_and_the_user_sees_all_of_it(d
     assert await kept(database, task) == [(EXPECTED, Outcome(6, "stop", was_cut=True))]
 
 
+async def test_an_answer_that_goes_round_in_circles_is_not_gone_on_with(database: Database) -> None:
+    pool = CuttingPool(["It is so, as everybody knows. "] * 20)
+    task = await done(database, pool, PlayedLearning(replace(EXPECTED, cap_tokens=15)))
+    assert len(pool.calls) == 1
+    assert (task.status, task.finish_reason) == (TaskStatus.COMPLETED, "length")
+    assert (await kept(database, task))[0][1] == Outcome(15, "length")
+
+
 async def test_a_context_that_is_full_ends_the_answer_where_it_was_cut(database: Database) -> None:
     pool = CuttingPool(list("abcde"), [ValidationException("The prompt does not fit.")])
     task = await done(database, pool, PlayedLearning())
@@ -171,10 +180,31 @@ async def test_with_routing_off_only_the_limit_is_learned(database: Database) ->
     assert (pool.calls[0][1].role, pool.calls[0][0].max_tokens) == ("task", 3)
 
 
-async def test_a_stated_length_is_told_to_the_model(database: Database) -> None:
-    pool = CuttingPool(["x"])
-    await done(database, pool, PlayedLearning(replace(EXPECTED, stated_tokens=40)))
-    assert "at most 40 tokens" in pool.calls[0][0].messages[0].content
+async def test_the_instructions_are_those_that_were_learned_and_a_stated_length_is_not_the_limit(
+    database: Database,
+) -> None:
+    pool, expected = CuttingPool(["x"]), replace(EXPECTED, variant="stated", stated_tokens=40)
+    task = await done(database, pool, PlayedLearning(expected))
+    request = pool.calls[0][0]
+    assert (request.messages[0].content, request.max_tokens) == ("Answer in at most 30 words.", 3)
+    assert await kept(database, task) == [(expected, Outcome(1, "stop"))]
+    await done(database, pool, PlayedLearning(replace(EXPECTED, variant="of a later tale")))
+    assert pool.calls[1][0].messages[0].content == TASK_INSTRUCTIONS
+
+
+async def test_what_failed_its_check_is_done_again_with_what_was_wrong_beside_the_instructions(
+    database: Database,
+) -> None:
+    pool, learning = CuttingPool(["no"], ["no"], ["yes"]), PlayedLearning(replace(EXPECTED, variant="brief"))
+    task = await done(database, pool, learning, expect='{"regex": "yes"}')
+    for attempt in (1, 2):
+        await executor(database, pool, learning).execute(task.id, attempt=attempt)
+    first, second, _ = (request.messages[0].content for request, _ in pool.calls)
+    assert [question.again for question in learning.questions] == [False, False, True]
+    assert second == first + "\nAn earlier answer to this task was not accepted. Take care to get it right."
+    schema = '{"json_schema": {"type": "object"}}'
+    await done(database, CuttingPool(["{}"]), learning, expect=schema)
+    assert learning.questions[-1].has_schema
 
 
 async def test_a_prediction_that_cannot_be_kept_does_not_count_and_fails_nothing(

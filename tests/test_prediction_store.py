@@ -32,6 +32,8 @@ EXPECTED = Prediction(
     gain=0.01,
     neighbours=("a", "b"),
     took_s=0.004,
+    variant="brief",
+    task_output_tokens=70,
 )
 CHECK = '{"regex": "x"}'
 
@@ -135,6 +137,17 @@ async def test_the_history_tells_what_can_be_learned_from_and_in_order(database:
     assert len((await learning.past_attempts(NOTHING_YET, limit=1))[0]) == 1
 
 
+async def test_the_history_tells_which_instructions_an_attempt_went_out_with(database: Database) -> None:
+    tasks, learning = TaskStore(database), LearningStore(database)
+    told, untold = await running(tasks), await running(tasks)
+    await PredictionStore(database).add(told.id, 1, EXPECTED, now=2.1)
+    for task in (told, untold):
+        await called(database, task)
+        await tasks.finish(task.id, 1, status=TaskStatus.COMPLETED, now=5.0)
+    found, _ = await learning.past_attempts(NOTHING_YET, limit=10)
+    assert {each.task_id: each.variant for each in found} == {told.id: "brief", untold.id: "default"}
+
+
 async def test_an_answer_that_was_gone_on_with_counts_as_one_and_unknown_tokens_stay_unknown(
     database: Database,
 ) -> None:
@@ -174,6 +187,26 @@ async def test_one_version_serves_and_the_one_before_it_can_again(database: Data
     assert states == {"v4": "rejected", "v3": "rejected", "v2": "serving"}
     assert (await learning.artefact("v2")) == b"v2"
     assert (await learning.versions(1))[0].metrics == {"error": 1}
+
+
+async def test_where_no_words_are_kept_versions_that_hold_some_are_thrown_away(tmp_path: Path) -> None:
+    from fakes.servers import settings_for
+
+    from tale.servers.task_learning import TaskLearning
+
+    settings = settings_for(tmp_path, content="hash")
+    database = Database.open(settings.database)
+    store = LearningStore(database)
+    await store.add_version(EngineVersion("v1", 1.0, "serving", 10, 1.0, "1.9", {"error": 1}), b"words")
+    for _ in range(2):  # the second time there is nothing left
+        learning = TaskLearning(settings)
+        await learning.start()
+        assert learning.learner.state == "off"
+        await learning.stop()
+    (version,) = await store.versions(5)
+    assert (version.state, version.metrics, await store.artefact("v1")) == ("rejected", {"error": 1}, None)
+    assert [event.kind for event in await store.events(5)] == ["erased"]
+    await database.close()
 
 
 async def test_events_are_told_newest_first(database: Database) -> None:

@@ -9,13 +9,11 @@ from typing import Any
 import pytest
 from fakes.servers import PlayedLearning, Process, rows, running, settings_for, soon, until
 from fakes.speaker import INTENTS, Speaker, held
-from sqlalchemy import delete
 
 from tale.credentials import Scope
 from tale.exceptions import TaleBaseException, ValidationException
 from tale.mcp.http_client import HTTPMCPClient
 from tale.storage.key_store import KeyStore
-from tale.storage.tables import messages
 
 
 @pytest.fixture
@@ -47,22 +45,6 @@ async def test_a_request_becomes_a_task_at_once_and_its_result_comes_later(proce
     assert [(card["number"], card["status"], card["text"]) for card in history["tasks"]] == [
         (1, "completed", "Write a poem")
     ]
-
-
-async def test_a_message_whose_answer_was_lost_stands_once_and_becomes_one_task(
-    process: Process, speaker: Speaker
-) -> None:
-    handed = await speaker.say("Write a poem")
-    # The server dies after the task was handed in, and before it says so.
-    lost = delete(messages).where(messages.c.role == "assistant", messages.c.kind == "hand_off")
-    await process.shared.database.write(lambda connection: connection.execute(lost))
-    again = await speaker.say("Write a poem", again=True)
-    assert (again["task_id"], again["reply"]) == (handed["task_id"], handed["reply"])
-    said = "SELECT content FROM messages WHERE role = 'user'"
-    assert rows(process.settings, said) == [{"content": "Write a poem"}]
-    another = await speaker.say("Write a poem", again=True)  # it has been answered: this one is new
-    assert another["task_id"] != handed["task_id"]
-    assert rows(process.settings, said) == [{"content": "Write a poem"}] * 2
 
 
 async def test_talk_goes_on_while_a_task_runs_and_questions_are_answered_from_what_is_known(

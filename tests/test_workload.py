@@ -209,7 +209,7 @@ async def test_what_was_answered_is_not_asked_again_but_can_be_judged_anew(
 
 
 def test_priors_are_attempts_that_the_learning_engine_can_read() -> None:
-    from tale.learning.engine_rows import read_priors
+    from tale.learning.priors import read_priors
 
     rows = read_priors(DATA / "priors")
     assert {row.role for row in rows} == {"ux", "task"} and all(row.output_tokens is not None for row in rows)

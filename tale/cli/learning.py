@@ -111,7 +111,8 @@ def _expected(found: dict[str, Any]) -> list[tuple[str, str | None]]:
         ("model", f"{found['model'] or '-'} ({ROLE_NAMES.get(found['role'], found['role'])})"),
         ("why", found["reason"]),
         ("success", _successes(found)),
-        ("like", ", ".join(found["like"]) or None),
+        ("prompt", found["variant"]),
+        ("like", ", ".join(f'"{text}"' for text in found["like_texts"]) or None),
         ("version", found["version"]),
     ]
 
@@ -143,6 +144,7 @@ def _attempt(kept: dict[str, Any]) -> list[tuple[str, str | None]]:
         ("expected", _range(expected)),
         ("limit", _tokens(expected["cap_tokens"])),
         ("model", f"{role} (tried on purpose)" if expected["explored"] else role),
+        ("prompt", expected["variant"]),
         ("success", _successes(expected)),
         ("complexity", expected["complexity"]),
         ("version", expected["version"]),
@@ -178,7 +180,7 @@ def _show_explanation(screen: "Screen", explanation: dict[str, Any]) -> None:
     if explanation["like"]:
         screen.title("Tasks like it")
         for each in explanation["like"]:
-            screen.show(f"{each['id']}  {each['likeness']:.0%} alike")
+            screen.show(f"{each['likeness']:.0%} alike: {each['text'] or each['id']}")
 
 
 def _show_report(screen: "Screen", found: dict[str, Any]) -> None:
@@ -191,11 +193,14 @@ def _show_report(screen: "Screen", found: dict[str, Any]) -> None:
         screen.show(_windows(found["windows"]))
     elif not found["versions"]:
         screen.show('Nothing has been predicted yet; tale submit "Write a haiku" hands a task in.')
+    if savings := _savings(found):
+        screen.title("Savings, in tokens weighed by the size of the model")
+        screen.show(*savings)
     if found["versions"]:
         screen.title("Versions")
         screen.show(_versions(found["versions"]))
     for event in found["events"]:
-        if event["kind"] in ("drifted", "recovered", "unreadable", "rolled_back"):
+        if event["kind"] in ("drifted", "recovered", "unreadable", "rolled_back", "erased"):
             screen.aside(f"{_ago(event['created_at'])}: {event['kind'].replace('_', ' ')}: {event['text']}")
 
 
@@ -207,6 +212,20 @@ def _status_lines(status: dict[str, Any]) -> list[str]:
     if status["last"]:
         lines.insert(0, f"The last round of learning: {status['last']}.")
     return lines if status["version"] else [*lines, "No version serves yet: tasks go to the task model."]
+
+
+def _savings(found: dict[str, Any]) -> list[str]:
+    """What was measured on tasks that were done both ways, and apart from it what was expected."""
+    lines: list[str] = []
+    if verified := found["verified"]:
+        saved = f"{verified['saved']:.0%} ({verified['saved_lower']:.0%} to {verified['saved_upper']:.0%})"
+        lost = f"{100 * verified['success_lost']:.1f}"
+        lost_to = f"{100 * verified['success_lost_lower']:.1f} to {100 * verified['success_lost_upper']:.1f}"
+        many = f"{verified['tasks']:,} tasks done both ways"
+        lines.append(f"verified: {saved}, and {lost} points of success lost ({lost_to}), on {many}")
+    if estimated := found["estimated"]:
+        lines.append(f"estimated: {estimated['saved']:.0%} of what answers take, on {estimated['tasks']:,} tasks")
+    return lines
 
 
 def _windows(windows: list[dict[str, Any]]) -> "Table":

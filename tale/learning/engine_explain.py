@@ -25,6 +25,7 @@ PARTS: Final = {
     "how it begins": ("opening_",),
     "the form it asks for": ("form",),
     "code in it": ("code",),
+    "numbers in it": ("numbers",),
     "formulas in it": ("formulas", "digits"),
     "choices in it": ("choices",),
     "questions in it": ("questions", "ends_in_question"),

@@ -20,11 +20,15 @@ LEAST_SAVED: Final = 0.1  # of what the task model costs, where a failure only m
 
 @dataclass(frozen=True)
 class Chances:
-    """How likely each model succeeds; None where no outcome of it is known. `tried` counts the small one's outcomes."""
+    """How likely each model succeeds; None where no outcome of it is known. `tried` counts the small one's outcomes.
+
+    `cost` is what the small model's call costs, where the task model's costs 1.
+    """
 
     small: float | None
     large: float | None
     tried: int
+    cost: float = SMALL_COST
 
     @property
     def gain(self) -> float | None:
@@ -68,9 +72,9 @@ def _relied_on(chances: Chances, question: TaskQuestion) -> str | None:
         return None
     doubt = DOUBT * math.sqrt(small * (1 - small) / chances.tried)
     if question.has_check:
-        if SMALL_COST + (1 - small + doubt) < 1 - LEAST_SAVED:
+        if chances.cost + (1 - small + doubt) < 1 - LEAST_SAVED:
             return f"the small model succeeds with {small:.0%}, and its answer is checked"
-    elif large - small + doubt <= (1 - SMALL_COST) / SUCCESS_WORTH:
+    elif large - small + doubt <= (1 - chances.cost) / SUCCESS_WORTH:
         return f"the small model succeeds with {small:.0%}, the task model with {large:.0%}"
     return None
 

@@ -1,16 +1,14 @@
 """The history as it is learned from: in order, with nobody's word weighing too much. Pure."""
 
-import json
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from tale.learning.features import Request
+from tale.learning.prompts import known_as
 from tale.predictions import PastAttempt
 
-PRIORS: Final = "priors"  # folder of attempts that come with tale, beside the labelled messages
 LABELS_OF_ONE_KEY: Final = 0.2  # share of all labels that the tasks of one key may bring
 FREE_LABELS: Final = 10  # of each key, however few labels there are in all
 
@@ -41,21 +39,11 @@ def has_length(row: PastAttempt) -> bool:
 
 
 def request_of(row: PastAttempt) -> Request:
-    """The row as a request to the model that answered it."""
-    return Request(row.text, row.model)
+    """The row as a request to the model that answered it, with the instructions that it was given."""
+    return Request(row.text, known_as(row.model, row.variant))
 
 
 def outcome_of(row: PastAttempt) -> tuple[float | None, float | None]:
     """The outcomes (small model, task model) of a row; None for the one that was not asked, or is not known."""
     success = None if row.succeeded is None else float(row.succeeded)
     return (success, None) if row.role == "ux" else (None, success)
-
-
-def read_priors(folder: Path) -> list[PastAttempt]:
-    """The attempts of all files of a folder, which need not be there, older than any history.
-
-    Raises OSError, ValueError and TypeError.
-    """
-    lines = (line for path in sorted(folder.glob("*.jsonl")) for line in path.read_text(encoding="utf-8").splitlines())
-    told: list[dict[str, Any]] = [json.loads(line) for line in lines if line.strip()]
-    return [replace(PastAttempt(**each), ended_at=float(number)) for number, each in enumerate(told)]

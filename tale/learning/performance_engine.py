@@ -4,9 +4,9 @@ import json
 import math
 import random
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from copy import copy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final, get_args
 
 import numpy as np
@@ -14,26 +14,38 @@ from sklearn.base import BaseEstimator
 
 from tale.exceptions import ModelException, ValidationException
 from tale.learning.artefacts import from_bytes, to_bytes
-from tale.learning.complexity import CLASSES, LONG_TOKENS
+from tale.learning.complexity import complexity_shares, likeliest
 from tale.learning.conformal import AdaptiveLevel
-from tale.learning.engine_route import Chances, choose
+from tale.learning.engine_route import SMALL_COST, Chances, choose
 from tale.learning.engine_rows import has_length, outcome_of, prepared, request_of
 from tale.learning.features import Request, kind_of
 from tale.learning.lengths import Outlook
 from tale.learning.neighbours import same_text_key
+from tale.learning.prompts import (
+    CHARACTERS_A_TOKEN,
+    DEFAULT,
+    STATED,
+    VARIANTS,
+    Chosen,
+    PromptVariants,
+    instruction_tokens,
+    known_as,
+)
 from tale.learning.router import SuccessRouter
 from tale.learning.token_budget import TokenBudgetModel
-from tale.predictions import Complexity, PastAttempt, Prediction, TaskQuestion
+from tale.predictions import PastAttempt, Prediction, TaskQuestion
 from tale.records import Role
 
 COVERAGE: Final = 0.95
 LEAST_ROWS: Final = 25  # answers of known length; a limit at 0.95 takes 19 of them, and some are kept out to judge
-LEAST_CAP: Final = 32  # tokens; an answer is never cut shorter than that
+LEAST_CAP: Final = 32  # tokens; a shorter answer is never too long
 MOST_LIKE: Final = 3  # tasks that are named as like a new one
 KEPT_LIKE: Final = 5  # tasks that are remembered of each text
-MEAN_TO_DEVIATION: Final = math.sqrt(math.pi / 2)  # of errors that are distributed normally
+CAP_SLACK: Final = 3.0  # of the limit that answers stay within, to where they are cut: to go on costs all tokens again
+LEAST_CUT: Final = 512  # tokens; a shorter answer is cheaper to let run than to cut and go on with
+FRAME_TOKENS: Final = 12.0  # around each message, in the templates of chat models
 ROLES: Final[tuple[Role, ...]] = get_args(Role)
-MAGIC: Final = "tale-engine 1"
+MAGIC: Final = "tale-engine 2"
 
 
 @dataclass(frozen=True)
@@ -46,11 +58,23 @@ class Checked:
     covered: bool
 
 
+@dataclass(frozen=True)
+class Way:
+    """How a model would do a task: the instructions, the row of the outlook, and the tokens of the answer; those by
+    default, too."""
+
+    chosen: Chosen
+    row: int
+    tokens: float
+    default_tokens: float
+
+
 class PerformanceEngine(BaseEstimator):
     """Fit it on past attempts, ask it about new tasks, update it with what came of them; scikit-learn conventions.
 
-    Lengths are those of `TokenBudgetModel`, successes those of `SuccessRouter`; on top of both come what was learned
+    Lengths are those of `TokenBudgetModel`, successes those of `SuccessRouter`; on top of both comes what was learned
     since the fit: answers to the very same texts, and an adaptive level for each kind of task (Gibbs and Candès 2021).
+    Instructions are chosen by `PromptVariants`.
     """
 
     def __init__(self, *, trees: int = 150, seed: int = 0) -> None:
@@ -80,6 +104,10 @@ class PerformanceEngine(BaseEstimator):
         self.like_: dict[str, list[str]] = {}
         for row in rows:
             self._remember(row)
+        prompts = PromptVariants()
+        for row in rows:
+            prompts.observe(row.model, kind_of(row.text), row.variant, succeeded=row.succeeded, key_name=row.key_name)
+        self.arms_ = prompts.as_json()
         self._begin()
         return self
 
@@ -87,35 +115,37 @@ class PerformanceEngine(BaseEstimator):
         self, question: TaskQuestion, *, version: str = "", randomness: random.Random | None = None
     ) -> Prediction:
         """What is expected of a task. With `randomness` some checked tasks go to the small model to learn of it."""
-        requests = [Request(question.text, self.names_.get(role, "")) for role in ROLES]
-        outlook = self.budget_.lengths_.outlook(requests)
-        kind = str(outlook.kinds[0])
-        chances = self.chances(question.text)
+        outlook, ways = self._ways(question, randomness)
+        kind, shift = str(outlook.kinds[0]), self._shift(question.text)
+        chances = replace(self.chances(question.text), cost=_cost_ratio(question.text, ways))
         choice = choose(chances, question, randomness=randomness)
-        row = ROLES.index(choice.role)
-        shift = self._shift(question.text)
+        way = ways[choice.role]
+        row, variant = way.row, way.chosen.variant
         lower = self._limit(outlook, row, 1 - COVERAGE, shift)
         upper = self._limit(outlook, row, self._level(kind).asked, shift)
-        middle = math.expm1(float(outlook.centre[row]) + shift)
-        shares = _complexity_shares(chances, outlook, row, shift)
+        log_tokens, log_error = float(outlook.centre[row]) + shift, float(outlook.spread[row])
+        shares = complexity_shares(chances.small, chances.large, log_tokens=log_tokens, log_error=log_error)
         top = question.limit_tokens if math.isinf(upper) else math.ceil(upper)
         return Prediction(
             version=version,
             kind=kind,
-            complexity=_likeliest(shares),
+            complexity=likeliest(shares),
             complexity_shares=shares,
-            output_tokens=min(max(round(middle), 1), top),
-            lower_tokens=min(max(math.floor(lower), 1), top),
+            output_tokens=_within(way.tokens, top),
+            lower_tokens=_within(math.floor(lower), top),
             upper_tokens=top,
             coverage=COVERAGE,
             role=choice.role,
             reason=choice.reason,
-            cap_tokens=None if math.isinf(upper) or question.has_schema else max(top, LEAST_CAP),
+            stated_tokens=_within(way.default_tokens, top) if variant == STATED else None,
+            cap_tokens=None if math.isinf(upper) or question.has_schema else max(math.ceil(CAP_SLACK * top), LEAST_CUT),
             gain=_rounded(chances.gain),
             ux_success=_rounded(chances.small),
             task_success=_rounded(chances.large),
-            explored=choice.explored,
+            explored=choice.explored or way.chosen.explored,
             neighbours=tuple(task for task, _ in self.like(question.text)),
+            variant=variant,
+            task_output_tokens=_within(ways["task"].default_tokens, question.limit_tokens),
         )
 
     def update(self, rows: Sequence[PastAttempt]) -> list[Checked]:
@@ -135,6 +165,7 @@ class PerformanceEngine(BaseEstimator):
             checked.append(Checked(row.ended_at, truth - centre - shift, tokens <= max(as_fitted, LEAST_CAP)))
             answers, total = self.recent_.get(same_text_key(row.text), (0, 0.0))
             self.recent_[same_text_key(row.text)] = (answers + 1, total + truth - centre)
+            self.prompts_.observe(row.model, kind, row.variant, succeeded=row.succeeded, key_name=row.key_name)
             self._remember(row)
         return checked
 
@@ -158,11 +189,10 @@ class PerformanceEngine(BaseEstimator):
         """Ids of the tasks whose texts are likest, with the cosine of their vectors, from 0 to 1."""
         if same := self.like_.get(same_text_key(text)):
             return [(task, 1.0) for task in same[::-1][:most]]
-        history = self.budget_.lengths_.history_
+        history, lexicon = self.budget_.lengths_.history_, self.budget_.lengths_.encoder_.lexicon_
         if not len(history.vectors_) or not history.vectors_.shape[1]:
             return []
-        vector = self.budget_.lengths_.encoder_.encode([Request(text, "")]).vectors[0]
-        cosines = history.vectors_ @ vector
+        cosines = history.vectors_ @ lexicon.dense(lexicon.sparse([text]))[0]
         keys = list(history.rows_)
         nearest = [(keys[int(row)], float(cosines[row])) for row in np.argsort(-cosines)[:most] if cosines[row] > 0]
         return [(self.like_[key][-1], round(min(cosine, 1.0), 3)) for key, cosine in nearest if self.like_.get(key)]
@@ -203,6 +233,29 @@ class PerformanceEngine(BaseEstimator):
         """Forget what was learned since the fit."""
         self.levels_: dict[str, AdaptiveLevel] = {}
         self.recent_: dict[str, tuple[int, float]] = {}  # by text: answers since the fit, and the sum of their errors
+        self.prompts_ = PromptVariants(self.arms_)
+
+    def _ways(self, question: TaskQuestion, randomness: random.Random | None) -> tuple[Outlook, dict[Role, Way]]:
+        """The instructions that each model would get, and what is expected with all that are in question."""
+        variants = tuple(VARIANTS) if has_variants(question) else (DEFAULT,)
+        names = {role: self.names_.get(role, "") for role in ROLES}
+        asked = [known_as(names[role], variant) for role in ROLES for variant in variants]
+        outlook = self.budget_.lengths_.outlook([Request(question.text, name) for name in asked])
+        middles = np.maximum(np.expm1(outlook.centre + self._shift(question.text)), 1.0).tolist()
+        ways: dict[Role, Way] = {}
+        for begin, role in zip(range(0, len(asked), len(variants)), ROLES, strict=True):
+            tokens = dict(zip(variants, middles[begin : begin + len(variants)], strict=True))
+            chosen = Chosen(DEFAULT)
+            if len(variants) > 1:
+                chosen = self.prompts_.choose(
+                    *(names[role], str(outlook.kinds[0])),
+                    tokens=tokens,
+                    may_try=question.has_check,
+                    randomness=randomness,
+                )
+            row = begin + variants.index(chosen.variant)
+            ways[role] = Way(chosen, row, middles[row], tokens[DEFAULT])
+        return outlook, ways
 
     def _remember(self, row: PastAttempt) -> None:
         same = self.like_.setdefault(same_text_key(row.text), [])
@@ -225,24 +278,25 @@ class PerformanceEngine(BaseEstimator):
         return limit if math.isinf(limit) else math.expm1(math.log1p(limit) + shift)
 
 
-FACTS: Final = ("tried_", "tried_of_kind_", "names_", "rows_", "trained_until_", "like_")
+FACTS: Final = ("tried_", "tried_of_kind_", "names_", "rows_", "trained_until_", "like_", "arms_")
 
 
-def _complexity_shares(chances: Chances, outlook: Outlook, row: int, shift: float) -> dict[str, float]:
-    """The shares of simple, medium and complex, as `complexity` defines them; none where outcomes are not known."""
-    if chances.small is None or chances.large is None:
-        return {}
-    deviation = float(outlook.spread[row]) * MEAN_TO_DEVIATION
-    beyond = (math.log1p(LONG_TOKENS) - float(outlook.centre[row]) - shift) / max(deviation, 1e-6)
-    is_long = 0.5 * math.erfc(beyond / math.sqrt(2))
-    simple = chances.small * (1 - is_long)
-    neither = (1 - chances.small) * (1 - chances.large)
-    shares = zip(CLASSES, (simple, 1 - simple - neither, neither), strict=True)
-    return {name: round(share, 4) for name, share in shares}
+def has_variants(question: TaskQuestion) -> bool:
+    """Whether the instructions may differ: JSON needs its own, and what failed twice is done with the full ones."""
+    return not question.has_schema and not question.again
 
 
-def _likeliest(shares: dict[str, float]) -> Complexity | None:
-    return next((name for name in get_args(Complexity) if shares and shares[name] == max(shares.values())), None)
+def _cost_ratio(text: str, ways: Mapping[Role, Way]) -> float:
+    """What a call of the small model costs, by its size, where one of the task model costs 1: all tokens count."""
+    costs = {
+        role: FRAME_TOKENS + instruction_tokens(way.chosen.variant) + len(text) / CHARACTERS_A_TOKEN + way.tokens
+        for role, way in ways.items()
+    }
+    return SMALL_COST * costs["ux"] / costs["task"]
+
+
+def _within(tokens: float, top: int) -> int:
+    return min(max(round(tokens), 1), top)
 
 
 def _rounded(share: float | None) -> float | None:

@@ -5,7 +5,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Final, Literal
 
-from tale.orchestration.task_prompt import route_reason_for
+from tale.learning.prompts import instruction_of
+from tale.orchestration.task_prompt import CHECK_FAILED, TASK_INSTRUCTIONS, route_reason_for
 from tale.predictions import Prediction, TaskQuestion
 from tale.records import Attempt, CallContext, ChatRequest, Message, Priority, Reply, Task, Usage
 
@@ -15,6 +16,8 @@ FENCE: Final = "```"
 OPENING_FENCE: Final = re.compile(r"\s*```[^\n`]*\n")
 BEGINNING_CHARACTERS: Final = 240  # of what follows a cut: where models repeat themselves
 LEAST_OVERLAP: Final = 8  # characters that are no chance
+LOOP_CHARACTERS: Final = 60  # of an answer's end, which a model that goes round in circles has written before
+LOOP_TIMES: Final = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +39,7 @@ def question_of(
         has_check=task.expect is not None,
         has_schema=request.json_schema is not None,
         role="task" if routing == "off" or route_reason_for(earlier) else None,
+        again=sum(attempt.error_class == CHECK_FAILED for attempt in earlier) > 1,
     )
 
 
@@ -45,7 +49,7 @@ def planned(task: Task, request: ChatRequest, prediction: Prediction | None, *, 
     reason = route_reason_for(earlier)
     if prediction is not None:
         cap = limit if request.json_schema else min(limit, prediction.cap_tokens or limit)
-        request = replace(request, max_tokens=cap, messages=_told(request.messages, prediction.stated_tokens))
+        request = replace(request, max_tokens=cap, messages=_instructed(request.messages, prediction))
         reason = reason or (prediction.reason if prediction.role == "ux" else None)
     context = CallContext(
         role="task" if prediction is None else prediction.role,
@@ -62,10 +66,15 @@ def planned(task: Task, request: ChatRequest, prediction: Prediction | None, *, 
 
 
 def continuation(plan: Plan, reply: Reply) -> ChatRequest | None:
-    """What is asked after an answer that was cut at the learned limit; None where there is nothing to go on with."""
+    """What is asked after an answer that was cut at the learned limit; None where there is nothing to go on with.
+
+    An answer that goes round in circles would do so up to the user's limit.
+    """
     request = plan.request
     left = plan.limit_tokens - (reply.usage.output_tokens or request.max_tokens or 0)
     if reply.finish_reason != CUT or (request.max_tokens or 0) >= plan.limit_tokens or left <= 0 or not reply.text:
+        return None
+    if goes_in_circles(reply.text):
         return None
     messages = (*request.messages, Message("assistant", reply.text), Message("user", GO_ON))
     return replace(request, messages=messages, max_tokens=left)
@@ -113,12 +122,25 @@ def following(before: str, beginning: str) -> str:
     return beginning
 
 
-def _told(messages: Sequence[Message], stated_tokens: int | None) -> Sequence[Message]:
-    """The messages, of which the first tells how long the answer should be."""
-    if stated_tokens is None:
-        return messages
+def goes_in_circles(text: str) -> bool:
+    """Whether the end of a text has been written several times before.
+
+    >>> goes_in_circles("It is so. " * 50), goes_in_circles("It is so. And so on. " + "x" * 300)
+    (True, True)
+    >>> goes_in_circles(" ".join(map(str, range(500)))), goes_in_circles("ha")
+    (False, False)
+    """
+    end = text.rstrip()[-LOOP_CHARACTERS:]
+    return len(end) == LOOP_CHARACTERS and text.count(end) >= LOOP_TIMES
+
+
+def _instructed(messages: Sequence[Message], prediction: Prediction) -> Sequence[Message]:
+    """The messages with the instructions that were learned in place of a task's own, which other ones stay beside."""
+    told = instruction_of(prediction.variant, prediction.stated_tokens)
     first, *others = messages
-    return (replace(first, content=f"{first.content}\nAnswer in at most {stated_tokens} tokens."), *others)
+    if told is None or not first.content.startswith(TASK_INSTRUCTIONS):
+        return messages
+    return (replace(first, content=told + first.content.removeprefix(TASK_INSTRUCTIONS)), *others)
 
 
 def _sum(one: int | None, other: int | None) -> int | None:

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from typing import Protocol
 
 from tale.exceptions import DatabaseException
+from tale.orchestration.shadows import Shadows
 from tale.predictions import Prediction, TaskQuestion
 from tale.records import Task
 from tale.storage.prediction_store import PredictionStore
@@ -25,15 +26,25 @@ class Learned(Protocol):
 
 
 class TaskPredictor:
-    """Asks what is expected of attempts, and keeps the answers."""
+    """Asks what is expected of attempts, and keeps the answers; tells of them where some are to have shadows."""
 
-    def __init__(self, learned: Learned, store: PredictionStore, *, clock: Callable[[], float]) -> None:
+    def __init__(
+        self,
+        learned: Learned,
+        store: PredictionStore,
+        *,
+        clock: Callable[[], float],
+        shadows: Shadows | None = None,
+    ) -> None:
         self._learned = learned
         self._store = store
         self._clock = clock
+        self._shadows = shadows
 
     async def expected(self, task: Task, question: TaskQuestion) -> Prediction | None:
         """What is expected of the attempt in force; durable on return. None where nothing is: then all is as usual."""
+        if self._shadows:
+            self._shadows.give_way()
         prediction = await self._learned.predict(question)
         if prediction is None:
             return None
@@ -42,8 +53,12 @@ class TaskPredictor:
         except DatabaseException as error:
             logger.warning("Task %s: what is expected of it cannot be kept and does not count: %s", task.id, error)
             return None
+        if self._shadows:
+            self._shadows.note(task)
         return prediction
 
     def settled(self) -> None:
         """A task has ended."""
         self._learned.settled()
+        if self._shadows:
+            self._shadows.look()

@@ -14,7 +14,8 @@ from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import asdict, dataclass
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from types import ModuleType
+from typing import TYPE_CHECKING, Any, Final, cast
 
 from filelock import FileLock, Timeout
 
@@ -40,6 +41,8 @@ HEAVY: Final = (
     *("tale.mcp.http_server", "tale.learning.intent_learner", "tale.storage.correction_store"),
     *("tale.servers.learning_tools", "tale.servers.task_learning"),
 )
+# What scikit-learn imports where it is there, for tables that it is never given here: 70 MB.
+UNWANTED: Final = ("pandas", "pytest")
 
 logger = logging.getLogger(__name__)
 
@@ -208,6 +211,8 @@ def _load_gently(*, is_child: bool) -> None:
     """Import what is heavy, two seconds of work, while a child yields to the models; after that it answers at once."""
     if is_child:  # whose session is its own
         set_session_niceness(NICENESS)
+    for module in UNWANTED:
+        sys.modules.setdefault(module, cast(ModuleType, None))  # as if it were not installed
     for module in HEAVY:
         import_module(module)
     if is_child:

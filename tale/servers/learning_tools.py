@@ -40,6 +40,7 @@ class TaskLearningTools:
         has_check: bool = False,
         has_schema: bool = False,
         role: Role | None = None,
+        again: bool = False,
     ) -> Expected:
         """Tell what is expected of a task: how long the answer will be, and which model should write it.
 
@@ -49,8 +50,10 @@ class TaskLearningTools:
             has_check: Whether the answer is checked, so that a bad one is noticed.
             has_schema: Whether the answer is JSON that has to fit a schema.
             role: Whose model does it, where that is no question.
+            again: Whether two earlier answers or more failed their check.
         """
-        return Expected(self._learner.predict(TaskQuestion(text, limit_tokens, has_check, has_schema, role)))
+        question = TaskQuestion(text, limit_tokens, has_check, has_schema, role, again)
+        return Expected(self._learner.predict(question))
 
     async def explain(self, text: str, limit_tokens: int, has_check: bool = False) -> Explained:
         """Tell why a task is expected to be as it is: what of its text matters, what it is like, what else it costs.

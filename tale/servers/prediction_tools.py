@@ -1,17 +1,29 @@
 """The gateway's tools about what is expected of tasks, why, how well that does, and what was learned."""
 
+import asyncio
 import logging
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
+from tale.constants import TASK_TEXT_TRUNCATE
 from tale.exceptions import ModelException, NetworkException, ServerException, TaskException
-from tale.learning.live_figures import LiveFigures, live_figures
+from tale.learning.intent_data import data_folder
+from tale.learning.live_figures import (
+    EstimatedSavings,
+    LiveFigures,
+    VerifiedSavings,
+    estimated_savings,
+    live_figures,
+    verified_savings,
+)
+from tale.learning.priors import PRIORS, read_priors
 from tale.mcp.base_server import BaseMCPServer
 from tale.models.pool import Pool
 from tale.predictions import EngineVersion, KeptPrediction, LearningEvent, Prediction, TaskQuestion
 from tale.records import CallContext, ChatRequest, Message, Task
 from tale.servers.prediction_link import EXPLANATION_LIMIT_S, PredictionLink
 from tale.settings import Settings
+from tale.storage.content import is_erased
 from tale.storage.learning_store import LearningStore
 from tale.storage.prediction_store import PredictionStore
 from tale.storage.task_store import TaskStore
@@ -30,7 +42,8 @@ class TaskPrediction:
 
     A share `coverage` of all answers has at most `upper_tokens`, as many at least `lower_tokens`. `max_output_tokens`
     is where the answer would be cut, and gone on with once where that was learned; `gain` is how much likelier the task
-    model is to succeed than the small one.
+    model is to succeed than the small one. `variant` names the instructions. `like` are ids of tasks like this one, and
+    `like_texts` how those, and examples that come with tale, begin.
     """
 
     complexity: str | None
@@ -50,7 +63,9 @@ class TaskPrediction:
     task_success: float | None = None
     kind: str | None = None
     version: str | None = None
+    variant: str | None = None
     like: list[str] = field(default_factory=list[str])
+    like_texts: list[str] = field(default_factory=list[str])
 
 
 @dataclass(frozen=True)
@@ -70,12 +85,17 @@ class TaskExplanation:
 
 @dataclass(frozen=True)
 class LearningReport:
-    """What was learned, how it does on the live history, and what happened; newest first, windows oldest first."""
+    """What was learned, how it does on the live history, and what happened; newest first, windows oldest first.
+
+    `verified` savings were measured on tasks that were done both ways; `estimated` ones are what was expected.
+    """
 
     status: dict[str, Any] | None
     windows: list[LiveFigures]
     versions: list[EngineVersion]
     events: list[LearningEvent]
+    verified: VerifiedSavings | None = None
+    estimated: EstimatedSavings | None = None
 
 
 class PredictionTools:
@@ -97,6 +117,7 @@ class PredictionTools:
         self._tasks = tasks
         self._predictions = predictions
         self._learning = learning
+        self._examples: dict[str, str] | None = None
 
     async def predict_task(self, text: str) -> TaskPrediction:
         """Tell before a task is handed in what is expected: its tokens, how complex it is, the model, and why.
@@ -112,7 +133,8 @@ class PredictionTools:
         expected = await self._link.predict(question, limit_s=EXPLANATION_LIMIT_S)
         role = expected.role if expected else "task"
         model = names.get(role) or names.get("ux")  # one model may fill both roles
-        return _told(expected, self._settings.max_output_tokens, await self._input_tokens(text), model)
+        told = _told(expected, self._settings.max_output_tokens, await self._input_tokens(text), model)
+        return replace(told, **await self._like(expected)) if expected else told
 
     async def explain_task(self, task_id: str) -> TaskExplanation:
         """Tell what was expected of a task and why, what came of it, and what the other model would have cost.
@@ -125,15 +147,20 @@ class PredictionTools:
             raise TaskException("No such task; `tale list` shows those there are.", {"task_id": task_id})
         kept = await self._predictions.of_task(task.id)
         explanation = await self._link.explain(self._question(task))
+        for like in (explanation or {}).get("like", []):
+            like["text"] = await self._beginning_of(like["id"])
         return TaskExplanation(task.id, task.text, kept, explanation, _note(kept, explanation))
 
     async def get_learning_report(self) -> LearningReport:
         """Tell how well predictions did on the live history, which versions there were, and what happened to them."""
+        kept = await self._predictions.newest(REPORTED)
         return LearningReport(
             status=await self._link.status(),
-            windows=live_figures(await self._predictions.newest(REPORTED)),
+            windows=live_figures(kept),
             versions=await self._learning.versions(VERSIONS),
             events=await self._learning.events(EVENTS),
+            verified=verified_savings(await self._predictions.newest_shadows(REPORTED)),
+            estimated=estimated_savings(kept),
         )
 
     async def learn_from_tasks(self) -> dict[str, Any]:
@@ -145,6 +172,21 @@ class PredictionTools:
                 "learning = off. `tale servers status` and learning.log tell more."
             )
         return status
+
+    async def _like(self, expected: Prediction) -> dict[str, list[str]]:
+        """The tasks like this one, by their ids and as people know them; examples that come with tale have no ids."""
+        texts = {neighbour: await self._beginning_of(neighbour) for neighbour in expected.neighbours}
+        examples = self._examples or {}
+        told = dict.fromkeys(text for text in texts.values() if text is not None)
+        return {"like": [each for each in texts if each not in examples], "like_texts": list(told)}
+
+    async def _beginning_of(self, task_id: str) -> str | None:
+        """How a task, or an example that comes with tale, begins; None where its words are gone."""
+        if self._examples is None:
+            self._examples = await asyncio.to_thread(_example_texts)
+        task = None if task_id in self._examples else await self._tasks.get(task_id)
+        text = self._examples.get(task_id) if task is None else task.text
+        return None if text is None or is_erased(text) else _beginning(text)
 
     def _question(self, task: Task) -> TaskQuestion:
         limit = task.max_output_tokens or self._settings.max_output_tokens
@@ -190,8 +232,22 @@ def _told(
         task_success=expected.task_success,
         kind=expected.kind,
         version=expected.version,
-        like=list(expected.neighbours),
+        variant=expected.variant,
     )
+
+
+def _example_texts() -> dict[str, str]:
+    """The texts of the attempts that come with tale, by the ids that they have as tasks; none where they are amiss."""
+    try:
+        return {row.task_id: row.text for row in read_priors(data_folder() / PRIORS)}
+    except (OSError, ValueError, TypeError) as error:
+        logger.warning("The examples that come with tale cannot be read: %s", error)
+        return {}
+
+
+def _beginning(text: str) -> str:
+    line = " ".join(text.split())
+    return line if len(line) <= TASK_TEXT_TRUNCATE else f"{line[: TASK_TEXT_TRUNCATE - 1]}…"
 
 
 def _note(kept: list[KeptPrediction], explanation: dict[str, Any] | None) -> str | None:

@@ -19,6 +19,7 @@ from tale.orchestration.coordinator import HTTPCoordinator
 from tale.orchestration.executor import TaskExecutor
 from tale.orchestration.home_key import made_key, own_key
 from tale.orchestration.predicting import TaskPredictor
+from tale.orchestration.shadows import Shadows
 from tale.orchestration.task_feed import TaskFeed
 from tale.records import TaskStatus
 from tale.servers.budget_tools import BudgetGate, BudgetTools, add_budget_tools
@@ -57,6 +58,15 @@ Busy = Callable[[], bool]
 async def open_execution(shared: Shared, stack: AsyncExitStack) -> Busy:
     """Serve the execution role; returns whether attempts are under way."""
     settings = shared.settings
+    predictions = PredictionStore(shared.database)
+    shadows = Shadows(
+        shared.tasks,
+        predictions,
+        shared.pool,
+        rate=settings.shadow_rate,
+        max_failures=settings.max_task_retries,
+        clock=shared.clock,
+    )
     executor = TaskExecutor(
         shared.tasks,
         shared.pool,
@@ -64,10 +74,12 @@ async def open_execution(shared: Shared, stack: AsyncExitStack) -> Busy:
         max_failures=settings.max_task_retries,
         clock=shared.clock,
         on_text=shared.texts.append,
-        predictor=TaskPredictor(PredictionLink(shared.learning), PredictionStore(shared.database), clock=shared.clock),
+        predictor=TaskPredictor(PredictionLink(shared.learning), predictions, clock=shared.clock, shadows=shadows),
         routing=settings.routing,
     )
     stack.push_async_callback(executor.stop)
+    await shadows.start()
+    stack.push_async_callback(shadows.stop)
     server = _server(shared, "execution", settings.execution_port, EXECUTION_INSTRUCTIONS)
     add_execution_tools(server, ExecutionTools(executor, shared.calls, clock=shared.clock))
     await _serve(server, stack, grace_s=settings.stop_grace_s)

@@ -9,6 +9,7 @@ from tale.exceptions import DatabaseException
 from tale.settings import Settings
 from tale.storage.content import erase
 from tale.storage.database import Database
+from tale.storage.learning_store import LearningStore
 from tale.storage.monitoring_store import MonitoringStore
 from tale.storage.retention import prune
 from tale.storage.rollups import Rollups
@@ -72,6 +73,7 @@ class Upkeep:
 
     async def _erase(self) -> None:
         if self._settings.content != "full":
+            await LearningStore(self._database).forget()  # versions hold words of tasks
             await erase(self._database, self._settings.content, self._clock() - self._settings.content_hold_s)
 
     async def _prune(self) -> None:

@@ -6,12 +6,12 @@ from dataclasses import asdict, replace
 from itertools import groupby
 from typing import Any, Final
 
-from sqlalchemy import Connection, and_, insert, or_, select, tuple_, update
+from sqlalchemy import Connection, and_, func, insert, or_, select, tuple_, update
 
 from tale.predictions import EngineVersion, LearningEvent, PastAttempt, VersionState
 from tale.storage.content import is_erased
 from tale.storage.database import Database
-from tale.storage.learning_tables import engine_versions, learning_events
+from tale.storage.learning_tables import engine_versions, learning_events, predictions
 from tale.storage.tables import attempts, feedback, model_calls, tasks
 
 CHECK_FAILED: Final = "CheckFailed"  # the error class of attempts whose answer failed a check
@@ -72,6 +72,13 @@ class LearningStore:
         """Never use a version again."""
         await self._database.write(lambda connection: connection.execute(_changed(version_id, "rejected")))
 
+    async def forget(self) -> int:
+        """Throw away all versions, which hold words of tasks; returns how many there were. What is known of how they
+        did is kept."""
+        held = engine_versions.c.artefact.is_not(None)
+        gone = update(engine_versions).where(held).values(artefact=None, state="rejected")
+        return await self._database.write(lambda connection: connection.execute(gone).rowcount)
+
     async def add_event(self, event: LearningEvent) -> None:
         """Keep what happened."""
         await self._database.insert(learning_events, asdict(event))
@@ -106,8 +113,13 @@ def _past_attempts(connection: Connection, after: Cursor, limit: int) -> tuple[l
     )
     key = (tasks.c.ended_at, attempt.task_id, attempt.number)
     newest = (
-        select(*key, attempt.outcome, tasks.c.text, tasks.c.expect, tasks.c.key_name, feedback.c.rating)
+        select(
+            *key,
+            *(attempt.outcome, tasks.c.text, tasks.c.expect, tasks.c.key_name, feedback.c.rating),
+            func.coalesce(predictions.c.variant, "default").label("variant"),
+        )
         .join(tasks, tasks.c.id == attempt.task_id)
+        .outerjoin(predictions, and_(predictions.c.task_id == attempt.task_id, predictions.c.attempt == attempt.number))
         .outerjoin(feedback, feedback.c.task_id == attempt.task_id)
         .where(tasks.c.ended_at.is_not(None), tasks.c.ended_at >= after[0], tuple_(*key) > after, learnable)
         .order_by(*(column.desc() for column in key))
@@ -159,4 +171,5 @@ def _past(row: Mapping[Any, Any]) -> PastAttempt:
         succeeded=row["rating"] == "good" if rated else checked,
         rated=rated,
         key_name=row["key_name"],
+        variant=row["variant"],
     )

@@ -34,6 +34,8 @@ predictions = Table(
     text_column("finish_reason"),
     Column("was_cut", Boolean()),
     Column("succeeded", Boolean()),
+    word_column("variant", server_default="default", nullable=False),
+    Column("task_output_tokens", Integer()),
     Index(
         None,
         "ended_at",
@@ -66,4 +68,19 @@ learning_events = Table(
     text_column("text", nullable=False),
     id_column("version"),
     Index(None, "created_at"),
+)
+
+# One row a task that was done a second time as if nothing had been learned: what both ways cost, in tokens read and
+# written, and whether their answers passed the task's check. What engines did not tell is unknown.
+shadows = Table(
+    "shadows",
+    metadata,
+    id_column("task_id", ForeignKey("tasks.id", ondelete="CASCADE"), primary_key=True),
+    number_column("made_at", nullable=False),
+    Column("small_tokens", Integer()),
+    Column("large_tokens", Integer()),
+    Column("succeeded", Boolean(), nullable=False),
+    Column("naive_tokens", Integer()),
+    Column("naive_succeeded", Boolean(), nullable=False),
+    Index(None, "made_at"),
 )

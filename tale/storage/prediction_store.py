@@ -1,16 +1,16 @@
-"""Keeps what was expected of attempts, and beside it what came of them."""
+"""Keeps what was expected of attempts and beside it what came of them, and what tasks cost that were done both ways."""
 
 import json
 from collections.abc import Mapping
-from dataclasses import fields
+from dataclasses import asdict, fields
 from typing import Any, Final
 
-from sqlalchemy import Connection, Select, bindparam, case, select, update
+from sqlalchemy import Connection, Select, bindparam, case, func, insert, select, update
 
-from tale.predictions import KeptPrediction, Outcome, Prediction
+from tale.predictions import KeptPrediction, Outcome, Prediction, Shadow
 from tale.storage.database import Database
-from tale.storage.learning_tables import predictions
-from tale.storage.tables import feedback
+from tale.storage.learning_tables import predictions, shadows
+from tale.storage.tables import feedback, model_calls, tasks
 
 EXPECTED: Final = tuple(field.name for field in fields(Prediction))
 AS_JSON: Final = ("complexity_shares", "neighbours")
@@ -48,6 +48,27 @@ class PredictionStore:
         wanted = _kept().where(ended.is_not(None)).order_by(ended.desc(), predictions.c.task_id).limit(limit)
         return (await self._read(wanted))[::-1]
 
+    async def add_shadow(
+        self, task_id: str, *, succeeded: bool, naive_tokens: int | None, naive_succeeded: bool, now: float
+    ) -> None:
+        """Keep what a task cost without learning, beside what all calls for it have cost; once a task."""
+
+        def work(connection: Connection) -> None:
+            has_one = select(shadows.c.task_id).where(shadows.c.task_id == task_id)
+            task = select(tasks.c.id).where(tasks.c.id == task_id)
+            if connection.scalar(task) is None or connection.scalar(has_one) is not None:
+                return
+            small, large = (_cost(connection, task_id, role) for role in ("ux", "task"))
+            made = Shadow(task_id, now, small, large, succeeded, naive_tokens, naive_succeeded)
+            connection.execute(insert(shadows), asdict(made))
+
+        await self._database.write(work)
+
+    async def newest_shadows(self, limit: int) -> list[Shadow]:
+        """The last so many tasks that were done both ways, newest first."""
+        wanted = select(shadows).order_by(shadows.c.made_at.desc(), shadows.c.task_id).limit(limit)
+        return await self._database.read(lambda c: [Shadow(**row) for row in c.execute(wanted).mappings()])
+
     async def _read(self, wanted: Select[Any]) -> list[KeptPrediction]:
         return await self._database.read(
             lambda connection: [_prediction_of(row) for row in connection.execute(wanted).mappings()]
@@ -59,6 +80,15 @@ def settle(connection: Connection, task_id: str, attempt: int, outcome: Outcome,
     truth = (now, outcome.output_tokens, outcome.finish_reason, outcome.was_cut, outcome.succeeded)
     values: dict[str, Any] = dict(zip(TRUTH, truth, strict=True))
     connection.execute(SETTLE, {"of_task": task_id, "of_attempt": attempt, **values})
+
+
+def _cost(connection: Connection, task_id: str, role: str) -> int | None:
+    """Tokens read and written by a model for a task; None where a call has not told them."""
+    call = model_calls.c
+    untold = func.sum(case((call.output_tokens.is_(None) | call.input_tokens.is_(None), 1), else_=0))
+    sums = select(func.sum(call.input_tokens + call.output_tokens), untold)
+    found = connection.execute(sums.where(call.task_id == task_id, call.role == role)).one()
+    return None if found[1] else int(found[0] or 0)
 
 
 def _kept() -> Select[Any]:

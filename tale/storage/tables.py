@@ -19,7 +19,7 @@ from sqlalchemy import (
 
 from tale.storage.columns import DIGEST_CHARACTERS, id_column, metadata, number_column, text_column, word_column
 
-SCHEMA_REVISION: Final = "0011"
+SCHEMA_REVISION: Final = "0012"
 """The newest migration; a constant, so that a start on an up-to-date database need not import Alembic."""
 
 HAS_ENDED: Final = text("ended_at IS NOT NULL")

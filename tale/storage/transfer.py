@@ -26,6 +26,8 @@ MOVING: Final[Mapping[str, str | None]] = {
     "task_dependencies": None,
     "attachments": None,
     "feedback": None,
+    "predictions": None,
+    "shadows": None,
     "model_calls": "started_at",
     "mcp_calls": "started_at",
     "conversations": "updated_at",

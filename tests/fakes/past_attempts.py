@@ -20,6 +20,7 @@ def past(
     small_succeeds: float | None = 0.95,
     stretch: float = 1.0,
     key_name: str | None = None,
+    variant: str = "default",
 ) -> list[PastAttempt]:
     """Attempts a second apart; `small_succeeds` is the small model's rate of success (None: nobody looked)."""
     chance = random.Random(seed)
@@ -39,6 +40,7 @@ def past(
                 finish_reason="stop",
                 succeeded=None if likely is None else chance.random() < likely,
                 key_name=key_name,
+                variant=variant,
             )
         )
     return rows
