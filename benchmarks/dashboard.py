@@ -6,28 +6,38 @@ python benchmarks/dashboard.py --folder FOLDER  where the databases are made, an
 
 The histories are of 100 days, alike but for their density: calls at all times of the day by three models, in four
 operations, with failures, loads and tasks. What a page reads is timed as the dashboard asks for it, of the last day
-and, where people look further back, of thirty days; warm: the best of several times, after a first one. A browser's
-and Streamlit's own times are not in it.
+and, where people look further back, of thirty days; warm: the best of several times, after a first one.
+
+Where Chromium and Playwright are, a browser opens the dashboard on the first of these histories: the time to the first
+figures of Overview, the memory of the process after all pages were looked at, and, beside a real service, what an open
+page costs that one.
 """
 
 import argparse
 import asyncio
 import random
+import shutil
+import subprocess
 import sys
 import tempfile
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from harness import Row, show
+import psutil
+from harness import Row, ServiceUnderTest, free_ports, running_service, show
 from sqlalchemy import Connection, insert
 
 from tale.analytics import History, open_history
+from tale.analytics.alerts import told_alerts
+from tale.analytics.learned import learned
 from tale.monitoring.pages import PAGES, Choice
 from tale.records import ModelCall, Task, TaskStatus
 from tale.storage.database import Database
+from tale.storage.learning_tables import predictions
 from tale.storage.rollup_rows import Tally
 from tale.storage.rollups import WATERMARK
 from tale.storage.rows import upsert, values_of
@@ -37,8 +47,15 @@ DAYS, DAY_S, MINUTE_S, MINUTES_A_DAY = 100, 86_400, 60, 1_440
 NOW_S = 1_767_225_600.0  # the end of a day
 SIZES, FULL_SIZES = (1_000_000,), (1_000_000, 10_000_000)
 LIMITS_MS = {1_000_000: 50.0, 10_000_000: 200.0}
+READS: dict[str, Callable[[History, Choice], Any]] = {
+    **PAGES,
+    "Learning": lambda history, choice: learned(history, choice.hours, model=choice.model),
+    "Alerts": lambda history, _: told_alerts(history),
+}
 BATCH = 20_000
 ROUNDS = 7
+LOOK_MS, WATCHED_S = 5_000, 20.0
+LINKS = """() => [...document.querySelectorAll("[data-testid='stSidebarNavLink']")].map(link => link.href)"""
 MODELS = (
     ("small", "ux", "chat"),
     ("small", "ux", "acknowledge"),
@@ -107,6 +124,7 @@ async def filled(database: Database, count: int) -> None:
         await database.write(lambda c, day=day: shifted(c, first, day))
     for sql in indexes:
         await database.write(lambda c, sql=sql: c.exec_driver_sql(sql).close())
+    await database.write(predicted)
     mark = {"key": WATERMARK, "value": str(int(NOW_S // MINUTE_S))}
     await database.write(lambda c: upsert(c, meta, mark, keys=["key"]))
     await database.write(lambda c: c.exec_driver_sql("ANALYZE").close())
@@ -129,6 +147,20 @@ def shifted(connection: Connection, first: float, day: int) -> None:
         connection.exec_driver_sql(
             f"INSERT INTO {table.name} ({', '.join(names)}) SELECT {values} FROM {table.name} WHERE {limit}"
         )
+
+
+def predicted(connection: Connection) -> None:
+    """A prediction for each task, of which half are known to have succeeded or failed."""
+    told = {
+        **{"task_id": "id", "attempt": "1", "made_at": "started_at", "version": "'v1'", "kind": "'write'"},
+        **{"complexity": "'simple'", "complexity_shares": "'{}'", "output_tokens": "200", "lower_tokens": "50"},
+        **{"upper_tokens": "500", "coverage": "0.95", "role": "'task'", "reason": "'The task model does it.'"},
+        **{"task_success": "0.8", "explored": "0", "neighbours": "'[]'", "ended_at": "ended_at"},
+        **{"true_output_tokens": "abs(random() % 600)", "finish_reason": "'stop'", "was_cut": "0"},
+        **{"succeeded": "CASE abs(random() % 4) WHEN 0 THEN 0 WHEN 1 THEN 1 END", "variant": "'default'"},
+    }
+    names, values = ", ".join(told), ", ".join(told.values())
+    connection.exec_driver_sql(f"INSERT INTO {predictions.name} ({names}) SELECT {values} FROM tasks").close()
 
 
 def without_indexes(connection: Connection, table: str) -> list[str]:
@@ -159,10 +191,70 @@ def measured(history: History, limit_ms: float, size: int) -> list[Row]:
     rows: list[Row] = []
     for hours, words in ((1.0, "hour"), (24.0, "day"), (30 * 24.0, "30 days")):
         choice = Choice(hours)
-        for name, read in PAGES.items():
+        for name, read in READS.items():
             first_ms, warm_ms = timed(lambda read=read, choice=choice: read(history, choice))
             rows.append(Row(f"{size:,} calls, {words}: {name} (first {first_ms:,.0f} ms)", warm_ms, "ms", limit_ms))
     return rows
+
+
+def in_a_browser(path: Path) -> list[Row]:
+    """The figures that take a browser; none where there is none."""
+    chromium = shutil.which("chromium") or shutil.which("google-chrome")
+    try:
+        from playwright.sync_api import sync_playwright
+    except ImportError:
+        chromium = None
+    if chromium is None:
+        print("Not measured for want of Chromium and Playwright: first paint, memory, cost to the service.")
+        return []
+    told = {"backend": "embedded", "learning": "off", "database_url": f"sqlite:///{path}"}
+    with running_service(**told) as service, dashboard_of(service) as (process, url), sync_playwright() as playwright:
+        idle = cpu_share(service.process.pid)
+        browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox", "--disable-gpu"])
+        page = browser.new_page()
+        began = time.perf_counter()
+        page.goto(url)
+        page.wait_for_selector("[data-testid='stMetricValue']")
+        paint_s = time.perf_counter() - began
+        for address in page.evaluate(LINKS):
+            page.goto(address)
+            page.wait_for_timeout(LOOK_MS)
+        page.goto(url)
+        page.wait_for_timeout(LOOK_MS)
+        memory = psutil.Process(process.pid).memory_info().rss / 1e6
+        cost = cpu_share(service.process.pid) - idle
+        browser.close()
+    return [
+        Row("Overview, first figures after the server is up", paint_s, "s", 2.0),
+        Row("Memory of the dashboard after all pages", memory, "MB", 300.0),
+        Row("An open page costs the service, of one core", 100 * cost, "%", 2.0),
+    ]
+
+
+@contextmanager
+def dashboard_of(service: ServiceUnderTest) -> Iterator[tuple[psutil.Process, str]]:
+    """The process of the dashboard as `tale dashboard --web` starts it, and its address."""
+    (port,) = free_ports(1)
+    command = [sys.executable, "-m", "tale.cli.main", "dashboard", "--web", "--port", str(port)]
+    clean = {name: value for name, value in service.environment.items() if name not in ("DISPLAY", "BROWSER")}
+    with subprocess.Popen(command, env=clean, stdout=subprocess.PIPE, text=True) as started:
+        assert started.stdout is not None
+        assert "Ctrl-C ends it" in started.stdout.readline()
+        (process,) = psutil.Process(started.pid).children()
+        yield process, f"http://127.0.0.1:{port}"
+        started.terminate()
+
+
+def cpu_share(pid: int) -> float:
+    """How much of one core the process and its children take."""
+
+    def taken() -> float:
+        whole = psutil.Process(pid)
+        return sum(sum(each.cpu_times()[:2]) for each in (whole, *whole.children(recursive=True)))
+
+    before, began = taken(), time.perf_counter()
+    time.sleep(WATCHED_S)
+    return (taken() - before) / (time.perf_counter() - began)
 
 
 def main() -> int:
@@ -182,6 +274,7 @@ def main() -> int:
                 print(f"{size:>12,} calls: {path.stat().st_size / 1e6:,.0f} MB in {time.perf_counter() - began:.0f} s")
             with open_history(path, clock=lambda: NOW_S + 1) as history:
                 rows += measured(history, LIMITS_MS[size], size)
+        rows += in_a_browser(folder / f"dashboard-{SIZES[0]}-{SCHEMA_REVISION}.db")
     return show("The data of each page of the dashboard", rows)
 
 

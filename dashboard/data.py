@@ -13,6 +13,7 @@ from tale.exceptions import NetworkException
 from tale.mcp.http_client import HTTPMCPClient
 from tale.mcp.plain_question import health_at
 from tale.monitoring.pages import PAGES, Choice
+from tale.orchestration.home_key import own_key
 from tale.settings import Settings, load_settings
 from tale.storage.call_pages import CallFilter
 
@@ -78,7 +79,7 @@ def health(url: str) -> dict[str, Any] | None:
 def asked(work: Callable[[HTTPMCPClient], Awaitable[T]]) -> T:
     """What the gateway answers to one question. Raises TaleBaseException."""
     told = settings()
-    key = told.api_key.get_secret_value() if told.api_key else None
+    key = own_key(told, "gateway")
 
     async def answer() -> T:
         async with HTTPMCPClient(told.url_of("gateway"), api_key=key) as client:

@@ -1,15 +1,17 @@
 """Models: which are there, what memory they take, when they were loaded, how fast they write."""
 
 from functools import partial
-from typing import Any
 
+import models_view
+import polars as pl
 import streamlit as st
 import widgets
 
 import data
 from tale import figures
-from tale.monitoring.targets import GIB, TARGETS
+from tale.monitoring.targets import TARGETS
 
+can_write = widgets.may_write()
 LOAD_S = next(target.limit for target in TARGETS if target.name == "model_load")
 
 
@@ -25,35 +27,20 @@ def _shown() -> None:
         widgets.empty("The service does not run", "tale servers start")
     else:
         st.caption(found.get("backend", {}).get("reason") or "")
-        rows = [_row(model) for model in found.get("models", [])]
-        st.dataframe(rows, hide_index=True, height="content", key="models")
+        rows = pl.DataFrame(map(models_view.state_row, found.get("models", [])))
+        st.dataframe(widgets.table(rows), hide_index=True, height="content", key="models")
     seen, taken_s, at = data.page("Models", widgets.choice())
     theme, window = widgets.theme(seen.models), seen.window
     left, right = st.columns(2)
-    limit = data.settings().memory_limit_bytes
-    memory = partial(figures.model_memory, seen.samples, limit_bytes=limit, theme=theme)
+    memory = partial(figures.model_memory, seen.samples, limit_bytes=data.settings().memory_limit_bytes, theme=theme)
     widgets.chart(memory, "models-memory", at, left)
     widgets.chart(lambda: figures.loads(seen.loads, target=LOAD_S, theme=theme), "models-loads", at, right)
-    left, right = st.columns(2)
     widgets.chart(lambda: figures.speed(seen.minutes, window=window, theme=theme), "models-speed", at, left)
     rate = partial(figures.distribution, seen.minutes, "decode_rate", theme=theme)
     widgets.chart(rate, "models-rate", at, right)
     widgets.chart(lambda: figures.machine(seen.samples, theme=theme), "models-machine", at)
+    models_view.show_files(can_write=can_write)
     widgets.footer(int(seen.minutes["calls"].sum()), taken_s, at)
-
-
-def _row(model: dict[str, Any]) -> dict[str, Any]:
-    memory, size = model.get("memory_bytes"), model.get("size_bytes")
-    return {
-        "model": model["name"],
-        "role": model["role"],
-        "state": model["state"],
-        "memory": "-" if memory is None else f"{memory / GIB:.2f} GiB",
-        "file": "-" if size is None else f"{size / GIB:.2f} GiB",
-        "calls running": model.get("running"),
-        "calls waiting": model.get("waiting"),
-        "error": model.get("error") or "",
-    }
 
 
 show()

@@ -2,6 +2,7 @@
 
 from functools import partial
 
+import alerts_view
 import streamlit as st
 import widgets
 
@@ -21,8 +22,8 @@ def show() -> None:
 
 def _shown() -> None:
     _health()
-    chosen = widgets.choice()
-    seen, taken_s, at = data.page("Overview", chosen)
+    alerts_view.strip()
+    seen, taken_s, at = data.page("Overview", widgets.choice())
     under_way = data.under_way(data.settings().database)
     if seen.minutes.is_empty() and not sum(under_way.values()):
         widgets.empty("No calls in this time", "tale submit 'Write a haiku'")
@@ -33,10 +34,9 @@ def _shown() -> None:
 
 
 def _charts(seen: Overview, at: float) -> None:
-    theme, window = widgets.theme(seen.models), seen.window
+    theme, window, chat = widgets.theme(seen.models), seen.window, seen.minutes.filter(role="ux")
     widgets.chart(lambda: figures.latency(seen.minutes, window=window, theme=theme), "overview-latency", at)
     left, right = st.columns(2)
-    chat = seen.minutes.filter(role="ux")
     first = partial(figures.latency, chat, "first_token", window=window, target=FIRST_WORDS_S, theme=theme)
     widgets.chart(first, "overview-first", at, left)
     widgets.chart(lambda: figures.outcomes(seen.minutes, window=window, theme=theme), "overview-outcomes", at, right)

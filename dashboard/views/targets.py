@@ -3,6 +3,8 @@
 from functools import partial
 from typing import Any
 
+import alerts_view
+import polars as pl
 import streamlit as st
 import widgets
 
@@ -24,20 +26,20 @@ def show() -> None:
 
 def _shown() -> None:
     seen, taken_s, at = data.page("Targets", widgets.choice())
-    found = data.health(data.settings().url_of("gateway"))
-    profile = profile_of((found or {}).get("backend", {}).get("provider"))
+    found = data.health(data.settings().url_of("gateway")) or {}
+    profile = profile_of(found.get("backend", {}).get("provider"))
     st.caption(f"Machine profile: **{profile.name}**, {profile.title}. Each target by its own window, a day.")
-    st.dataframe([_row(standing) for standing in seen.standings], hide_index=True, height="content", key="targets")
-    for standing in seen.standings:
-        if standing.action:
-            st.warning(f"**{standing.target.title}**: {standing.action}", icon=":material/build:")
-    theme = widgets.theme()
-    widgets.chart(lambda: figures.calendar(seen.days, theme=theme), "targets-days", at)
-    burn = partial(figures.burn_down, seen.chat, "first_token", FIRST_WORDS_S, window=seen.window, theme=theme)
-    widgets.chart(burn, "targets-burn", at)
+    rows = widgets.table(pl.DataFrame(map(_row, seen.standings)))
+    st.dataframe(rows, hide_index=True, height="content", key="targets")
+    for standing in (each for each in seen.standings if each.action):
+        st.warning(f"**{standing.target.title}**: {standing.action}", icon=":material/build:")
+    widgets.chart(partial(figures.calendar, seen.days, theme=widgets.theme()), "targets-days", at)
+    burn = partial(figures.burn_down, window=seen.window, theme=widgets.theme())
+    widgets.chart(lambda: burn(seen.chat, "first_token", FIRST_WORDS_S), "targets-burn", at)
     if not seen.violations.is_empty():
         st.subheader("Times in which targets were missed", anchor=False)
         st.dataframe(widgets.table(seen.violations.drop("id")), hide_index=True, key="violations")
+    alerts_view.table()
     widgets.footer(int(seen.chat["calls"].sum()), taken_s, at)
 
 

@@ -95,6 +95,36 @@ PREDICTIONS: Final[Schema] = {
     "chance": pl.Float64,  # of success, as it was predicted
     "succeeded": pl.Boolean,  # null where nothing tells
 }
+LEARNED: Final[Schema] = {
+    **PREDICTIONS,  # `at` is when the attempt ended
+    **dict.fromkeys(("task_id", "version", "kind", "complexity", "role", "variant"), pl.String),
+    "attempt": pl.Int64,
+    "made_at": UTC_TIME,
+    **dict.fromkeys(("lower_tokens", "coverage"), pl.Float64),
+    **dict.fromkeys(("explored", "was_cut"), pl.Boolean),
+    "task_tokens": pl.Float64,  # what the task model was expected to write
+    "plain_tokens": pl.Float64,  # the median of all earlier answers of the role: the simplest guess
+}
+VERSIONS: Final[Schema] = {
+    "id": pl.String,
+    "created_at": UTC_TIME,
+    "state": pl.String,  # serving, retired, rejected
+    "rows": pl.Int64,  # answers it was made of
+    **dict.fromkeys(("loss", "serving_loss", "plain_loss"), pl.Float64),  # on the same later answers
+    "reason": pl.String,
+    "verdict": pl.String,  # promoted, refused, rolled back; null where that is not told any more
+}
+LEARNING_EVENTS: Final[Schema] = {
+    "id": pl.String,
+    "created_at": UTC_TIME,
+    **dict.fromkeys(("kind", "text", "version"), pl.String),
+}
+TARGET_ALERTS: Final[Schema] = {
+    "id": pl.String,
+    "created_at": UTC_TIME,
+    **dict.fromkeys(("violation_id", "target", "kind", "text"), pl.String),
+    "acknowledged_at": UTC_TIME,
+}
 DAYS: Final[Schema] = {
     "target": pl.String,
     "day": pl.Date,

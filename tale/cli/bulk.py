@@ -69,8 +69,8 @@ class _Errand:
     async def run(self, lines: Sequence[Line], progress: BulkProgress, *, wait: bool) -> None:
         handed: list[Handed] = []
         async with running(self._settings, progress.step) as client:
-            for batch in _batches(lines):
-                handed += await _handed_in(client, batch, progress)
+            for batch in batches(lines):
+                handed += await handed_in(client, batch, progress)
                 progress.step(f"{len(handed)} tasks handed in")
         if not wait:
             for line, task_id in handed:
@@ -129,7 +129,7 @@ def _text_of(path: Path) -> str:
         raise ValidationException(f"--file: stdin is no UTF-8 text (byte {error.start + 1}); convert it.") from error
 
 
-def _batches(lines: Sequence[Line]) -> Iterator[list[Line]]:
+def batches(lines: Sequence[Line]) -> Iterator[list[Line]]:
     """As many tasks as one request may have, at least one."""
     batch: list[Line] = []
     held = 0
@@ -143,7 +143,7 @@ def _batches(lines: Sequence[Line]) -> Iterator[list[Line]]:
     yield batch
 
 
-async def _handed_in(client: HTTPMCPClient, batch: Sequence[Line], progress: BulkProgress) -> list[Handed]:
+async def handed_in(client: HTTPMCPClient, batch: Sequence[Line], progress: BulkProgress) -> list[Handed]:
     """The tasks with their ids. When the queue has no room for all, parts are tried, and at last room is waited for."""
     while True:
         try:
@@ -158,7 +158,7 @@ async def _handed_in(client: HTTPMCPClient, batch: Sequence[Line], progress: Bul
                 raise
             if len(batch) > 1:
                 half = len(batch) // 2
-                first = await _handed_in(client, batch[:half], progress)
-                return [*first, *await _handed_in(client, batch[half:], progress)]
+                first = await handed_in(client, batch[:half], progress)
+                return [*first, *await handed_in(client, batch[half:], progress)]
             progress.step("The queue is full; waiting for room")
             await asyncio.sleep(max(SHORTEST_WAIT_S, pause_s))

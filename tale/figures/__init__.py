@@ -7,10 +7,18 @@ In a notebook, after `from tale import analytics, figures`, two lines give a plo
 """
 
 from tale.figures.latency import distribution, heatmap, latency, parts_of_time
-from tale.figures.learning import budget_coverage, prediction_error, reliability_diagram
+from tale.figures.learning import (
+    budget_coverage,
+    learning_curve,
+    prediction_error,
+    reliability_diagram,
+    version_losses,
+    what_mattered,
+)
 from tale.figures.load import machine, queue
 from tale.figures.models import loads, model_memory, speed
 from tale.figures.reliability import error_classes, error_rate, outcomes, recoveries
+from tale.figures.routing import regret, routes
 from tale.figures.targets import burn_down, calendar
 from tale.figures.tasks import waterfall
 from tale.figures.theme import DARK, LIGHT, Theme
@@ -29,6 +37,7 @@ __all__ = [
     "error_rate",
     "heatmap",
     "latency",
+    "learning_curve",
     "loads",
     "machine",
     "model_memory",
@@ -37,9 +46,13 @@ __all__ = [
     "prediction_error",
     "queue",
     "recoveries",
+    "regret",
     "reliability_diagram",
+    "routes",
     "speed",
     "token_kinds",
     "tokens",
+    "version_losses",
     "waterfall",
+    "what_mattered",
 ]

@@ -59,7 +59,7 @@ def machine(samples: pl.DataFrame, *, theme: Theme = LIGHT) -> go.Figure:
         line={"color": theme.warning, "width": 1.2, "dash": "dot"},
         hovertemplate="%{y:.2f} cores",
     )
-    side = {"overlaying": "y", "side": "right", "rangemode": "tozero", "showgrid": False, "title": {"text": "cores"}}
-    drawn.update_layout(yaxis2=side)
+    side = {"overlaying": "y", "side": "right", "rangemode": "tozero", "showgrid": False, "automargin": True}
+    drawn.update_layout(yaxis2={**side, "title": {"text": "cores"}})
     reach(drawn, theme, samples["at"][0], samples["at"][-1])
     return drawn

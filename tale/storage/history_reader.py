@@ -4,11 +4,13 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from typing import Any, Final, TypeVar
 
-from sqlalchemy import Connection, Executable, Row, and_, func, or_, select
+from sqlalchemy import Column, Connection, Executable, Row, Select, and_, func, or_, select
 
-from tale.storage.budget_views import Budgets, budgets_of
+from tale.storage.budget_store import alerts_in
+from tale.storage.budget_views import AlertView, Budgets, alert_view, budgets_of
 from tale.storage.call_pages import CallFilter, call_page, stragglers
-from tale.storage.monitoring_tables import monitor_samples, target_violations
+from tale.storage.learning_tables import engine_versions, learning_events, predictions, shadows
+from tale.storage.monitoring_tables import monitor_samples, target_alerts, target_violations
 from tale.storage.reader import Reader, reading
 from tale.storage.rollup_rows import MINUTE_S, tallied
 from tale.storage.rollups import watermark_of
@@ -25,6 +27,16 @@ ATTEMPT_COLUMNS: Final = ("task_id", "number", "started_at", "ended_at", "outcom
 FEEDBACK_COLUMNS: Final = ("task_id", "rating", "comment", "created_at", "model", "role")
 SAMPLE_COLUMNS: Final = tuple(monitor_samples.c.keys())
 VIOLATION_COLUMNS: Final = tuple(target_violations.c.keys())
+ALERT_COLUMNS: Final = tuple(target_alerts.c.keys())
+OF_PREDICTION: Final = (
+    *("task_id", "attempt", "made_at", "ended_at", "version", "kind", "complexity", "output_tokens", "lower_tokens"),
+    *("upper_tokens", "coverage", "role", "ux_success", "task_success", "explored", "was_cut", "succeeded", "variant"),
+    *("task_output_tokens", "true_output_tokens"),
+)
+PREDICTION_COLUMNS: Final = (*OF_PREDICTION, "model", "rating")
+VERSION_COLUMNS: Final = ("id", "created_at", "state", "rows", "metrics", "reason")  # without what they consist of
+EVENT_COLUMNS: Final = tuple(learning_events.c.keys())
+SHADOW_COLUMNS: Final = tuple(shadows.c.keys())
 OPEN: Final = ("queued", "running")
 MOST_TASKS: Final = 100_000  # of one answer; a window with more is told from its newest
 
@@ -138,10 +150,46 @@ class HistoryReader:
         within = and_(began < until, or_(ended.is_(None), ended >= since))
         return self._rows(select(target_violations).where(within).order_by(began.desc()))
 
+    def budget_alerts(self, *, limit: int) -> list[AlertView]:
+        """The latest alerts of budgets, newest first, acknowledged ones too."""
+        return self._read(lambda c: [alert_view(alert) for alert in alerts_in(c, limit=limit)], absent=[])
+
+    def target_alerts(self, since: float, until: float, *, limit: int) -> Rows:
+        """What was said of targets (ALERT_COLUMNS), newest first."""
+        at = target_alerts.c.created_at
+        return self._newest(select(target_alerts), at, since, until, limit)
+
+    def predictions(self, since: float, until: float, *, limit: int) -> Rows:
+        """What was expected of the attempts that ended last in the window, and came of them (PREDICTION_COLUMNS).
+
+        The newest come first. `model` is the one that made the attempt, `rating` a user's word on the task.
+        """
+        of, made = predictions.c, attempts.c
+        held = predictions.outerjoin(attempts, and_(made.task_id == of.task_id, made.number == of.attempt))
+        held = held.outerjoin(feedback, feedback.c.task_id == of.task_id)
+        named = (*(of[name] for name in OF_PREDICTION), made.model, feedback.c.rating)
+        return self._newest(select(*named).select_from(held), of.ended_at, since, until, limit)
+
+    def versions(self, since: float, until: float, *, limit: int) -> Rows:
+        """The versions of what was learned (VERSION_COLUMNS), newest first."""
+        of = engine_versions.c
+        return self._newest(select(*(of[name] for name in VERSION_COLUMNS)), of.created_at, since, until, limit)
+
+    def learning_events(self, since: float, until: float, *, limit: int) -> Rows:
+        """What happened to what was learned (EVENT_COLUMNS), newest first."""
+        return self._newest(select(learning_events), learning_events.c.created_at, since, until, limit)
+
+    def shadows(self, since: float, until: float, *, limit: int) -> Rows:
+        """What tasks cost that were done both ways (SHADOW_COLUMNS), newest first."""
+        return self._newest(select(shadows), shadows.c.made_at, since, until, limit)
+
     def close(self) -> None:
         """Close the connections; the next read opens new ones."""
         self._held.close()
         self._reader = None
+
+    def _newest(self, found: Select[Any], at: Column[Any], since: float, until: float, limit: int) -> Rows:
+        return self._rows(found.where(at >= since, at < until).order_by(at.desc()).limit(limit))
 
     def _rows(self, statement: Executable) -> Rows:
         return self._read(lambda connection: plain(connection.execute(statement)), absent=[])
