@@ -15,9 +15,13 @@ MUST_HOLD = (
     "tale/py.typed",
     "tale/storage/migrations/env.py",
     "tale/conversation/phrases.toml",
+    "tale/dashboard/streamlit_app.py",
+    "tale/dashboard/.streamlit/config.toml",
     "tale/learning/data/intent_words.txt",
     "tale/learning/data/intents/near_misses.jsonl",
     "tale/learning/data/priors/priors.jsonl",
+    "tale/learning/data/priors/variants.jsonl",
+    "tale/cli/data/sample_history.parquet",
 )
 LICENCES = ("LICENSE", "NOTICE")
 # Opening a database runs the migrations that came with the wheel.

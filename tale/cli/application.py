@@ -11,7 +11,9 @@ from tale.cli.chat import chat
 from tale.cli.clean import clean
 from tale.cli.config import config, init
 from tale.cli.connect import connect
+from tale.cli.dashboard import dashboard
 from tale.cli.database import database
+from tale.cli.demo import demo
 from tale.cli.doctor import doctor
 from tale.cli.invocation import Invocation
 from tale.cli.keys import keys
@@ -89,6 +91,8 @@ application.add_typer(config, name="config")
 application.add_typer(database, name="db")
 application.add_typer(keys, name="keys")
 application.add_typer(budgets, name="budgets")
+application.command("dashboard")(dashboard)
+application.command("demo")(demo)
 application.command("doctor")(doctor)
 application.command("connect")(connect)
 application.command("autostart")(autostart)

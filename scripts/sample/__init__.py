@@ -1,0 +1,1 @@
+"""Who uses the service while the sample history is made, and what they say."""
