@@ -41,7 +41,8 @@ SETTLED = (
 )
 LINKS = """() => [...document.querySelectorAll("[data-testid='stSidebarNavLink']")].map(link => link.href)"""
 WIDTHS = "() => [document.scrollingElement.scrollWidth, window.innerWidth]"
-HEIGHT = """() => document.querySelector("[data-testid='stMain']").scrollHeight"""
+MAIN = "[data-testid='stMain'], [data-testid='stAppScrollToBottomContainer']"  # the latter below a chat's input
+HEIGHT = f"""() => document.querySelector("{MAIN}").scrollHeight"""
 
 
 @pytest.fixture(scope="module")
@@ -103,8 +104,13 @@ def looked_at(browser: Any, size: str, theme: str) -> Iterator[Any]:
 
     page.on("console", note)
     page.on("pageerror", lambda error: errors.append(str(error)))
-    yield page
-    context.close()
+    try:
+        yield page
+    except Exception:
+        page.screenshot(path=Path(FOLDER or ".") / f"failed-{size}-{theme}.png")
+        raise
+    finally:
+        context.close()
     assert errors == []
 
 
@@ -166,6 +172,8 @@ def service(environment: dict[str, str], model_folder: Path) -> Iterator[None]:
             (models / path.name).symlink_to(path)
     started = in_subprocess("servers", "start", env=environment)
     assert started.code == 0, started.err
+    raised = in_subprocess("budgets", "set", "10M", env=environment)  # what the history used leaves nothing
+    assert raised.code == 0, raised.err
     yield
     in_subprocess("servers", "stop", env=environment)
 
