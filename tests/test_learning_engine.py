@@ -15,7 +15,7 @@ from tale.exceptions import ModelException, ValidationException
 from tale.learning import engine_training
 from tale.learning.drift import CoverageWatch
 from tale.learning.engine_explain import explain
-from tale.learning.engine_judgement import judge
+from tale.learning.engine_judgement import Score, is_to_serve, judge
 from tale.learning.engine_learner import EngineLearner, trained_apart
 from tale.learning.engine_route import Chances, choose
 from tale.learning.engine_rows import prepared
@@ -208,6 +208,28 @@ def test_a_new_version_is_promoted_only_where_it_does_better_on_what_came_later(
     assert own.metrics is not None and own.metrics["new"]["judged"] == 30
     assert (own.verdict, own.rows) == ("promoted", 130)
     assert judge(past(200), serving=engine).verdict == "waiting"  # it has seen all of them
+
+
+def score(loss: float, brier: float | None) -> Score:
+    return Score(60, loss, 50.0, 0.95, 200.0, 40, brier)
+
+
+@pytest.mark.parametrize(
+    ("new", "plain", "serving", "serves"),
+    [
+        (score(0.5, 0.20), score(0.7, 0.19), None, True),
+        (score(0.5, 0.20), score(0.7, None), None, True),  # nothing is known of success
+        (score(0.5, 0.40), score(0.7, 0.28), None, False),
+        (score(0.5, 0.40), score(0.7, 0.28), score(0.7, 0.41), True),  # of the two that might serve it is the better
+        (score(0.5, 0.40), score(0.7, 0.28), score(0.7, 0.30), False),
+        (score(0.8, 0.20), score(0.7, 0.28), score(0.9, 0.41), False),
+    ],
+)
+def test_success_that_is_told_worse_than_by_plain_figures_keeps_no_worse_version_in_place(
+    new: Score, plain: Score, serving: Score | None, serves: bool
+) -> None:
+    scores = {"new": new, "plain": plain} | ({"serving": serving} if serving else {})
+    assert is_to_serve(scores) is serves
 
 
 def test_the_version_before_serves_again_where_the_one_that_serves_does_worse(engine: PerformanceEngine) -> None:

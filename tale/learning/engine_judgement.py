@@ -2,7 +2,7 @@
 
 import math
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Final, Literal
 
@@ -82,11 +82,23 @@ def judge(
     metrics = {name: asdict(score) for name, score in scores.items()}
     made = (engine.rows_, engine.trained_until_, engine, metrics)
     rivals = {name: score for name, score in scores.items() if name != "new"}
-    if all(is_better(scores["new"], rival) for rival in rivals.values()):
+    if is_to_serve(scores):
         return Judgement("promoted", _compared(scores["new"], rivals), *made)
     if "previous" in scores and scores["previous"].loss < CLEARLY * scores["serving"].loss:
         return Judgement("rolled_back", _compared(scores["previous"], {"serving": scores["serving"]}), *made)
     return Judgement("rejected", _compared(scores["new"], rivals), *made)
+
+
+def is_to_serve(scores: Mapping[str, Score]) -> bool:
+    """Whether the "new" version is to serve: it beats those that might ("serving", "previous"), and "plain" figures.
+
+    While one serves, only lengths are compared with the plain figures: to refuse the new one for its success leaves the
+    old one in place, which may be as bad at that and worse at lengths.
+    """
+    new, plain = scores["new"], scores["plain"]
+    versions = [score for name, score in scores.items() if name not in ("new", "plain")]
+    beats_plain = new.loss < plain.loss if versions else is_better(new, plain)
+    return beats_plain and all(is_better(new, rival) for rival in versions)
 
 
 def is_better(score: Score, rival: Score) -> bool:
@@ -162,4 +174,9 @@ def _mean(values: Sequence[float]) -> float:
 
 def _compared(score: Score, rivals: dict[str, Score]) -> str:
     against = ", ".join(f"{name} {rival.loss:.3f}" for name, rival in rivals.items())
-    return f"loss {score.loss:.3f} on {score.judged} later answers, against {against}"
+    told = f"loss {score.loss:.3f} on {score.judged} later answers, against {against}"
+    known = {name: rival.brier for name, rival in rivals.items() if rival.brier is not None}
+    if score.brier is None or not known:
+        return told
+    others = ", ".join(f"{name} {brier:.3f}" for name, brier in known.items())
+    return f"{told}; Brier score of success {score.brier:.3f} on {score.labelled}, against {others}"
