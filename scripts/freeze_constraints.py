@@ -12,7 +12,7 @@ from pathlib import Path
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-EXTRAS = ("", "dev", "postgres", "telemetry")
+EXTRAS = ("", "dev", "meaning", "postgres", "telemetry")
 INSTALLER = {"pip", "setuptools", "wheel"}  # the interpreter's own; pinning them would replace the running installer
 FILE = Path(__file__).parent.parent / "constraints.txt"
 HEADER = (
