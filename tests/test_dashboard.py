@@ -195,11 +195,14 @@ def test_targets_that_are_missed_come_with_what_to_do(look: Open, tale_home: Pat
 
 
 def test_a_task_is_handed_in_watched_and_its_result_shown(look: Open, gateway: FakeGateway, tale_home: Path):
-    app = look("tasks")
+    app = look("submit")
     app.text_area(key="text").set_value("Write a haiku.").run()
     button(app, "Submit").click().run()
     assert [asked["text"] for asked in gateway.asked("submit_task")] == ["Write a haiku."]
     assert "1,234" in words(app) and "Haikus are short." in words(app)
+    assert "print('hello')" in words(app)
+    app.query_params["task"] = app.session_state["handed-in"]
+    app.switch_page("views/tasks.py").run()
     assert "print('hello')" in words(app)
     button(app, "Close").click().run()
     assert "print('hello')" not in words(app)
@@ -207,7 +210,7 @@ def test_a_task_is_handed_in_watched_and_its_result_shown(look: Open, gateway: F
 
 def test_a_task_that_runs_can_be_stopped(look: Open, gateway: FakeGateway, tale_home: Path):
     gateway.outcome = {"status": "running", "ended_at": None, "result": None}
-    app = look("tasks")
+    app = look("submit")
     app.text_area(key="text").set_value("Write a long story.").run()
     button(app, "Submit").click().run()
     button(app, "Cancel").click().run()
@@ -216,7 +219,7 @@ def test_a_task_that_runs_can_be_stopped(look: Open, gateway: FakeGateway, tale_
 
 def test_a_refused_task_is_told_in_the_words_of_the_service(look: Open, gateway: FakeGateway, tale_home: Path):
     gateway.refusal = ValidationException("The queue is full; try again in a minute.")
-    app = look("tasks")
+    app = look("submit")
     app.text_area(key="text").set_value("Write.").run()
     button(app, "Submit").click().run()
     assert any("queue is full" in error.value for error in app.error)
@@ -227,7 +230,7 @@ def test_where_others_reach_the_dashboard_only_the_key_lets_them_hand_in(
 ):
     streamlit.config.set_option("server.address", "0.0.0.0")
     monkeypatch.setenv("TALE_API_KEY", "a-key-of-this-test")
-    app = look("tasks")
+    app = look("submit")
     app.text_area(key="text").set_value("Write.").run()
     assert button(app, "Submit").disabled
     app.sidebar.text_input[0].set_value("a-key-of-this-test").run()

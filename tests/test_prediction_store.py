@@ -6,10 +6,12 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from fakes.servers import settings_for
 
 from tale.ids import new_call_id
 from tale.predictions import EngineVersion, LearningEvent, Outcome, Prediction
 from tale.records import ModelCall, Task, TaskStatus
+from tale.servers.upkeep import Upkeep
 from tale.storage.database import Database
 from tale.storage.learning_store import NOTHING_YET, LearningStore
 from tale.storage.prediction_store import PredictionStore
@@ -189,24 +191,16 @@ async def test_one_version_serves_and_the_one_before_it_can_again(database: Data
     assert (await learning.versions(1))[0].metrics == {"error": 1}
 
 
-async def test_where_no_words_are_kept_versions_that_hold_some_are_thrown_away(tmp_path: Path) -> None:
-    from fakes.servers import settings_for
-
-    from tale.servers.task_learning import TaskLearning
-
-    settings = settings_for(tmp_path, content="hash")
-    database = Database.open(settings.database)
+async def test_where_no_words_are_kept_versions_that_hold_some_are_thrown_away(
+    database: Database, tmp_path: Path
+) -> None:
     store = LearningStore(database)
     await store.add_version(EngineVersion("v1", 1.0, "serving", 10, 1.0, "1.9", {"error": 1}), b"words")
     for _ in range(2):  # the second time there is nothing left
-        learning = TaskLearning(settings)
-        await learning.start()
-        assert learning.learner.state == "off"
-        await learning.stop()
+        await Upkeep(settings_for(tmp_path, content="hash"), database, clock=lambda: 50.0).do_chores()
     (version,) = await store.versions(5)
     assert (version.state, version.metrics, await store.artefact("v1")) == ("rejected", {"error": 1}, None)
-    assert [event.kind for event in await store.events(5)] == ["erased"]
-    await database.close()
+    assert [(event.kind, event.created_at) for event in await store.events(5)] == [("erased", 50.0)]
 
 
 async def test_events_are_told_newest_first(database: Database) -> None:

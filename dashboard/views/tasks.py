@@ -2,7 +2,6 @@
 
 import polars as pl
 import streamlit as st
-import submission
 import task_view
 import widgets
 
@@ -45,6 +44,4 @@ def _shown() -> None:
         st.rerun(scope="fragment")
 
 
-with st.expander("Submit a task", icon=":material/add:"):
-    widgets.guarded(lambda: submission.show_form(lambda stored: _follow(stored["id"]), can_write=can_write))
 show()

@@ -119,12 +119,6 @@ LEARNING_EVENTS: Final[Schema] = {
     "created_at": UTC_TIME,
     **dict.fromkeys(("kind", "text", "version"), pl.String),
 }
-TARGET_ALERTS: Final[Schema] = {
-    "id": pl.String,
-    "created_at": UTC_TIME,
-    **dict.fromkeys(("violation_id", "target", "kind", "text"), pl.String),
-    "acknowledged_at": UTC_TIME,
-}
 DAYS: Final[Schema] = {
     "target": pl.String,
     "day": pl.Date,

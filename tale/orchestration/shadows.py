@@ -6,12 +6,11 @@ what they are, by the operation "shadow".
 
 import asyncio
 import hashlib
-import logging
 from collections.abc import Callable
 from typing import Final
 
-from tale.exceptions import TaleBaseException
 from tale.models.pool import Pool
+from tale.models.quiet import in_quiet_moments
 from tale.orchestration.checking import failure_of
 from tale.orchestration.task_prompt import CHECK_FAILED, request_for
 from tale.records import Attempt, CallContext, ChatRequest, Priority, Reply, Task, TaskStatus
@@ -24,8 +23,6 @@ QUIET_S: Final = 5.0  # between two looks at whether there is nothing else to do
 LONGEST_PAUSE_S: Final = 60.0  # while it is never quiet
 WATCH_S: Final = 0.25  # between two looks at whether others want the models, while a shadow is written
 MOST_NOTED: Final = 100  # tasks that wait for a quiet moment
-
-logger = logging.getLogger(__name__)
 
 
 class Shadows:
@@ -58,7 +55,10 @@ class Shadows:
     async def start(self) -> None:
         """Begin to look for quiet moments, where any task is to have a shadow."""
         if self._rate > 0:
-            self._worker = asyncio.create_task(self._work(), name="shadows")
+            self._worker = asyncio.create_task(
+                in_quiet_moments(self._arrived, self._take_a_step, quiet_s=self._quiet_s, longest_s=LONGEST_PAUSE_S),
+                name="shadows",
+            )
 
     async def stop(self) -> None:
         """Leave the rest undone."""
@@ -81,22 +81,10 @@ class Shadows:
         if self._call:
             self._call.cancel()
 
-    async def _work(self) -> None:
-        pause_s = self._quiet_s
-        while True:
-            await self._arrived.wait()
-            await asyncio.sleep(pause_s)
-            pause_s = min(2 * pause_s, LONGEST_PAUSE_S)
-            try:
-                if await self._is_quiet(running=0) and await self._take_a_step():
-                    pause_s = self._quiet_s
-            except (TaleBaseException, TimeoutError) as error:
-                logger.info("A shadow failed: %s", error or "it took too long")
-            except Exception:  # the edge of what runs beside the tasks, which go on without it
-                logger.exception("A shadow broke off.")
-
     async def _take_a_step(self) -> bool:
-        """Do the first noted task that has ended; False where it had to give way."""
+        """Do the first noted task that has ended; False where it was not quiet, or had to give way."""
+        if not await self._is_quiet(running=0):
+            return False
         for task_id in list(self._noted):
             task = await self._tasks.get(task_id)
             if task is not None and not task.status.is_final:

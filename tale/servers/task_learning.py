@@ -3,14 +3,12 @@
 import asyncio
 import logging
 import random
-import time
 
 from tale.exceptions import DatabaseException
-from tale.ids import new_call_id
 from tale.learning.engine_learner import EngineLearner
 from tale.learning.intent_data import data_folder
 from tale.learning.priors import PRIORS, read_priors
-from tale.predictions import LearningEvent, PastAttempt
+from tale.predictions import PastAttempt
 from tale.settings import Settings
 from tale.storage.database import Database
 from tale.storage.learning_store import LearningStore
@@ -28,34 +26,23 @@ class TaskLearning:
         self.learner = EngineLearner(randomness=random.Random(), priors=_priors())  # noqa: S311 - see above
 
     async def start(self) -> None:
-        """Begin; returns when the database is open. Where no words are kept, versions made of some are thrown away."""
-        keeps_words = self._settings.content == "full"
-        if not keeps_words:
+        """Begin; returns when the database is open."""
+        if self._settings.content != "full":
             self.learner.decline(f"content = {self._settings.content} keeps no words to learn from")
+            return
         try:
             self._database = await asyncio.to_thread(Database.open, self._settings.database)
-            if not keeps_words:
-                await _forget(LearningStore(self._database))
         except DatabaseException as error:
             logger.warning("Tasks are not learned from: %s", error)
             self.learner.decline(str(error))
             return
-        if keeps_words:
-            self.learner.start(LearningStore(self._database))
+        self.learner.start(LearningStore(self._database))
 
     async def stop(self) -> None:
         """End what is under way."""
         await self.learner.stop()
         if self._database is not None:
             await self._database.close()
-
-
-async def _forget(store: LearningStore) -> None:
-    """Throw away what was learned while words were still kept. Raises DatabaseException."""
-    if count := await store.forget():
-        told = f"{count} versions held words of tasks, which are no longer kept"
-        logger.info("Learning: %s", told)
-        await store.add_event(LearningEvent(new_call_id(), time.time(), "erased", told))
 
 
 def _priors() -> list[PastAttempt]:

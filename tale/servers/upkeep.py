@@ -73,8 +73,9 @@ class Upkeep:
 
     async def _erase(self) -> None:
         if self._settings.content != "full":
-            await LearningStore(self._database).forget()  # versions hold words of tasks
-            await erase(self._database, self._settings.content, self._clock() - self._settings.content_hold_s)
+            now = self._clock()
+            await LearningStore(self._database).forget(now)
+            await erase(self._database, self._settings.content, now - self._settings.content_hold_s)
 
     async def _prune(self) -> None:
         await self._prune_samples()

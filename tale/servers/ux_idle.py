@@ -7,6 +7,7 @@ from typing import Final
 from tale.conversation.context import Memory, shortened, summary_messages, system_text, to_summarize
 from tale.exceptions import TaleBaseException
 from tale.models.pool import Pool
+from tale.models.quiet import in_quiet_moments
 from tale.records import CallContext, ChatRequest, Message, Priority, Task
 from tale.servers.ux_answers import ANSWER_TOKENS, ModelAnswers, memory_of
 from tale.settings import Settings
@@ -54,7 +55,10 @@ class IdleWork:
         """Begin to look for quiet moments."""
         if not self._is_warm:
             self._arrived.set()
-        self._worker = asyncio.create_task(self._work(), name="idle-work")
+        self._worker = asyncio.create_task(
+            in_quiet_moments(self._arrived, self._take_a_step, quiet_s=self._quiet_s, longest_s=LONGEST_PAUSE_S),
+            name="idle-work",
+        )
 
     async def stop(self) -> None:
         """Leave the rest undone."""
@@ -84,25 +88,12 @@ class IdleWork:
             async with asyncio.timeout(RESULT_LIMIT_S):
                 return (await self._pool.complete(request, call)).text.strip() or None
         except (TaleBaseException, TimeoutError) as error:
-            logger.info("The result of task %s is told by its beginning: %s", task.id, error or "no time")
+            logger.info("The result of task %s is told by its beginning: %s", task.id, str(error) or "no time")
             return None
 
-    async def _work(self) -> None:
-        pause_s = self._quiet_s
-        while True:
-            await self._arrived.wait()
-            await asyncio.sleep(pause_s)
-            pause_s = min(2 * pause_s, LONGEST_PAUSE_S)
-            try:
-                if await self._is_quiet():
-                    await self._take_a_step()
-                    pause_s = self._quiet_s
-            except TaleBaseException as error:
-                logger.info("Work for a quiet moment failed: %s", error)
-            except Exception:  # the edge of what runs beside the talk, which goes on without it
-                logger.exception("Work for a quiet moment broke off.")
-
-    async def _take_a_step(self) -> None:
+    async def _take_a_step(self) -> bool:
+        if not await self._is_quiet():
+            return False
         if not self._is_warm:
             warmed = await self._written(WARMING, CallContext("ux", "warm", Priority.BACKGROUND))
             self._is_warm = warmed is not None
@@ -112,6 +103,7 @@ class IdleWork:
                 self._wanted.pop(conversation_id, None)
         if self._is_warm and not self._wanted:
             self._arrived.clear()
+        return True
 
     async def _is_quiet(self) -> bool:
         if self._answers.are_written:

@@ -8,6 +8,7 @@ from typing import Any, Final
 
 from sqlalchemy import Connection, and_, func, insert, or_, select, tuple_, update
 
+from tale.ids import new_call_id
 from tale.predictions import EngineVersion, LearningEvent, PastAttempt, VersionState
 from tale.storage.content import is_erased
 from tale.storage.database import Database
@@ -72,12 +73,17 @@ class LearningStore:
         """Never use a version again."""
         await self._database.write(lambda connection: connection.execute(_changed(version_id, "rejected")))
 
-    async def forget(self) -> int:
-        """Throw away all versions, which hold words of tasks; returns how many there were. What is known of how they
-        did is kept."""
+    async def forget(self, now: float) -> None:
+        """Throw away all versions, which hold words of tasks, and note that it was done. How they did is kept."""
         held = engine_versions.c.artefact.is_not(None)
         gone = update(engine_versions).where(held).values(artefact=None, state="rejected")
-        return await self._database.write(lambda connection: connection.execute(gone).rowcount)
+
+        def work(connection: Connection) -> None:
+            if count := connection.execute(gone).rowcount:
+                told = f"{count} versions held words of tasks, which are no longer kept"
+                connection.execute(insert(learning_events), asdict(LearningEvent(new_call_id(), now, "erased", told)))
+
+        await self._database.write(work)
 
     async def add_event(self, event: LearningEvent) -> None:
         """Keep what happened."""
