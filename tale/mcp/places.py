@@ -68,7 +68,7 @@ class Places:
     def allows_host(self, header: str) -> bool:
         """Whether a request with this Host header is meant for this server."""
         place = Place.parse(header)
-        if place is None:
+        if place is None or place.scheme is not None:  # it names no scheme
             return False
         return self._any_host or place.host in LOOPBACK_NAMES or any(known.covers(place) for known in self._hosts)
 
