@@ -120,7 +120,7 @@ class Settings(BaseModel):
     max_task_retries: int = Field(MAX_TASK_RETRIES, ge=1, description="attempts before a task ends as failed")
     retry_delay_s: float = Field(ERROR_RETRY_DELAY, ge=0, description="base wait between two attempts")
     task_slots: int = Field(1, ge=1, description="tasks that run at the same time")
-    acknowledge: bool = Field(True, description="the small model says in a sentence what a task is about")
+    acknowledge: bool = Field(True, description="the small model says what a task is about while its answer waits")
     prewarm: bool = Field(True, description="the small model reads the chat's instructions before the first message")
     queue_limit: int = Field(10_000, ge=1, description="tasks that may wait; more are refused")
 

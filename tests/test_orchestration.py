@@ -85,7 +85,9 @@ class Bench:
         self.client = DirectClient(
             TaskExecutor(store, pool, max_output_tokens=64, max_failures=3, clock=lambda: 1000.0)
         )
-        self.coordinator = HTTPCoordinator(settings, store, execution=self.client, pool=pool, clock=lambda: 1000.0)
+        self.coordinator = HTTPCoordinator(
+            settings, store, execution=self.client, pool=pool, clock=lambda: 1000.0, acknowledge_after_s=0.0
+        )
 
     async def finished(self, task: Task) -> Task:
         return await self.coordinator.wait(task.id, timeout_s=20)
@@ -251,6 +253,21 @@ async def test_the_small_model_says_what_is_being_worked_on(start: Start) -> Non
     assert pool.calls[1][1].role == "ux"
 
 
+async def test_nothing_is_said_of_a_task_whose_answer_is_being_written(start: Start) -> None:
+    gate = asyncio.Event()
+    pool = ScriptedPool(["Leaves ", gate, "fall."])
+    pool.states = (ModelState("small", "ux", "ready"), ModelState("large", "task", "ready"))
+    bench = await start(pool)
+    task = await bench.coordinator.submit(Submission("Write a haiku"))
+    while not bench.coordinator.events.is_being_written(task.id):
+        await asyncio.sleep(0.001)
+    waiting = asyncio.create_task(bench.finished(task))
+    await asyncio.sleep(0.01)
+    gate.set()
+    assert (await waiting).status is TaskStatus.COMPLETED
+    assert [context.operation for _, context in pool.calls] == ["execute"]
+
+
 async def test_an_acknowledgement_that_fails_does_not_harm_the_task(start: Start) -> None:
     gate = asyncio.Event()
     pool = ScriptedPool([gate, "done"], [ModelException("The small model is gone.")])
@@ -362,7 +379,7 @@ async def test_no_acknowledgement_is_asked_for_where_none_is_wanted(start: Start
 
 
 async def test_a_stop_ends_an_acknowledgement_that_is_under_way(start: Start) -> None:
-    pool = ScriptedPool(["partial", asyncio.Event()])
+    pool = ScriptedPool([asyncio.Event()])
     pool.states = (ModelState("small", "ux", "ready"), ModelState("large", "task", "ready"))
     bench = await start(pool)
     task = await bench.coordinator.submit(Submission("Write a haiku"))

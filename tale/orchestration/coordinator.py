@@ -20,6 +20,7 @@ from tale.storage.dependencies import DEPENDENCY_FAILED
 from tale.storage.task_store import TaskStore
 
 ACKNOWLEDGEMENT_TOKENS: Final = 24
+ACKNOWLEDGE_AFTER_S: Final = 1.0  # of waiting in which the model that does the task has written nothing
 ACKNOWLEDGEMENT: Final = (
     "The user has handed in a task that another model now carries out. Do not do the task. "
     "Say in one short sentence, starting with a verb ending in -ing, what is being worked on."
@@ -59,6 +60,7 @@ class HTTPCoordinator:
         clock: Callable[[], float],
         engine: TaskEngine | None = None,
         events: TaskEvents | None = None,
+        acknowledge_after_s: float = ACKNOWLEDGE_AFTER_S,
     ) -> None:
         self._settings = settings
         self._store = store
@@ -75,6 +77,7 @@ class HTTPCoordinator:
             retry_delay_s=settings.retry_delay_s,
             on_end=self._attempt_ended,
         )
+        self._acknowledge_after_s = acknowledge_after_s
         self._acknowledged: dict[str, asyncio.Task[None]] = {}
         self._steps: set[asyncio.Task[Any]] = set()
         self._deadlines = DeadlineWatch(store, clock=clock, on_late=self._ended_in_the_queue)
@@ -271,6 +274,9 @@ class HTTPCoordinator:
         self._acknowledged[task.id] = asyncio.create_task(self._say_what_is_done(task))
 
     async def _say_what_is_done(self, task: Task) -> None:
+        await asyncio.sleep(self._acknowledge_after_s)
+        if not self.events.has_listeners(task.id) or self.events.is_being_written(task.id):
+            return  # the words of the answer itself say more, and cost nothing besides
         request = ChatRequest(
             model="",
             messages=(Message("system", ACKNOWLEDGEMENT), Message("user", task.text[:500])),

@@ -69,6 +69,11 @@ class TaskEvents:
         """Whether anybody follows this task."""
         return bool(self._listeners.get(task_id))
 
+    def is_being_written(self, task_id: str) -> bool:
+        """Whether the latest that was told of this task counts words of its answer."""
+        latest = self._latest.get(task_id)
+        return latest is not None and bool(latest.output_tokens)
+
     def listened_to(self) -> list[str]:
         """The tasks that somebody follows."""
         return list(self._listeners)
