@@ -40,5 +40,5 @@ def table() -> None:
     if found.is_empty():
         return
     st.subheader("Alerts", anchor=False)
-    shown = widgets.table(found.select("at", "is_open", "of", "kind", "text", "action"))
-    st.dataframe(shown, column_config=CONFIG, hide_index=True, key="alerts")
+    shown = found.select("at", "is_open", "of", "kind", "text", "action")
+    widgets.table(shown, "alerts", column_config=CONFIG)

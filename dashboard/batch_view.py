@@ -3,6 +3,7 @@
 import uuid
 from typing import Final
 
+import polars as pl
 import streamlit as st
 import widgets
 from batch import Batch
@@ -60,16 +61,13 @@ def _is_wanted(lines: list[Line], faults: list[Fault]) -> bool:
     """Show what the file holds; whether it is to be handed in."""
     if lines:
         rows = [_told(line) for line in lines[:SHOWN]]
-        told = [dict.fromkeys((name for row in rows for name in row), "") | row for row in rows]
-        st.dataframe(told, hide_index=True, column_config=CONFIG, height=min(260, 38 + 35 * len(told)))
+        told = pl.DataFrame(rows, infer_schema_length=None)
+        widgets.table(told, "lines", column_config=CONFIG, height=min(260, 38 + 35 * len(told)))
     leave_out = False
     if faults:
         st.error(f"{len(faults)} of {len(lines) + len(faults)} lines cannot be used.", icon=":material/error:")
-        st.dataframe(
-            [{"line": each.number, "reason": each.reason} for each in faults[:SHOWN]],
-            hide_index=True,
-            column_config=CONFIG,
-        )
+        reasons = pl.DataFrame([{"line": each.number, "reason": each.reason} for each in faults[:SHOWN]])
+        widgets.table(reasons, "faults", column_config=CONFIG)
         leave_out = bool(lines) and st.checkbox(f"Leave them out and hand in the other {len(lines)}", key="leave-out")
     if not lines and not faults:
         st.warning("The file holds no tasks.")
@@ -92,7 +90,7 @@ def _course(batch: Batch) -> None:
     if batch.problem:
         st.error(batch.problem, icon=":material/error:")
     if batch.failed:
-        st.dataframe(sorted(batch.failed, key=lambda each: each["line"])[:SHOWN], hide_index=True, column_config=CONFIG)
+        widgets.table(pl.DataFrame(batch.failed).sort("line").head(SHOWN), "failed", column_config=CONFIG)
     if batch.is_over and st.button("Close", key="close-batch", icon=":material/close:"):
         st.query_params.pop("batch", None)
         st.rerun()

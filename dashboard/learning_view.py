@@ -106,8 +106,7 @@ def show_versions(seen: Learned, at: float, theme: Theme) -> None:
     widgets.chart(partial(figures.version_losses, seen.versions, theme=theme), "learning-versions", at)
     if not seen.versions.is_empty():
         columns = ("created_at", "state", "verdict", "rows", "reason")
-        table = widgets.table(seen.versions.select(columns))
-        st.dataframe(table, column_config=VERSIONS, hide_index=True, height="content", key="versions")
+        widgets.table(seen.versions.select(columns), "versions", column_config=VERSIONS, height="content")
     drifts = seen.events.filter(pl.col("kind").is_in(["drifted", "recovered", "unreadable", "erased"])).head(5)
     for kind, text in drifts.select("kind", "text").iter_rows():
         st.caption(f":material/info: {kind}: {text}")
@@ -120,9 +119,9 @@ def pick_task(seen: Learned) -> str | None:
     texts = data.opened().tasks(widgets.choice().hours, limit=LISTED).select(pl.col("id").alias("task_id"), "text")
     latest = seen.predictions.reverse().head(LISTED).join(texts, on="task_id", how="left", maintain_order="left")
     columns = ("at", "text", "kind", "complexity", "model", *("predicted_tokens", "budget_tokens", "output_tokens"))
-    table = widgets.table(latest.select(*columns, "chance", "succeeded"))
-    options = {"column_config": ATTEMPTS, "hide_index": True, "on_select": "rerun", "selection_mode": "single-row"}
-    picked = st.dataframe(table, key="predicted", height=280, **options)
+    table = latest.select(*columns, "chance", "succeeded")
+    options = {"column_config": ATTEMPTS, "on_select": "rerun", "selection_mode": "single-row"}
+    picked = widgets.table(table, "predicted", height=280, **options)
     return next((latest["task_id"][row] for row in picked.selection.rows), None)
 
 
@@ -132,13 +131,13 @@ def explain(task_id: str, at: float, theme: Theme) -> None:
     with st.container(border=True):
         st.markdown(f"**{found['text'][:200]}**")
         attempts = pl.DataFrame([_attempt(kept) for kept in found["attempts"]], infer_schema_length=None)
-        st.dataframe(widgets.table(attempts), hide_index=True, key="explained")
+        widgets.table(attempts, "explained")
         if known := found["explanation"]:
             left, right = st.columns(2)
             widgets.chart(partial(figures.what_mattered, known["parts"], theme=theme), f"parts-{task_id}", at, left)
             right.markdown("**What each model is expected to take**")
             others = pl.DataFrame([_alternative(each) for each in known["alternatives"]])
-            right.dataframe(widgets.table(others), hide_index=True, key="others")
+            widgets.table(others, "others", right)
             like = [each["text"] for each in known["like"] if each["text"]]
             right.caption("Tasks like it: " + ("; ".join(like) or "none"))
         if found["note"]:

@@ -42,9 +42,9 @@ def _show() -> None:
     ended = pl.when(pl.col("ended_at").is_null()).then(pl.lit("running")).otherwise(pl.lit("completed"))
     error = pl.when(pl.col("error_class") == "Cancelled").then(pl.lit("cancelled")).otherwise(pl.lit("failed"))
     outcome = pl.when(pl.col("error_class").is_null()).then(ended).otherwise(error)
-    table = widgets.table(found.with_columns(outcome.alias("outcome")).select(COLUMNS))
-    options = {"column_config": CONFIG, "hide_index": True, "on_select": "rerun", "selection_mode": "single-row"}
-    picked = st.dataframe(table, key="calls", height=560, **options)
+    table = found.with_columns(outcome.alias("outcome")).select(COLUMNS)
+    options = {"column_config": CONFIG, "on_select": "rerun", "selection_mode": "single-row"}
+    picked = widgets.table(table, "calls", height=560, **options)
     with st.container(horizontal=True):
         if st.button("Newest", disabled=not cursors, icon=":material/first_page:"):
             cursors.clear()

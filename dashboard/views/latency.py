@@ -33,7 +33,7 @@ def _shown() -> None:
         return
     _charts(seen, at)
     st.subheader("Slowest calls", anchor=False)
-    st.dataframe(widgets.table(seen.slowest.select(SLOWEST)), column_config=CONFIG, hide_index=True, key="slowest")
+    widgets.table(seen.slowest.select(SLOWEST), "slowest", column_config=CONFIG)
     widgets.footer(int(seen.minutes["calls"].sum()), taken_s, at)
 
 

@@ -28,7 +28,7 @@ def _shown() -> None:
     else:
         st.caption(found.get("backend", {}).get("reason") or "")
         rows = pl.DataFrame(map(models_view.state_row, found.get("models", [])))
-        st.dataframe(widgets.table(rows), hide_index=True, height="content", key="models")
+        widgets.table(rows, "models", height="content")
     seen, taken_s, at = data.page("Models", widgets.choice())
     theme, window = widgets.theme(seen.models), seen.window
     left, right = st.columns(2)

@@ -43,8 +43,7 @@ def _shown() -> None:
     ):
         if not frame.is_empty():
             st.subheader(title, anchor=False)
-            table = widgets.table(frame.select(columns).head(50))
-            st.dataframe(table, column_config=CONFIG, hide_index=True, key=title)
+            widgets.table(frame.select(columns).head(50), title, column_config=CONFIG)
     widgets.footer(int(seen.minutes["calls"].sum()), taken_s, at)
 
 

@@ -29,8 +29,7 @@ def _shown() -> None:
     found = data.health(data.settings().url_of("gateway")) or {}
     profile = profile_of(found.get("backend", {}).get("provider"))
     st.caption(f"Machine profile: **{profile.name}**, {profile.title}. Each target by its own window, a day.")
-    rows = widgets.table(pl.DataFrame(map(_row, seen.standings)))
-    st.dataframe(rows, hide_index=True, height="content", key="targets")
+    widgets.table(pl.DataFrame(map(_row, seen.standings)), "targets", height="content")
     for standing in (each for each in seen.standings if each.action):
         st.warning(f"**{standing.target.title}**: {standing.action}", icon=":material/build:")
     widgets.chart(partial(figures.calendar, seen.days, theme=widgets.theme()), "targets-days", at)
@@ -38,7 +37,7 @@ def _shown() -> None:
     widgets.chart(lambda: burn(seen.chat, "first_token", FIRST_WORDS_S), "targets-burn", at)
     if not seen.violations.is_empty():
         st.subheader("Times in which targets were missed", anchor=False)
-        st.dataframe(widgets.table(seen.violations.drop("id")), hide_index=True, key="violations")
+        widgets.table(seen.violations.drop("id"), "violations")
     alerts_view.table()
     widgets.footer(int(seen.chat["calls"].sum()), taken_s, at)
 

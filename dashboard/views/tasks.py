@@ -35,10 +35,10 @@ def _shown() -> None:
         widgets.empty("No tasks in this time", "tale submit 'Write a haiku'")
         return
     took = (pl.col("ended_at") - pl.col("started_at")).dt.total_milliseconds() / 1_000
-    table = widgets.table(found.with_columns(took.alias("took_s")).select(COLUMNS))
+    table = found.with_columns(took.alias("took_s")).select(COLUMNS)
     st.subheader("Tasks", anchor=False)
-    options = {"column_config": CONFIG, "hide_index": True, "on_select": "rerun", "selection_mode": "single-row"}
-    picked = st.dataframe(table, key=f"tasks-{followed}", **options)  # a choice is made once
+    options = {"column_config": CONFIG, "on_select": "rerun", "selection_mode": "single-row"}
+    picked = widgets.table(table, f"tasks-{followed}", **options)  # a choice is made once
     for row in picked.selection.rows[:1]:
         _follow(found["id"][row])
         st.rerun(scope="fragment")

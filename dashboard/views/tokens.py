@@ -36,7 +36,7 @@ def _shown() -> None:
         widgets.chart(lambda: figures.tokens(seen.minutes, **shown), "tokens-models", at, left)
         widgets.chart(lambda: figures.token_kinds(seen.minutes, **shown), "tokens-kinds", at, right)
         sums = summaries.totals(seen.minutes, ["model"]).select(SUMS)
-        st.dataframe(sums, column_config=CONFIG, hide_index=True, height="content", key="token-sums")
+        widgets.table(sums, "token-sums", column_config=CONFIG, height="content")
     widgets.chart(lambda: figures.budget_use(seen.budgets, theme=theme), "tokens-budgets", at)
     widgets.footer(int(seen.minutes["calls"].sum()), taken_s, at)
 
