@@ -32,8 +32,9 @@ from tale.ids import new_call_id
 from tale.records import ModelCall
 from tale.storage.call_store import CallStore
 from tale.storage.database import Database
+from tale.storage.history_reader import minute_rows
 from tale.storage.rollup_rows import tallied
-from tale.storage.rollups import WATERMARK, rollups_between
+from tale.storage.rollups import WATERMARK
 from tale.storage.rows import upsert, values_of
 from tale.storage.tables import meta, model_calls, rollup_minute
 from tale.storage.usage import UsageQuery, UsageStore
@@ -170,7 +171,7 @@ async def usage_of_a_task(database: Database) -> None:
 
 
 async def sums_of_a_day(database: Database) -> None:
-    await database.read(lambda connection: rollups_between(connection, NOW_S - DAY_S, NOW_S))
+    await database.read(lambda connection: minute_rows(connection, NOW_S - DAY_S, NOW_S))
 
 
 IN_A_ROW, AT_ONCE_CALLS, OF_TASKS = f"{ALONE} calls one by one", f"{WRITTEN:,} calls at once", "the same, of tasks"

@@ -18,9 +18,10 @@ from sqlalchemy import Connection, insert
 
 from tale.records import ModelCall
 from tale.storage.database import Database
+from tale.storage.history_reader import minute_rows
 from tale.storage.reader import reading
-from tale.storage.rollup_rows import Rollup, tallied
-from tale.storage.rollups import Rollups, rollups_between
+from tale.storage.rollup_rows import tallied
+from tale.storage.rollups import Rollups
 from tale.storage.rows import values_of
 from tale.storage.tables import model_calls
 
@@ -67,7 +68,7 @@ async def filled(url: str, count: int) -> float:
     return taken_s
 
 
-def timed(url: str, read: Callable[[Connection], list[Rollup]], rounds: int = ROUNDS) -> float:
+def timed(url: str, read: Callable[[Connection], object], rounds: int = ROUNDS) -> float:
     """The median of some readings, in milliseconds."""
     taken: list[float] = []
     with reading(url) as reader:
@@ -90,9 +91,9 @@ def main() -> int:
         url = f"sqlite:///{Path(folder)}/tale.db"
         taken_s = asyncio.run(filled(url, given.calls))
         rows = [
-            Row("last hour", timed(url, lambda c: rollups_between(c, end - HOUR_S, end)), "ms", HOUR_LIMIT_MS),
-            Row("last day", timed(url, lambda c: rollups_between(c, end - DAY_S, end)), "ms", DAY_LIMIT_MS),
-            Row("all 30 days", timed(url, lambda c: rollups_between(c, START, end), 1), "ms"),
+            Row("last hour", timed(url, lambda c: minute_rows(c, end - HOUR_S, end)), "ms", HOUR_LIMIT_MS),
+            Row("last day", timed(url, lambda c: minute_rows(c, end - DAY_S, end)), "ms", DAY_LIMIT_MS),
+            Row("all 30 days", timed(url, lambda c: minute_rows(c, START, end), 1), "ms"),
             Row("last hour, from the calls", timed(url, lambda c: tallied(c, hour_of_calls)), "ms"),
             Row("all 30 days, from the calls", timed(url, tallied, 1), "ms"),
             Row("calls summed up", given.calls / taken_s, "/s"),

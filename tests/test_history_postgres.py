@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from fakes.rolled_up import rolled_up
 from sqlalchemy import insert
 
 from tale.records import ModelCall, Task, TaskStatus
@@ -13,7 +14,7 @@ from tale.storage.database import Database
 from tale.storage.reader import reading
 from tale.storage.retention import Pruned, prunable, prune
 from tale.storage.rollup_rows import tallied
-from tale.storage.rollups import Rollups, rollups_between
+from tale.storage.rollups import Rollups
 from tale.storage.rows import values_of
 from tale.storage.tables import model_calls
 from tale.storage.task_store import TaskStore
@@ -49,7 +50,7 @@ async def test_usage_is_summed_up_by_each_group(database: Database) -> None:
 async def test_rollups_agree_with_the_calls(database: Database) -> None:
     await keep(database, 50, total_s=1.5)
     await Rollups(database).catch_up(START + 1_000)
-    assert await database.read(lambda c: rollups_between(c, START, START + 9_000)) == await database.read(tallied)
+    assert await database.read(lambda c: rolled_up(c, START, START + 9_000)) == await database.read(tallied)
     await Rollups(database).catch_up(START + 9_000)
     assert await Rollups(database).backfill() > 0
     assert (await Rollups(database).verify()).wrong_minutes == ()

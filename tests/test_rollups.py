@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from fakes.command_line import Outcome
+from fakes.rolled_up import rolled_up
 from fakes.servers import settings_for
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -20,8 +21,8 @@ from tale.servers.upkeep import Upkeep
 from tale.storage.call_store import CallStore
 from tale.storage.database import Database
 from tale.storage.retention import prune
-from tale.storage.rollup_rows import Rollup, merged_rollups, tallied
-from tale.storage.rollups import STEP_CALLS, Rollups, Verified, rollups_between, watermark_of
+from tale.storage.rollup_rows import Rollup, tallied
+from tale.storage.rollups import STEP_CALLS, Rollups, Verified, watermark_of
 from tale.storage.rows import values_of
 from tale.storage.tables import meta, model_calls, rollup_minute
 from tale.storage.usage import UsageQuery, usage_of
@@ -58,7 +59,7 @@ async def keep(database: Database, *calls: ModelCall) -> None:
 
 
 async def told(database: Database, since: float = START, until: float = END) -> list[Rollup]:
-    return await database.read(lambda connection: rollups_between(connection, since, until))
+    return await database.read(lambda connection: rolled_up(connection, since, until))
 
 
 async def raw(database: Database) -> list[Rollup]:
@@ -197,14 +198,6 @@ async def test_a_window_is_of_whole_minutes(database: Database) -> None:
     await keeper(database).catch_up(START + 130)
     assert [each.minute - START // 60 for each in await told(database, START + 61, START + 121)] == [1, 2]
     assert await told(database, END, END + HOUR) == []
-
-
-def test_values_of_the_same_are_put_together() -> None:
-    one = Rollup(1, "m", "r", "o", calls=1, input_tokens=2, total_histogram={3: 1})
-    other = Rollup(1, "m", "r", "o", calls=2, total_histogram={3: 1, 4: 1})
-    assert merged_rollups([other, one]) == [
-        Rollup(1, "m", "r", "o", calls=3, input_tokens=2, total_histogram={3: 2, 4: 1})
-    ]
 
 
 async def test_the_servers_sum_up_and_go_on_when_they_cannot(database: Database, tmp_path: Path) -> None:

@@ -1,12 +1,12 @@
 """What the calls of a minute amount to: one value for each minute, model, role and operation."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any, Final
 
 from sqlalchemy import Connection, RowMapping, select
 
-from tale.histogram import Histogram, bucket_of, decoded, encoded, merged_histogram
+from tale.histogram import Histogram, bucket_of, decoded, encoded
 from tale.storage.tables import model_calls
 from tale.storage.usage import CANCELLED, TIMES, TOKENS
 
@@ -110,25 +110,6 @@ def tallied(connection: Connection, *conditions: Any) -> list[Rollup]:
     return tally.rollups()
 
 
-def merged_rollups(rollups: Iterable[Rollup]) -> list[Rollup]:
-    """One value for each minute, model, role and operation, from several that may be of the same."""
-    by_key: dict[RollupKey, list[Rollup]] = {}
-    for each in rollups:
-        by_key.setdefault(each.key, []).append(each)
-    return [group[0] if len(group) == 1 else _merged(group) for _, group in sorted(by_key.items())]
-
-
 def _measured(call: Mapping[str, Any]) -> tuple[float | None, float | None, float | None]:
     rate = call["output_tokens"] / call["decode_s"] if call["output_tokens"] and call["decode_s"] else None
     return call["time_to_first_token_s"], call["total_s"], rate
-
-
-def _merged(group: Sequence[Rollup]) -> Rollup:
-    sums: dict[str, Any] = {}
-    for each in group:
-        for name in (*COUNTS, *TOKENS, *TIMES):
-            if (value := getattr(each, name)) is not None:
-                sums[name] = sums.get(name, 0) + value
-    for name in HISTOGRAMS:
-        sums[name] = merged_histogram(getattr(each, name) for each in group)
-    return Rollup(*group[0].key, **sums)

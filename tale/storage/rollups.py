@@ -10,10 +10,10 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Seque
 from dataclasses import dataclass
 from typing import Any, Final
 
-from sqlalchemy import Connection, and_, delete, func, insert, select
+from sqlalchemy import Connection, delete, func, insert, select
 
 from tale.storage.database import Database
-from tale.storage.rollup_rows import MINUTE_S, Rollup, merged_rollups, rollup_of, tallied
+from tale.storage.rollup_rows import MINUTE_S, Rollup, rollup_of, tallied
 from tale.storage.rows import upsert
 from tale.storage.tables import meta, model_calls, rollup_minute
 
@@ -103,23 +103,6 @@ class Rollups:
             return len(told)
 
         return await self._database.write(work)
-
-
-def rollups_between(connection: Connection, since: float, until: float) -> list[Rollup]:
-    """Rollups and raw tail together: over all ended calls begun in whole minutes of [since, until), ordered."""
-    begin, end = int(since // MINUTE_S), -int(-until // MINUTE_S)
-    watermark = watermark_of(connection)
-    within = and_(model_calls.c.started_at >= begin * MINUTE_S, model_calls.c.started_at < end * MINUTE_S)
-    if watermark is None:
-        return tallied(connection, within)
-    rolled_up = select(rollup_minute).where(
-        rollup_minute.c.minute >= begin, rollup_minute.c.minute < min(end, watermark)
-    )
-    rows = [rollup_of(row) for row in connection.execute(rolled_up).mappings()]
-    edge_s = watermark * MINUTE_S
-    tail = tallied(connection, within, model_calls.c.ended_at >= edge_s, model_calls.c.started_at < edge_s)
-    newest = tallied(connection, within, model_calls.c.started_at >= edge_s)
-    return merged_rollups([*rows, *tail, *newest])
 
 
 def watermark_of(connection: Connection, *, lock: bool = False) -> int | None:

@@ -25,7 +25,7 @@ from tale.records import CallContext, ChatRequest, Delta, Message, ModelCall, Pr
 from tale.storage.call_store import CallStore
 from tale.storage.database import Database
 from tale.storage.rollup_rows import Rollup
-from tale.storage.rollups import Rollups, rollups_between
+from tale.storage.rollups import Rollups
 from tale.storage.usage import UsageQuery, UsageStore
 
 Kind = Literal["ollama", "openai", "llama.cpp"]
@@ -179,7 +179,7 @@ class Ledger:
         now = time.time() + AHEAD_S
         await Rollups(self.database).catch_up(now)
         assert (await Rollups(self.database).verify()).wrong_minutes == ()
-        rolled_up = await self.database.read(lambda connection: rollups_between(connection, 0.0, now))
+        rolled_up = await self.database.read(lambda connection: rolled_up(connection, 0.0, now))
         used = (await UsageStore(self.database).usage(UsageQuery())).whole
         for name in (*TOKENS, *PARTS, "total_s"):
             told = [value for row in rows if (value := getattr(row, name)) is not None]
