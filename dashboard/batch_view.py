@@ -16,6 +16,10 @@ HIDDEN: Final = ("idempotency_key", "attachments")
 CONFIG: Final = {"line": st.column_config.NumberColumn("line", width="small")}
 ENDINGS: Final = ("jsonl", "ndjson", "json", "txt")
 SHOWN: Final = 200  # lines of a file, or faults
+FORGOTTEN: Final = (
+    "The dashboard began anew, and does not know how this file stands. Its tasks go on, below and under Tasks. Hand "
+    "the same file in again to follow it: nothing is done twice, and what is missing is taken up."
+)
 EXAMPLE: Final = '{"text": "Write a haiku about rain", "priority": 5}\n{"text": "Name three rivers of Peru"}'
 
 
@@ -45,11 +49,14 @@ def show_upload(*, can_write: bool) -> None:
 def show_batch() -> None:
     """How the tasks of the file stand that was handed in last."""
     batch_id = st.query_params.get("batch")
-    batch = service().batch(batch_id) if batch_id else None
-    if batch is None:
+    if not batch_id:
         return
     with st.container(border=True):
-        widgets.guarded(lambda: _course(batch))
+        if batch := service().batch(batch_id):
+            widgets.guarded(lambda: _course(batch))
+        else:
+            st.caption(":material/info: " + FORGOTTEN)
+            _show_close()
 
 
 @st.cache_data(max_entries=8, show_spinner="Reading the file")
@@ -91,6 +98,11 @@ def _course(batch: Batch) -> None:
         st.error(batch.problem, icon=":material/error:")
     if batch.failed:
         widgets.table(pl.DataFrame(batch.failed).sort("line").head(SHOWN), "failed", column_config=CONFIG)
-    if batch.is_over and st.button("Close", key="close-batch", icon=":material/close:"):
+    if batch.is_over:
+        _show_close()
+
+
+def _show_close() -> None:
+    if st.button("Close", key="close-batch", icon=":material/close:"):
         st.query_params.pop("batch", None)
         st.rerun()

@@ -179,6 +179,13 @@ def test_the_same_file_twice_is_the_same_tasks_and_failures_are_told_by_line(
     assert len(stored(settings)) == 2
 
 
+def test_a_file_that_a_dashboard_before_this_one_handed_in_is_told_of(settings: Settings, process: Process) -> None:
+    app = open_page("submit", batch="of-another-process")
+    assert "Hand the same file in again" in words(app)
+    app.button(key="close-batch").click().run()
+    assert "batch" not in app.query_params and "Hand the same file in again" not in words(app)
+
+
 def test_where_others_reach_the_dashboard_nobody_hands_in_without_the_key(process: Process) -> None:
     streamlit.config.set_option("server.address", "0.0.0.0")
     app = typed(open_page("submit"), "Write a haiku")
