@@ -86,22 +86,22 @@ class LengthModel:
 
     def outlook(self, requests: Sequence[Request]) -> Outlook:
         """What is expected of new requests; a model that is not known has the average habit."""
-        encoded = self.encoder_.encode(requests)
-        kinds = self.kinds(requests, encoded)
-        guess = self.texts_.predict(encoded)[:, 0]
-        spread = self._spreads(self.spread_.predict(encoded)[:, 0])
+        texts, text_of = _texts(requests)
+        encoded = self.encoder_.encode(texts)
+        kinds = self.kinds(texts, encoded)[text_of]
+        guess = self.texts_.predict(encoded)[text_of, 0]
+        spread = self._spreads(self.spread_.predict(encoded)[text_of, 0])
         models = np.array([request.model for request in requests])
         counted = np.zeros(len(requests))
         correction = np.zeros(len(requests))
         if self.use_history:
-            found = self.history_.evidence([same_text_key(request.text) for request in requests], encoded)
-            known = found.same >= 0
-            guess = np.where(known, self.guesses_[found.same], guess)
-            answers = found.answers
-            counted = np.where(known, self.counts_[found.same], answers)
+            found = self.history_.evidence([same_text_key(text.text) for text in texts], encoded)
+            same, answers = found.same[text_of], found.answers[text_of]
+            guess = np.where(same >= 0, self.guesses_[same], guess)
+            counted = np.where(same >= 0, self.counts_[same], answers)
             within, between = self._variances(kinds)
             trust = answers * between / (within + answers * between)
-            correction = trust * found.surprises[:, 0] * self._loads(models, kinds)
+            correction = trust * found.surprises[text_of, 0] * self._loads(models, kinds)
             spread = spread * np.sqrt((within + (1 - trust) * between) / (within + between))
         return Outlook(self._centre(models, kinds, guess) + correction, spread, kinds, counted)
 
@@ -248,6 +248,13 @@ def _parted(chance: FloatArray, total: FloatArray, texts: int) -> tuple[float, f
 
 def _pairs(models: NDArray[np.str_], kinds: NDArray[np.str_]) -> list[str]:
     return [f"{model}\n{kind}" for model, kind in zip(models, kinds, strict=True)]
+
+
+def _texts(requests: Sequence[Request]) -> tuple[list[Request], NDArray[np.int64]]:
+    """What is asked, whichever model it is asked of, and the number of each request's: all but habits depends on it."""
+    numbers: dict[Request, int] = {}
+    text_of = [numbers.setdefault(replace(request, model=""), len(numbers)) for request in requests]
+    return list(numbers), np.array(text_of, dtype=np.int64)
 
 
 def _distinct(requests: Sequence[Request], *, most: int) -> tuple[NDArray[np.int64], list[Request]]:
