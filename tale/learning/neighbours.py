@@ -16,6 +16,7 @@ MOST_CANDIDATES: Final = 8
 NEAR_WEIGHTS: Final = (0.0, 0.05, 0.2, 0.5, 1.0)
 UNTRIED_WEIGHT: Final = 0.2  # where too few texts have neighbours to tell
 LEAST_TRIED, MOST_TRIED = 20, 2_000  # texts
+AT_ONCE: Final = 250  # of them compared with all others
 
 
 def same_text_key(text: str) -> str:
@@ -66,21 +67,18 @@ class History:
         surprises = np.where((same >= 0)[:, None], self.surprises_[same], 0.0)
         if self.near_weight_ > 0:
             for row in np.flatnonzero(same < 0):
-                answers[row], surprises[row] = self._of_neighbours(encoded, int(row), own=-1)
+                cosines = self.vectors_ @ encoded.vectors[row]
+                answers[row], surprises[row] = self._of_neighbours(encoded, int(row), cosines)
         return Evidence(answers, surprises, same)
 
-    def _of_neighbours(self, encoded: Encoded, row: int, *, own: int) -> tuple[float, FloatArray]:
-        """Answers and mean surprise of the texts nearest to one, without that of the history's row `own`."""
+    def _of_neighbours(self, encoded: Encoded, row: int, cosines: NDArray[np.float32]) -> tuple[float, FloatArray]:
+        """Answers and mean surprise of the texts nearest to one, whose cosines to all of the history's are given."""
         nothing = 0.0, np.zeros(self.surprises_.shape[1])
-        if not self.vectors_.shape[1]:
-            return nothing
-        near = np.flatnonzero(self.vectors_ @ encoded.vectors[row] >= CANDIDATE)
-        near = near[near != own]
+        near = np.flatnonzero(cosines >= CANDIDATE)
         if not len(near):
             return nothing
         if len(near) > MOST_CANDIDATES:
-            cosines = self.vectors_[near] @ encoded.vectors[row]
-            near = near[np.argpartition(-cosines, MOST_CANDIDATES)[:MOST_CANDIDATES]]
+            near = near[np.argpartition(-cosines[near], MOST_CANDIDATES)[:MOST_CANDIDATES]]
         shared = np.asarray((self.words_[near] @ encoded.words[row].T).toarray(), dtype=np.float64)[:, 0]
         weights = np.clip((shared - NEAR) / (1 - NEAR), 0.0, 1.0) * self.answers_[near] * self.near_weight_
         total = float(weights.sum())
@@ -88,8 +86,12 @@ class History:
 
     def _best_near_weight(self, encoded: Encoded, half_sure: float) -> float:
         """One of NEAR_WEIGHTS, by the squared error of what neighbours foretell of the history's own texts."""
-        rows = np.arange(len(self.answers_))[:MOST_TRIED].tolist()
-        found = [(row, *self._of_neighbours(encoded, row, own=row)) for row in rows]
+        found: list[tuple[int, float, FloatArray]] = []
+        for begin in range(0, min(len(self.answers_), MOST_TRIED), AT_ONCE):
+            rows = range(begin, min(begin + AT_ONCE, len(self.answers_), MOST_TRIED))
+            cosines = self.vectors_[rows.start : rows.stop] @ self.vectors_.T
+            cosines[np.arange(len(rows)), rows] = 0.0  # to themselves
+            found += [(row, *self._of_neighbours(encoded, row, cosines[row - begin])) for row in rows]
         known = [(row, answers, surprise) for row, answers, surprise in found if answers > 0]
         if len(known) < LEAST_TRIED:
             return UNTRIED_WEIGHT
