@@ -113,6 +113,24 @@ async def test_a_shadow_is_done_as_if_nothing_was_learned_and_is_no_task_of_the_
     await execution.shadows.stop()
 
 
+async def test_a_task_that_ends_while_it_is_looked_at_is_not_forgotten(database: Database) -> None:
+    execution = Execution(database, ReadyPool(["yes"]))
+    task, look = await execution.began(), execution.tasks.get
+
+    async def outdated(task_id: str) -> Task | None:
+        stood = await look(task_id)
+        if stood and not stood.status.is_final:
+            await execution.ended(task)
+        return stood
+
+    execution.tasks.get = outdated  # type: ignore[method-assign] - an answer that was on its way as the task ended
+    await execution.shadows.start()
+    execution.shadows.look()
+    (made,) = await execution.made(1)
+    assert made.task_id == task.id
+    await execution.shadows.stop()
+
+
 async def test_a_task_that_failed_its_check_has_a_shadow_and_one_that_broke_off_has_none(database: Database) -> None:
     execution = Execution(database, ReadyPool(["no"]))
     await execution.shadows.start()

@@ -85,17 +85,18 @@ class Shadows:
         """Do the first noted task that has ended; False where it was not quiet, or had to give way."""
         if not await self._is_quiet(running=0):
             return False
+        self._arrived.clear()  # before it is looked: a task that ends meanwhile is seen another time
         for task_id in list(self._noted):
             task = await self._tasks.get(task_id)
             if task is not None and not task.status.is_final:
                 continue
+            self._arrived.set()  # there may be more
             del self._noted[task_id]  # whatever comes of it: one that cannot be done is not tried for ever
             if task is not None and (succeeded := _succeeded(task)) is not None:
                 done = await self._shadowed(task, succeeded=succeeded)
                 if not done:
                     self._noted[task_id] = None
                 return done
-        self._arrived.clear()
         return True
 
     async def _shadowed(self, task: Task, *, succeeded: bool) -> bool:

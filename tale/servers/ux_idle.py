@@ -98,12 +98,20 @@ class IdleWork:
             warmed = await self._written(WARMING, CallContext("ux", "warm", Priority.BACKGROUND))
             self._is_warm = warmed is not None
         elif self._wanted:
-            conversation_id = next(iter(self._wanted))
-            if await self._sum_up(conversation_id):
-                self._wanted.pop(conversation_id, None)
+            await self._see(next(iter(self._wanted)))
         if self._is_warm and not self._wanted:
             self._arrived.clear()
         return True
+
+    async def _see(self, conversation_id: str) -> None:
+        """Sum up a conversation; one that grows meanwhile, or could not be, is seen again."""
+        del self._wanted[conversation_id]
+        is_done = False
+        try:
+            is_done = await self._sum_up(conversation_id)
+        finally:
+            if not is_done:
+                self._wanted[conversation_id] = None
 
     async def _is_quiet(self) -> bool:
         if self._answers.are_written:
