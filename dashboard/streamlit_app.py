@@ -4,6 +4,7 @@ from pathlib import Path
 
 import streamlit as st
 import widgets
+from live_chart import load_plotly
 
 FOLDER = Path(__file__).parent
 PAGES = {
@@ -29,3 +30,4 @@ page = st.navigation(PAGES, position="sidebar")
 widgets.set_style()
 widgets.header(page.title)
 widgets.guarded(page.run)
+load_plotly()  # last: the figures of the page are seen a second before the browser has taken it in

@@ -8,7 +8,7 @@ from zoneinfo import ZoneInfo
 
 import polars as pl
 import streamlit as st
-from live_chart import live_chart, load_plotly
+from live_chart import live_chart
 from plotly.graph_objects import Figure
 from polars import selectors
 
@@ -32,9 +32,8 @@ STYLE: Final = """<style>
 
 
 def set_style() -> None:
-    """Tabular figures, less empty space around the page, and what charts are drawn with."""
+    """Tabular figures, and less empty space around the page."""
     st.html(STYLE)
-    load_plotly()
 
 
 def header(title: str) -> None:

@@ -1,5 +1,6 @@
 """The page Submit: what is known beforehand, one task, a file of them, the queue; and the feed that the pages hear."""
 
+import asyncio
 import json
 import time
 from collections.abc import Callable, Iterator
@@ -232,6 +233,7 @@ def test_what_came_while_a_listener_was_away_is_heard_once_and_whole(settings: S
     listening = service().begin(listen(service(), heard))
     until(lambda: heard.text == "Hello")
     listening.cancel()
+    service().begin(asyncio.sleep(0.05)).result(PATIENCE_S)  # in its loop, where that is carried out
     gate.set()
     until(lambda: [row["status"] for row in stored(settings)] == ["completed"])
     assert heard.status == "running"
