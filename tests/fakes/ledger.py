@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 import pytest
 from fakes.ollama_server import served
+from fakes.rolled_up import rolled_up
 from fakes.servers import until
 from fakes.taped_engine import Playing, TapedEngine
 from fakes.tapes import ARGUMENTS, FINISH, TOOL, Line, Story, ollama_tape, openai_tape, usage_of
@@ -179,15 +180,15 @@ class Ledger:
         now = time.time() + AHEAD_S
         await Rollups(self.database).catch_up(now)
         assert (await Rollups(self.database).verify()).wrong_minutes == ()
-        rolled_up = await self.database.read(lambda connection: rolled_up(connection, 0.0, now))
+        minutes = await self.database.read(lambda connection: rolled_up(connection, 0.0, now))
         used = (await UsageStore(self.database).usage(UsageQuery())).whole
         for name in (*TOKENS, *PARTS, "total_s"):
             told = [value for row in rows if (value := getattr(row, name)) is not None]
             expected = pytest.approx(sum(told)) if told else None
-            assert (_sum(rolled_up, name), getattr(used, name)) == (expected, expected), name
+            assert (_sum(minutes, name), getattr(used, name)) == (expected, expected), name
         failed = [row for row in rows if row.error_class not in (None, "Cancelled")]
         cancelled = [row for row in rows if row.error_class == "Cancelled"]
-        counted = [sum(getattr(each, name) for each in rolled_up) for name in ("calls", "failed", "cancelled")]
+        counted = [sum(getattr(each, name) for each in minutes) for name in ("calls", "failed", "cancelled")]
         assert counted == [len(rows), len(failed), len(cancelled)] == [used.calls, used.failed, used.cancelled]
 
     def _backend_of(self, kind: Kind) -> Backend:
