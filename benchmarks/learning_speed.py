@@ -61,7 +61,7 @@ def measured(rows: int) -> Measured:
     outcomes = [(float(chance.random() < 0.6), float(chance.random() < 0.8)) for _ in requests]
     start = time.process_time()
     budgets = TokenBudgetModel().fit(requests, tokens)
-    router = SuccessRouter().fit(requests, outcomes)
+    router = SuccessRouter().fit(requests, outcomes, encoder=budgets.lengths_.encoder_)  # as the engine does it
     fit_s = time.process_time() - start
     asked = history(PREDICTIONS, seed=2)
     asked[::10] = [Request("Explain " + each.text * 20, each.model) for each in asked[::10]]

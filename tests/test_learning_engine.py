@@ -151,6 +151,7 @@ def test_an_engine_is_the_same_after_it_was_stored(engine: PerformanceEngine) ->
     again = PerformanceEngine.from_bytes(engine.to_bytes())
     assert again.predict(HAIKU) == engine.predict(HAIKU)
     assert again.get_params() == engine.get_params() == {"seed": 0, "trees": 40}
+    assert again.router_ and again.router_.heads_.encoder_ is again.budget_.lengths_.encoder_  # kept once
 
 
 def test_what_cannot_be_read_is_refused_in_one_sentence(engine_bytes: bytes) -> None:

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,6 +11,7 @@ from tale.learning.features import FloatArray, Request, features_of
 from tale.learning.lexical import Lexicon, Sparse
 
 MOST_DEVIATIONS: Final = 5.0  # a feature further off its mean tells no more
+MOST_KEPT: Final = 8  # requests that are kept as they were encoded: several models are asked about the same few
 
 
 @dataclass(frozen=True)
@@ -36,10 +37,20 @@ class Encoded:
 
 
 class Encoder:
-    """Turns requests into numbers; features are standardised by those it was fitted on."""
+    """Turns requests into numbers; features are standardised by those it was fitted on.
+
+    It may serve several models: what it was asked last is not worked out twice.
+    """
+
+    def __init__(self) -> None:
+        self._last: tuple[tuple[Request, ...], Encoded] | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_last": None}
 
     def fit(self, requests: Sequence[Request], *, seed: int = 0) -> Encoded:
         """Learn words and scales from the requests; returns them encoded."""
+        self._last = None
         self.lexicon_ = Lexicon()
         words = self.lexicon_.fit([request.text for request in requests], seed=seed)
         features = features_of(requests)
@@ -51,8 +62,13 @@ class Encoder:
 
     def encode(self, requests: Sequence[Request]) -> Encoded:
         """The requests as numbers; an embedding that is missing or of another length counts as zero."""
+        asked, last = tuple(requests), self._last
+        if last is not None and last[0] == asked:
+            return last[1]
         words = self.lexicon_.sparse([request.text for request in requests])
-        return self._encoded(requests, features_of(requests), words)
+        encoded = self._encoded(requests, features_of(requests), words)
+        self._last = (asked, encoded) if len(asked) <= MOST_KEPT else None
+        return encoded
 
     def _encoded(self, requests: Sequence[Request], features: FloatArray, words: Sparse) -> Encoded:
         standard = np.clip((features - self.means_) / self.scales_, -MOST_DEVIATIONS, MOST_DEVIATIONS)

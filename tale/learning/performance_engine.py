@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass, replace
-from typing import Any, Final, get_args
+from typing import Any, Final, cast, get_args
 
 import numpy as np
 from sklearn.base import BaseEstimator
@@ -45,7 +45,7 @@ CAP_SLACK: Final = 3.0  # of the limit that answers stay within, to where they a
 LEAST_CUT: Final = 512  # tokens; a shorter answer is cheaper to let run than to cut and go on with
 FRAME_TOKENS: Final = 12.0  # around each message, in the templates of chat models
 ROLES: Final[tuple[Role, ...]] = get_args(Role)
-MAGIC: Final = "tale-engine 2"
+MAGIC: Final = "tale-engine 3"
 
 
 @dataclass(frozen=True)
@@ -95,7 +95,11 @@ class PerformanceEngine(BaseEstimator):
         self.router_: SuccessRouter | None = None
         if labelled:
             self.router_ = SuccessRouter(trees=self.trees, seed=self.seed)
-            self.router_.fit([request_of(row) for row in labelled], [outcome_of(row) for row in labelled])
+            self.router_.fit(
+                [request_of(row) for row in labelled],
+                [outcome_of(row) for row in labelled],
+                encoder=self.budget_.lengths_.encoder_,
+            )
         self.tried_: dict[str, int] = dict(Counter(row.role for row in labelled))
         self.tried_of_kind_: dict[str, int] = dict(Counter(kind_of(row.text) for row in labelled if row.role == "ux"))
         self.names_: dict[str, str] = {row.role: row.model for row in rows}  # the latest of each
@@ -189,10 +193,10 @@ class PerformanceEngine(BaseEstimator):
         """Ids of the tasks whose texts are likest, with the cosine of their vectors, from 0 to 1."""
         if same := self.like_.get(same_text_key(text)):
             return [(task, 1.0) for task in same[::-1][:most]]
-        history, lexicon = self.budget_.lengths_.history_, self.budget_.lengths_.encoder_.lexicon_
+        history, encoder = self.budget_.lengths_.history_, self.budget_.lengths_.encoder_
         if not len(history.vectors_) or not history.vectors_.shape[1]:
             return []
-        cosines = history.vectors_ @ lexicon.dense(lexicon.sparse([text]))[0]
+        cosines = history.vectors_ @ encoder.encode([Request(text, "")]).vectors[0]
         keys = list(history.rows_)
         nearest = [(keys[int(row)], float(cosines[row])) for row in np.argsort(-cosines)[:most] if cosines[row] > 0]
         return [(self.like_[key][-1], round(min(cosine, 1.0), 3)) for key, cosine in nearest if self.like_.get(key)]
@@ -207,10 +211,9 @@ class PerformanceEngine(BaseEstimator):
 
     def to_bytes(self) -> bytes:
         """The engine as it came from `fit`; what it was updated with is learned again from the history."""
-        budget, router = to_bytes(self.budget_), to_bytes(self.router_) if self.router_ else b""
         facts: dict[str, Any] = {name: getattr(self, name) for name in FACTS}
-        told = {"magic": MAGIC, "budget_bytes": len(budget), "trees": self.trees, "seed": self.seed, "facts": facts}
-        return json.dumps(told).encode() + b"\n" + budget + router
+        told = {"magic": MAGIC, "trees": self.trees, "seed": self.seed, "facts": facts}
+        return json.dumps(told).encode() + b"\n" + to_bytes([self.budget_, self.router_])
 
     @classmethod
     def from_bytes(cls, data: bytes) -> "PerformanceEngine":
@@ -220,12 +223,15 @@ class PerformanceEngine(BaseEstimator):
             told: dict[str, Any] = json.loads(first)
             if told["magic"] != MAGIC:
                 raise ModelException("What was learned is of another tale; it has to be learned again.")
-            engine, size = cls(trees=told["trees"], seed=told["seed"]), int(told["budget_bytes"])
+            engine = cls(trees=told["trees"], seed=told["seed"])
             engine.__dict__.update({name: told["facts"][name] for name in FACTS})
         except (ValueError, KeyError, TypeError) as error:
             raise ModelException("What was learned is damaged; it has to be learned again.") from error
-        engine.budget_ = from_bytes(rest[:size], TokenBudgetModel)
-        engine.router_ = from_bytes(rest[size:], SuccessRouter) if rest[size:] else None
+        match cast("list[object]", from_bytes(rest, list)):  # stored as one, since they share an encoder
+            case [TokenBudgetModel() as budget, (SuccessRouter() | None) as router]:
+                engine.budget_, engine.router_ = budget, router
+            case _:
+                raise ModelException("What was learned is damaged; it has to be learned again.")
         engine._begin()
         return engine
 

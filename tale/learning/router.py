@@ -9,6 +9,7 @@ import numpy as np
 from sklearn.base import BaseEstimator
 
 from tale.exceptions import ValidationException
+from tale.learning.encoding import Encoder
 from tale.learning.features import FloatArray, Request
 from tale.learning.success import OutcomeHeads
 
@@ -67,8 +68,14 @@ class SuccessRouter(BaseEstimator):
         self.use_history = use_history
         self.seed = seed
 
-    def fit(self, X: Sequence[Request], y: Sequence[tuple[float | None, float | None]]) -> "SuccessRouter":
-        """Learn from requests and the outcomes (small, large) of each."""
+    def fit(
+        self,
+        X: Sequence[Request],
+        y: Sequence[tuple[float | None, float | None]],
+        *,
+        encoder: Encoder | None = None,
+    ) -> "SuccessRouter":
+        """Learn from requests and the outcomes (small, large) of each; an encoder that was fitted may be shared."""
         outcomes = np.array([[np.nan if value is None else value for value in pair] for pair in y], dtype=np.float64)
         outcomes = np.clip(outcomes.reshape(len(X), 2), 0.0, 1.0)
         if np.isnan(outcomes).all():
@@ -80,7 +87,7 @@ class SuccessRouter(BaseEstimator):
             use_history=self.use_history,
             contrasts=np.array([[-1.0], [1.0]]),
             seed=self.seed,
-        ).fit(X, outcomes)
+        ).fit(X, outcomes, encoder=encoder)
         return self
 
     def predict_proba(self, X: Sequence[Request]) -> FloatArray:

@@ -41,11 +41,13 @@ class OutcomeHeads:
         self.contrasts = contrasts
         self.seed = seed
 
-    def fit(self, requests: Sequence[Request], outcomes: FloatArray) -> "OutcomeHeads":
-        """Learn from one or more rows."""
+    def fit(
+        self, requests: Sequence[Request], outcomes: FloatArray, *, encoder: Encoder | None = None
+    ) -> "OutcomeHeads":
+        """Learn from one or more rows, as an encoder that was fitted tells them, or one of its own."""
         keys, latest, sums, counts = _by_text(requests, outcomes, most=self.most_texts)
-        self.encoder_ = Encoder()
-        encoded = self.encoder_.fit(latest, seed=self.seed)
+        self.encoder_ = encoder or Encoder()
+        encoded = encoder.encode(latest) if encoder else self.encoder_.fit(latest, seed=self.seed)
         overall = sums.sum(axis=0) / np.maximum(counts.sum(axis=0), 1)
         means = np.where(counts > 0, sums / np.maximum(counts, 1), overall)
         answers = counts.max(axis=1)

@@ -30,7 +30,10 @@ STABLE_S: Final = 60.0  # a server that lived so long died of something new
 LEARN_INTERVAL_S: Final = 30.0
 LEARN_LIMIT_S: Final = 5.0
 LOOK_INTERVAL_S: Final = 5.0  # at whether a server that another process looked after has to be taken over
-ONE_THREAD: Final = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}  # what is learned is small
+LEAN: Final = {
+    **{"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"},  # what is learned is small
+    "MALLOC_MMAP_THRESHOLD_": "131072",  # the pieces of a version that is read are given back when it is put together
+}
 FAILURE_LIMIT: Final = 3
 
 logger = logging.getLogger(__name__)
@@ -174,7 +177,7 @@ class LearningLink:
                 stdin=asyncio.subprocess.PIPE,
                 stdout=asyncio.subprocess.PIPE,
                 stderr=log,
-                env={**inherited, **ONE_THREAD, **self._settings.environment()},
+                env={**inherited, **LEAN, **self._settings.environment()},
                 start_new_session=True,  # Ctrl-C in a terminal is for the service, which then ends its children
             )
 
