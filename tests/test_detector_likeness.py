@@ -3,13 +3,16 @@
 from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
+from shutil import copy
 from zlib import crc32
 
 import numpy as np
 import pytest
+from fakes.servers import until
 
 from tale.learning.intent_data import WORDS_FILE, data_folder, read_examples
 from tale.learning.intent_encoder import MODULE, VIEWS, WIDTH, Vectors, read_encoder, vectors_of
+from tale.learning.intent_learner import IntentLearner
 from tale.learning.intent_likeness import LANDMARKS, Likeness, learned
 from tale.learning.intent_store import Header, Standing, load, save
 from tale.learning.intent_training import accuracy_of, trained
@@ -125,6 +128,22 @@ def test_what_is_learned_in_one_language_holds_in_another() -> None:
     assert plain is not None
     assert encoded is not None
     assert encoded > plain + 0.1
+
+
+@pytest.mark.skipif(find_spec(MODULE) is None, reason="the package of the encoder is not installed")
+async def test_what_is_learned_without_the_encoder_serves_until_it_has_been_learned_with_it(tmp_path: Path) -> None:
+    for name in ("intents", "intents_unseen"):
+        (tmp_path / name).mkdir()
+        copy(DATA / "intents" / "near_misses.jsonl", tmp_path / name)
+    copy(DATA / WORDS_FILE, tmp_path)
+    learner = IntentLearner(tmp_path / "new" / "model", list, folder=tmp_path)
+    learner.start()
+    await until(lambda: learner.standing is not None)
+    first = learner.standing
+    assert learner.state == "learning" and learner.detect("hi").source == "model"
+    await until(lambda: learner.state == "ready")
+    await learner.stop()
+    assert first and learner.standing and learner.standing.trained_at > first.trained_at
 
 
 @pytest.mark.skipif(find_spec(MODULE) is None, reason="the package of the encoder is not installed")

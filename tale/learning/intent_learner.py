@@ -21,6 +21,7 @@ from tale.records import Correction, Detection
 # -P: a file of the user's in the working folder must not stand in for a module of the same name.
 COMMAND: Final = (sys.executable, "-P", "-m", "tale.learning.intent_training")
 TRAINING_LIMIT_S: Final = 600.0  # of a process that yields to all others
+PLAIN: Final = "--without-encoder"
 RETRY_S: Final = 60.0
 
 State = Literal["learning", "ready", "failed"]
@@ -90,26 +91,33 @@ class IntentLearner:
                     await self._wanted.wait()
 
     async def _learn(self) -> None:
-        self._encoder = self._encoder or await asyncio.to_thread(read_encoder)
+        encoder = self._encoder = self._encoder or await asyncio.to_thread(read_encoder)
         corrections = await self._corrections()
-        header = Header(
-            await asyncio.to_thread(digest_of, self._folder, corrections), self._encoder.name if self._encoder else None
-        )
-        if header == self._header:
+        digest = await asyncio.to_thread(digest_of, self._folder, corrections)
+        if Header(digest, encoder.name if encoder else None) == self._header:
             return
         self.state = "learning"
-        meanings = await asyncio.to_thread(read_meanings, self._folder / WORDS_FILE)
-        found = await asyncio.to_thread(load, self._path, header, meanings, self._encoder)
-        if found is None:
-            await self._train(corrections)
-            found = await asyncio.to_thread(load, self._path, header, meanings, self._encoder)
-        if found is None:
+        if await self._took_up(digest, encoder):
+            return
+        if encoder and self._model is None:  # with it learning takes five times as long: detection need not wait for it
+            await self._train(corrections, plain=True)
+            await self._took_up(digest, None)
+        await self._train(corrections)
+        if not await self._took_up(digest, encoder):
             raise ServerException(f"What was learned cannot be read back from {self._path}.")
-        self._model, self.standing = found
-        self._header = header
+
+    async def _took_up(self, digest: str, encoder: Encoder | None) -> bool:
+        """Whether the file holds what was learned from these data with this encoder, which then is in force."""
+        header = Header(digest, encoder.name if encoder else None)
+        meanings = await asyncio.to_thread(read_meanings, self._folder / WORDS_FILE)
+        found = await asyncio.to_thread(load, self._path, header, meanings, encoder)
+        if found is None:
+            return False
+        (self._model, self.standing), self._header = found, header
         logger.info(
             "Intents: learned from %d messages and %d corrections.", self.standing.messages, self.standing.corrections
         )
+        return True
 
     async def _corrections(self) -> Sequence[Correction]:
         try:
@@ -118,12 +126,11 @@ class IntentLearner:
             logger.warning("The users' corrections cannot be read and do not count now: %s", error)
             return ()
 
-    async def _train(self, corrections: Sequence[Correction]) -> None:
+    async def _train(self, corrections: Sequence[Correction], *, plain: bool = False) -> None:
         self._path.parent.mkdir(parents=True, exist_ok=True)
         process = await asyncio.create_subprocess_exec(
             *COMMAND,
-            str(self._path),
-            str(self._folder),
+            *(str(self._path), str(self._folder), *((PLAIN,) if plain else ())),
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.DEVNULL,
         )

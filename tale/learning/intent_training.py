@@ -1,7 +1,7 @@
 """Learns the detection of intents in a process of its own, of low priority, and leaves the result in a file.
 
-`python -m tale.learning.intent_training FILE FOLDER` learns from the data of the folder and from the users'
-corrections, which it reads as JSON on standard input. It exits with 0 when the file holds what was learned.
+`python -m tale.learning.intent_training FILE FOLDER [--without-encoder]` learns from the data of the folder and from
+the users' corrections, which it reads as JSON on standard input. It exits with 0 when the file holds what was learned.
 """
 
 import json
@@ -82,8 +82,9 @@ def main() -> int:
     """Entry of the process."""
     give_way()
     told: list[dict[str, Any]] = json.load(sys.stdin)
-    path, folder = map(Path, sys.argv[1:])
-    train(path, [Correction(**each) for each in told], folder=folder, encoder=read_encoder())
+    path, folder = map(Path, sys.argv[1:3])
+    encoder = None if sys.argv[3:] else read_encoder()
+    train(path, [Correction(**each) for each in told], folder=folder, encoder=encoder)
     return 0
 
 
