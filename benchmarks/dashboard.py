@@ -8,9 +8,9 @@ The histories are of 100 days, alike but for their density: calls at all times o
 operations, with failures, loads and tasks. What a page reads is timed as the dashboard asks for it, of the last day
 and, where people look further back, of thirty days; warm: the best of several times, after a first one.
 
-Where Chromium and Playwright are, a browser opens the dashboard on the first of these histories: the time to the first
-figures of Overview, the memory of the process after all pages were looked at, and, beside a real service, what an open
-page costs that one.
+Where Chromium and Playwright are, a browser opens the dashboard on one more history, of a million calls that end now:
+the time to the first figures of Overview, the memory of the process after all pages were looked at, and, beside a real
+service, what an open page costs that one.
 """
 
 import argparse
@@ -103,10 +103,10 @@ def task_of(call: ModelCall) -> Task:
     return Task(str(call.task_id), "Write a haiku.", status, call.started_at - 0.2, model=call.model, **began)
 
 
-async def filled(database: Database, count: int) -> None:
+async def filled(database: Database, count: int, end_s: float) -> None:
     """Make one day of calls and tasks, then all other days of it by shifting its times and ids."""
     chance = random.Random(11)
-    first = NOW_S - DAYS * DAY_S
+    first = end_s - DAYS * DAY_S
     moments = sorted(chance.uniform(first, first + DAY_S - 600) for _ in range(count // DAYS))
     calls = [call_of_a_day(chance, at) for at in moments]
     done = [task_of(call) for call in calls if call.task_id]
@@ -125,7 +125,7 @@ async def filled(database: Database, count: int) -> None:
     for sql in indexes:
         await database.write(lambda c, sql=sql: c.exec_driver_sql(sql).close())
     await database.write(predicted)
-    mark = {"key": WATERMARK, "value": str(int(NOW_S // MINUTE_S))}
+    mark = {"key": WATERMARK, "value": str(int(end_s // MINUTE_S))}
     await database.write(lambda c: upsert(c, meta, mark, keys=["key"]))
     await database.write(lambda c: c.exec_driver_sql("ANALYZE").close())
 
@@ -197,8 +197,8 @@ def measured(history: History, limit_ms: float, size: int) -> list[Row]:
     return rows
 
 
-def in_a_browser(path: Path) -> list[Row]:
-    """The figures that take a browser; none where there is none."""
+def in_a_browser(folder: Path) -> list[Row]:
+    """The figures that take a browser, on a history that ends now; none where there is none."""
     chromium = shutil.which("chromium") or shutil.which("google-chrome")
     try:
         from playwright.sync_api import sync_playwright
@@ -207,6 +207,8 @@ def in_a_browser(path: Path) -> list[Row]:
     if chromium is None:
         print("Not measured for want of Chromium and Playwright: first paint, memory, cost to the service.")
         return []
+    path = folder / "dashboard-now.db"
+    asyncio.run(made(path, SIZES[0], end_s=time.time() // MINUTE_S * MINUTE_S))
     told = {"backend": "embedded", "learning": "off", "database_url": f"sqlite:///{path}"}
     with running_service(**told) as service, dashboard_of(service) as (process, url), sync_playwright() as playwright:
         idle = settled_share(service.process.pid)
@@ -282,14 +284,14 @@ def main() -> int:
                 print(f"{size:>12,} calls: {path.stat().st_size / 1e6:,.0f} MB in {time.perf_counter() - began:.0f} s")
             with open_history(path, clock=lambda: NOW_S + 1) as history:
                 rows += measured(history, LIMITS_MS[size], size)
-        rows += in_a_browser(folder / f"dashboard-{SIZES[0]}-{SCHEMA_REVISION}.db")
+        rows += in_a_browser(Path(temporary))
     return show("The data of each page of the dashboard", rows)
 
 
-async def made(path: Path, size: int) -> None:
+async def made(path: Path, size: int, *, end_s: float = NOW_S) -> None:
     """A database of so many calls."""
     database = Database.open(f"sqlite:///{path}")
-    await filled(database, size)
+    await filled(database, size, end_s)
     await database.close()
 
 
