@@ -23,10 +23,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import psutil
-from harness import free_ports, median, quantile, running_service
+from harness import free_ports, median, quantile, running_service, until_learned
 from rich.console import Console
 from rich.table import Table
 
+LEARNING = "tale.servers.learning_server"
 UPSTREAM = Path(__file__).parent / "peers" / "openai_upstream.py"
 KINDS = ("direct", "tale", "litellm")
 CONNECTIONS = (1, 8, 32)
@@ -53,7 +54,10 @@ class Figures:
 
 @dataclass(frozen=True)
 class Target:
-    """Where requests go, and the processes that serve them (none for the engine itself)."""
+    """Where requests go, and the process that serves them (none for the engine itself).
+
+    What learns beside it has a limit of its own: service_footprint.py and prediction_latency.py measure that.
+    """
 
     port: int
     pid: int | None = None
@@ -62,7 +66,8 @@ class Target:
         if self.pid is None:
             return 0.0
         process = psutil.Process(self.pid)
-        return sum(each.memory_info().rss for each in (process, *process.children(recursive=True))) / MEGA
+        serving = [each for each in process.children(recursive=True) if LEARNING not in each.cmdline()]
+        return sum(each.memory_info().rss for each in (process, *serving)) / MEGA
 
 
 class Caller(asyncio.Protocol):
@@ -177,6 +182,7 @@ def tale(engine: Target) -> Iterator[Target]:
         "api_key": KEY,
     }
     with running_service(**given) as service:
+        asyncio.run(until_learned(service))
         yield Target(int(service.environment["TALE_GATEWAY_PORT"]), service.process.pid)
 
 

@@ -22,6 +22,7 @@ from rich.table import Table
 from tale.mcp.http_client import HTTPMCPClient
 
 READY_LIMIT_S = 600.0  # the first run may have to fetch the models
+LEARNED_WITHIN_S = 180.0  # a new home learns first what messages ask for
 
 
 @dataclass(frozen=True)
@@ -46,7 +47,7 @@ class ServiceUnderTest:
         return f"http://127.0.0.1:{self.environment[f'TALE_{role.upper()}_PORT']}"
 
     def client(self, role: str = "gateway") -> HTTPMCPClient:
-        return HTTPMCPClient(self.url(role))
+        return HTTPMCPClient(self.url(role), api_key=self.environment.get("TALE_API_KEY"))
 
 
 def free_ports(count: int) -> list[int]:
@@ -152,6 +153,15 @@ async def until_models_ready(client: HTTPMCPClient, *names: str) -> None:
             return
         await asyncio.sleep(0.1)
     raise SystemExit(f"The models {names} were not ready within {READY_LIMIT_S:g} s.")
+
+
+async def until_learned(service: ServiceUnderTest) -> None:
+    """Return when all is learned that a new home learns at first: what messages ask for, and what tasks take."""
+    async with service.client("ux_agent") as talk, service.client() as gateway, asyncio.timeout(LEARNED_WITHIN_S):
+        while (await talk.call_tool("task_detected", {"text": "Could you tell me a joke?"}))["source"] != "model":
+            await asyncio.sleep(0.2)
+        while (await gateway.call_tool("predict_task", {"text": "Write a poem"}))["version"] is None:
+            await asyncio.sleep(0.2)
 
 
 def median(values: Sequence[float]) -> float:

@@ -5,17 +5,9 @@ import sys
 import time
 
 import psutil
-from harness import Row, ServiceUnderTest, running_service, show
+from harness import Row, running_service, show, until_learned
 
 IDLE_S = 30.0
-LEARNED_WITHIN_S = 180.0  # a new home learns first what messages ask for
-
-
-async def until_learned(service: ServiceUnderTest) -> None:
-    """Return when the learning server has learned and answers."""
-    async with service.client("ux_agent") as client, asyncio.timeout(LEARNED_WITHIN_S):
-        while (await client.call_tool("task_detected", {"text": "Could you tell me a joke?"}))["source"] != "model":
-            await asyncio.sleep(0.2)
 
 
 def main() -> int:

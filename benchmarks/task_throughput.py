@@ -1,4 +1,7 @@
-"""How fast are tasks taken in, begun and done, on SQLite and on PostgreSQL with one, two and three workers?"""
+"""How fast are tasks taken in, begun and done, on SQLite and on PostgreSQL with one, two and three workers?
+
+Nothing is learned meanwhile, and nothing expected of the tasks: prediction_latency.py measures what that takes.
+"""
 
 import argparse
 import asyncio
@@ -157,7 +160,7 @@ class Bench:
 
     async def service(self, roles: str, **settings: object) -> ServiceUnderTest:
         chosen = {"backend": "openai", "openai_url": self._engine.url, "ux_model": MODEL, "task_model": MODEL}
-        chosen |= {"task_slots": SLOTS, "acknowledge": False, **settings}
+        chosen |= {"task_slots": SLOTS, "acknowledge": False, "learning": "off", **settings}
         return await asyncio.to_thread(self._stack.enter_context, running_service(roles=roles, **chosen))
 
 

@@ -6,7 +6,7 @@ import sys
 import time
 from typing import Any
 
-from harness import Row, ServiceUnderTest, median, quantile, running_service, show, until_models_ready
+from harness import Row, ServiceUnderTest, median, quantile, running_service, show, until_learned, until_models_ready
 
 from tale.mcp.http_client import HTTPMCPClient
 
@@ -86,19 +86,10 @@ async def canned(client: HTTPMCPClient, words: str, kind: str, turns: int) -> li
     return seconds
 
 
-async def until_detecting(client: HTTPMCPClient) -> None:
-    """Return when the learning server detects what messages ask for, or after a minute."""
-    for _ in range(600):
-        if (await client.call_tool("task_detected", {"text": "Could you tell me a joke?"}))["source"] == "model":
-            return
-        await asyncio.sleep(0.1)
-    raise SystemExit("The learning server did not answer within a minute.")
-
-
 async def measure(service: ServiceUnderTest, turns: int) -> list[Row]:
     async with service.client() as gateway, service.client("ux_agent") as client:
         await until_models_ready(gateway, "ux")
-        await until_detecting(client)
+        await until_learned(service)
         alone = await chatted(client, max(turns // 3, len(QUESTIONS)))
         given = {"text": WORK, "max_output_tokens": 8_000, "timeout_s": 3_600}
         task = await gateway.call_tool("submit_task", given)
