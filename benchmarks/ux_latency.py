@@ -71,7 +71,7 @@ async def of_size(client: HTTPMCPClient, words: int, turns: int) -> float:
     seconds: list[float] = []
     for turn in range(turns):
         story = " ".join(f"On day {day} of trip {turn} we saw the sea." for day in range(words // 9))
-        seconds.append(await Conversation(client).chat(f"Isn't that a nice life? I was only telling you. {story}"))
+        seconds.append(await Conversation(client).chat(f"{story} Isn't that a nice life?"))
     return median(seconds)
 
 
