@@ -9,7 +9,16 @@ import streamlit as st
 
 PLOTLY: Final = "tale.plotly"
 CHART: Final = "tale.chart"
-NOTHING: Final = "\nexport default function () {}"
+# Plotly is taken in a moment later: that takes a second, in which the browser shows nothing of what it has got.
+BEFORE: Final = "const takeIn = () => {\n"
+BEHIND: Final = """
+};
+export default function () {
+  if (window.Plotly || window.taleTakesIn) return;
+  window.taleTakesIn = true;
+  setTimeout(takeIn, 200);
+}
+"""
 DRAW: Final = """
 export default function ({ parentElement, data }) {
   let place = parentElement.querySelector(".tale-chart");
@@ -50,7 +59,7 @@ def live_chart(figure: str, key: str, *, title: str, height: int) -> None:
 def _loader() -> Any:
     from plotly.offline import get_plotlyjs
 
-    return st.components.v2.component(PLOTLY, js=get_plotlyjs() + NOTHING, isolate_styles=False)
+    return st.components.v2.component(PLOTLY, js=BEFORE + get_plotlyjs() + BEHIND, isolate_styles=False)
 
 
 @st.cache_resource
