@@ -70,8 +70,9 @@ async def of_size(client: HTTPMCPClient, words: int, turns: int) -> float:
     """Median seconds until the first word about a message of so many words."""
     seconds: list[float] = []
     for turn in range(turns):
-        story = " ".join(f"On day {day} of trip {turn} we saw the sea." for day in range(words // 9))
-        seconds.append(await Conversation(client).chat(f"{story} Isn't that a nice life?"))
+        days = " ".join(f"On day {day} of trip {turn} we saw the sea." for day in range(words // 9))
+        story = f"Just telling you about our holiday: {days} Isn't that a nice life?"
+        seconds.append(await Conversation(client).chat(story))
     return median(seconds)
 
 
