@@ -16,10 +16,10 @@ async def test_a_step_that_fails_is_told_and_taken_again(caplog: pytest.LogCaptu
     taken: list[bool] = []
 
     async def step() -> bool:
+        wanted.clear()  # it has seen to all that it knew of
         if (error := next(ends)) is not None:
             raise error
         taken.append(True)
-        wanted.clear()
         return True
 
     work = asyncio.create_task(in_quiet_moments(wanted, step, quiet_s=0.0, longest_s=0.0))

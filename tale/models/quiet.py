@@ -16,7 +16,7 @@ async def in_quiet_moments(
     """While it is wanted, take a step after each `quiet_s` seconds, until it is cancelled.
 
     A step returns False where it was not quiet, or where it had to give way: the next one comes after twice the time,
-    up to `longest_s`. What it raises is logged, and it is tried again.
+    up to `longest_s`. What it raises is logged, and it is tried again, even where it had taken back that it is wanted.
     """
     pause_s = quiet_s
     while True:
@@ -27,6 +27,8 @@ async def in_quiet_moments(
             if await step():
                 pause_s = quiet_s
         except (TaleBaseException, TimeoutError) as error:
+            wanted.set()
             logger.info("Work for a quiet moment failed: %s", str(error) or "it took too long")
         except Exception:  # the edge of what runs beside talk and tasks, which go on without it
+            wanted.set()
             logger.exception("Work for a quiet moment broke off.")
