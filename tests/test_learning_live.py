@@ -10,9 +10,11 @@ from fakes.scripted_backend import ScriptedBackend
 from fakes.servers import Process, rows, running, settings_for, until
 
 from tale.mcp.http_client import HTTPMCPClient
+from tale.mcp.http_server import HTTPMCPServer
 from tale.models.backend import ChatStream
 from tale.predictions import TaskQuestion
 from tale.records import ChatRequest
+from tale.servers.learning_link import FAILURE_LIMIT, LearningLink
 from tale.servers.prediction_link import PredictionLink
 
 LENGTHS = {"haiku": 3, "essay": 60}
@@ -102,9 +104,43 @@ async def test_answers_that_cannot_be_understood_count_as_none() -> None:
         assert link.asked[0][1]["has_check"] is True
 
 
-async def test_a_link_without_a_server_answers_nothing_at_once(tmp_path: Path) -> None:
-    from tale.servers.learning_link import LearningLink
+class BusyLearning:
+    """Answers tasks too late, and takes its time for people."""
 
+    def __init__(self) -> None:
+        self.predictions = 0
+
+    async def predict(self) -> dict[str, Any]:
+        """Take longer than a task waits."""
+        self.predictions += 1
+        await asyncio.sleep(0.1)
+        return {}
+
+    async def tasks_status(self) -> dict[str, Any]:
+        """Take longer than a task waits, too."""
+        await asyncio.sleep(0.1)
+        return {"version": 3}
+
+
+async def test_who_waits_longer_than_tasks_do_is_answered_by_a_busy_server(tmp_path: Path) -> None:
+    busy = BusyLearning()
+    server = HTTPMCPServer("busy", version="1", port=0)
+    server.add_tool(busy.predict)
+    server.add_tool(busy.tasks_status)
+    await server.start()
+    link = LearningLink(settings_for(tmp_path, learning="on", learning_url=f"http://127.0.0.1:{server.port}"))
+    await link.start()
+    try:
+        await until(lambda: link.ask("tasks_status", {}, limit_s=5.0))
+        assert [await link.ask("predict", {}, limit_s=0.05) for _ in range(8)] == [None] * 8
+        assert busy.predictions == FAILURE_LIMIT  # then it was left alone
+        assert await link.ask("tasks_status", {}, limit_s=5.0) == {"version": 3}
+    finally:
+        await link.stop()
+        await server.stop()
+
+
+async def test_a_link_without_a_server_answers_nothing_at_once(tmp_path: Path) -> None:
     link = LearningLink(settings_for(tmp_path))
     assert await link.ask("predict", {}, limit_s=1.0) is None
     named = LearningLink(settings_for(tmp_path, learning="on", learning_url="http://127.0.0.1:9"))

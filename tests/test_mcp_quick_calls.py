@@ -8,7 +8,8 @@ from fakes.mcp_workshop import HANDSHAKE, META, MODERN, Answer, Caller, Workshop
 from mcp.types import JSONRPCRequest
 
 from tale.mcp.quick_calls import QuickCalls
-from tale.mcp.tools import RegisteredTool, ToolAnnotations, ToolContext
+from tale.mcp.tool_context import CallOrigin, ToolContext
+from tale.mcp.tools import RegisteredTool, ToolAnnotations
 
 UNUSUAL = {"example.org/unusual": 1}  # in a request's _meta, has the kernel look at it
 CLIENT = {"name": "test", "version": "1"}
@@ -74,7 +75,14 @@ async def talking(text: str, context: ToolContext) -> str:
     return text
 
 
-TOOLS = {tool.__name__: RegisteredTool.from_function(tool, None, ToolAnnotations()) for tool in (plain, talking)}
+async def knowing(text: str, origin: CallOrigin) -> str:
+    """Say the same to one that is known."""
+    return text
+
+
+TOOLS = {
+    tool.__name__: RegisteredTool.from_function(tool, None, ToolAnnotations()) for tool in (plain, talking, knowing)
+}
 ENVELOPE: dict[str, Any] = {f"{META}/protocolVersion": MODERN, f"{META}/clientCapabilities": {"roots": {}}}
 
 
@@ -88,6 +96,7 @@ def test_a_usual_call_of_a_plain_tool_is_quick() -> None:
     assert is_quick({"name": "plain", "arguments": {"text": "a"}, "_meta": ENVELOPE})
     assert is_quick({"name": "plain", "_meta": {**ENVELOPE, "progressToken": 3, f"{META}/clientInfo": CLIENT}})
     assert is_quick({"name": "plain", "arguments": {}}, version=HANDSHAKE)
+    assert is_quick({"name": "knowing", "_meta": ENVELOPE})
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,8 @@ import pytest
 from mcp.types import TextContent, ToolAnnotations
 
 from tale.exceptions import ModelException
-from tale.mcp.tools import INTERNAL_ERROR_TEXT, RegisteredTool, ToolContext
+from tale.mcp.tool_context import ToolContext
+from tale.mcp.tools import INTERNAL_ERROR_TEXT, RegisteredTool
 from tale.mcp.wire import ERROR_META_KEY
 
 

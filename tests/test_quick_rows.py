@@ -1,4 +1,4 @@
-"""Rows put into SQLite past SQLAlchemy are the rows that SQLAlchemy would have put there, or none at all."""
+"""Rows put into a database past SQLAlchemy are the rows that SQLAlchemy would have put there, or none at all."""
 
 from collections.abc import Iterator
 from dataclasses import replace
@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from fakes.postgres import run_on
 from hypothesis import given
 from hypothesis import strategies as st
 from sqlalchemy import Engine, event, insert, select
@@ -23,12 +24,18 @@ TEXTS = st.none() | st.text(st.characters() | st.sampled_from("\x00\ud800\udc00"
 NUMBERS = st.floats(allow_nan=False, allow_infinity=False)
 
 
-@pytest.fixture
-def engine(tmp_path: Path) -> Iterator[Engine]:
-    engine = make_engine(parse_url(f"sqlite:///{tmp_path}/q.db"), "write", busy_timeout_s=0.05)
-    metadata.create_all(engine)
+@pytest.fixture(params=["sqlite", "postgres"])
+def engine(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Engine]:
+    url = f"sqlite:///{tmp_path}/q.db"
+    engine = made(url if request.param == "sqlite" else request.getfixturevalue("postgres_url"))
     yield engine
     engine.dispose()
+
+
+def made(url: str) -> Engine:
+    engine = make_engine(parse_url(url), "write", busy_timeout_s=0.05)
+    metadata.create_all(engine)
+    return engine
 
 
 def stored(engine: Engine) -> list[dict[str, Any]]:
@@ -78,11 +85,39 @@ def test_rows_that_leave_a_column_out_and_too_many_rows_are_left_to_sqlalchemy(e
 
 
 def test_of_one_row_put_in_twice_the_later_stays(engine: Engine) -> None:
-    statement = upsert_statement("sqlite", mcp_calls)
-    assert QuickRows(engine).add(statement, [call(1, tool="a"), call(2), call(1, tool="b")])
-    assert [(row["id"], row["tool"]) for row in stored(engine)] == [("0001", "b"), ("0002", None)]
+    quick_rows, statement = QuickRows(engine), upsert_statement(engine.dialect.name, mcp_calls)
+    assert quick_rows.add(statement, [call(1, tool="a")])
+    assert quick_rows.add(statement, [call(1, tool="b"), call(2)])
+    both_at_once = quick_rows.add(statement, [call(1, tool="c"), call(1, tool="d")])
+    assert both_at_once is (engine.dialect.name == "sqlite")  # PostgreSQL changes no row twice in one statement
+    assert [(row["id"], row["tool"]) for row in stored(engine)] == [
+        ("0001", "d" if both_at_once else "b"),
+        ("0002", None),
+    ]
 
 
+@pytest.mark.parametrize("engine", ["postgres"], indirect=True)
+def test_on_postgresql_texts_are_those_that_sqlalchemy_writes(engine: Engine) -> None:
+    odd = ["", "ü \u2028", "a\x00b", "half \ud800", "%s %(id)s", "'; --"]
+    assert QuickRows(engine).add(insert(mcp_calls), [call(number, error=text) for number, text in enumerate(odd)])
+    quick = stored(engine)
+    with engine.begin() as connection:
+        connection.execute(mcp_calls.delete())
+        connection.execute(insert(mcp_calls), [call(number, error=text) for number, text in enumerate(odd)])
+    assert quick == stored(engine)
+
+
+@pytest.mark.parametrize("engine", ["postgres"], indirect=True)
+def test_a_broken_connection_costs_one_attempt(engine: Engine, postgres_url: str) -> None:
+    quick_rows, statement = QuickRows(engine), insert(mcp_calls)
+    assert quick_rows.add(statement, [call(1)])
+    others = "datname = current_database() AND pid <> pg_backend_pid()"
+    run_on(postgres_url, f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE {others}")
+    assert quick_rows.add(statement, [call(2)]) or quick_rows.add(statement, [call(2)])
+    assert len(stored(engine)) == 2
+
+
+@pytest.mark.parametrize("engine", ["sqlite"], indirect=True)
 def test_while_the_file_is_locked_nothing_is_in_and_afterwards_it_works(engine: Engine, tmp_path: Path) -> None:
     quick_rows, statement = QuickRows(engine), insert(mcp_calls)
     other = make_engine(parse_url(f"sqlite:///{tmp_path}/q.db"), "write", busy_timeout_s=0.05)

@@ -27,11 +27,11 @@ from tale.mcp.long_calls import BecameTask, LongCallMethods, LongCalls
 from tale.mcp.prompts import PromptFunction, Prompts
 from tale.mcp.quick_calls import QuickCalls
 from tale.mcp.resources import JSON_TYPE, ResourceFunction, Resources
-from tale.mcp.tool_context import InputNeeded, ToolContext, exchange_of
+from tale.mcp.tool_context import CallOrigin, InputNeeded, ToolContext, exchange_of
 from tale.mcp.tools import RegisteredTool, ToolFunction
 from tale.mcp.wire import Message
 
-__all__ = ["BaseMCPServer", "ToolContext"]
+__all__ = ["BaseMCPServer", "CallOrigin", "ToolContext"]
 
 Request = ServerRequestContext[Any]
 

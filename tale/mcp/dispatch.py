@@ -22,6 +22,7 @@ from tale.mcp.call_record import call_record
 from tale.mcp.exchange import Exchange
 from tale.mcp.quick_calls import QuickCalls
 from tale.mcp.sessions import Session
+from tale.mcp.tool_context import CallOrigin
 from tale.mcp.wire import Message, error_message
 from tale.records import McpCall
 from tale.traces import within_trace
@@ -61,7 +62,7 @@ class Dispatch:
 
         async def run(exchange: Exchange) -> Message:
             if tool := self._quick_calls.tool_of(message, version):
-                return await self._quick_calls.answer(tool, message.params, version)
+                return await self._quick_calls.answer(tool, message.params, version, CallOrigin(exchange))
             return await serve_one(
                 self._kernel,
                 exchange,
@@ -89,7 +90,7 @@ class Dispatch:
         async def run(exchange: Exchange) -> Message:
             version = session.connection.protocol_version
             if session.connection.initialize_accepted and (tool := self._quick_calls.tool_of(message, version)):
-                return await self._quick_calls.answer(tool, message.params, version)
+                return await self._quick_calls.answer(tool, message.params, version, CallOrigin(exchange))
             return await session.runner.on_request(exchange, message.method, message.params)
 
         left: asyncio.Future[None] = asyncio.get_running_loop().create_future()

@@ -1,7 +1,8 @@
 """Answers calls of plain tools without the SDK's kernel, whose layers cost more than all the rest of such a call.
 
-A tool is plain when it takes no ToolContext: it neither asks the client anything nor becomes a task. What is answered
-is what the kernel would answer, which a test compares; whatever is unusual about a call is left to the kernel.
+A tool is plain when it takes no ToolContext, a CallOrigin at most: it neither asks the client anything nor becomes a
+task. What is answered is what the kernel would answer, which a test compares; whatever is unusual about a call is left
+to the kernel.
 """
 
 from collections.abc import Mapping
@@ -19,6 +20,7 @@ from mcp.types import (
 from mcp_types.methods import serialize_server_result
 from mcp_types.version import MODERN_PROTOCOL_VERSIONS
 
+from tale.mcp.tool_context import CallOrigin
 from tale.mcp.tools import RegisteredTool
 from tale.mcp.wire import Message
 
@@ -54,9 +56,11 @@ class QuickCalls:
         is_usual = _is_usual(params.get("_meta", {}), modern=version in MODERN_PROTOCOL_VERSIONS)
         return tool if is_usual else None
 
-    async def answer(self, tool: RegisteredTool, params: Mapping[str, Any] | None, version: str) -> Message:
+    async def answer(
+        self, tool: RegisteredTool, params: Mapping[str, Any] | None, version: str, origin: CallOrigin
+    ) -> Message:
         """The result of a call as it goes over the wire; raises MCPError as the tool does."""
-        result = await tool.called((params or {}).get("arguments", {}), None)
+        result = await tool.called((params or {}).get("arguments", {}), origin)
         return self._on_the_wire(result, version)
 
     def _on_the_wire(self, result: CallToolResult, version: str) -> Message:

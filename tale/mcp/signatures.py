@@ -7,17 +7,21 @@ from typing import Any, get_type_hints
 
 import docstring_parser
 
-from tale.mcp.tool_context import ToolContext
+from tale.mcp.tool_context import CallOrigin, ToolContext
 
 
 @dataclass(frozen=True, slots=True)
 class Described:
-    """A function's texts, from a docstring in Google's style, and the name of its parameter for the context."""
+    """A function's texts, from a docstring in Google's style, and the name of its parameter for the context.
+
+    It `converses` when it is given the way back to the client, and not just where the call comes from.
+    """
 
     name: str
     description: str
     parameter_texts: Mapping[str, str]
     context_parameter: str | None
+    converses: bool
 
 
 def describe(function: Callable[..., Any]) -> Described:
@@ -26,10 +30,11 @@ def describe(function: Callable[..., Any]) -> Described:
     if not inspect.iscoroutinefunction(function):
         raise TypeError(f"{name} must be an async function")
     parsed = docstring_parser.parse(inspect.getdoc(function) or "")
-    context_parameter = next((name for name, hint in get_type_hints(function).items() if hint is ToolContext), None)
+    contexts = {name: hint for name, hint in get_type_hints(function).items() if hint in (CallOrigin, ToolContext)}
     return Described(
         name=name,
         description="\n\n".join(filter(None, (parsed.short_description, parsed.long_description))),
         parameter_texts={each.arg_name: each.description for each in parsed.params if each.description},
-        context_parameter=context_parameter,
+        context_parameter=next(iter(contexts), None),
+        converses=ToolContext in contexts.values(),
     )

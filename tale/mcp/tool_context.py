@@ -72,19 +72,11 @@ class InputNeeded(Exception):
         self.result = InputRequiredResult(input_requests=questions, request_state=state)
 
 
-class ToolContext:
-    """One call; handed to a parameter annotated with this class."""
+class CallOrigin:
+    """Where a call comes from; handed to a parameter annotated with this class."""
 
-    def __init__(self, exchange: Exchange, request: ServerRequestContext[Any]) -> None:
+    def __init__(self, exchange: Exchange) -> None:
         self._exchange = exchange
-        self._request = request
-        self._is_modern = request.protocol_version in MODERN_PROTOCOL_VERSIONS
-        self._used: dict[str, Any] = {}  # answers that were asked for in this round, those of earlier rounds included
-
-    @classmethod
-    def of(cls, request: ServerRequestContext[Any]) -> "ToolContext":
-        """The context of a request that the kernel serves."""
-        return cls(exchange_of(request), request)
 
     @property
     def headers(self) -> Mapping[str, str]:
@@ -107,6 +99,21 @@ class ToolContext:
         With `trace_id`, the task's, the call belongs to that trace unless the client named another.
         """
         self._exchange.concerns(task_id, trace_id)
+
+
+class ToolContext(CallOrigin):
+    """One call, and the way back to its client; handed to a parameter annotated with this class."""
+
+    def __init__(self, exchange: Exchange, request: ServerRequestContext[Any]) -> None:
+        super().__init__(exchange)
+        self._request = request
+        self._is_modern = request.protocol_version in MODERN_PROTOCOL_VERSIONS
+        self._used: dict[str, Any] = {}  # answers that were asked for in this round, those of earlier rounds included
+
+    @classmethod
+    def of(cls, request: ServerRequestContext[Any]) -> "ToolContext":
+        """The context of a request that the kernel serves."""
+        return cls(exchange_of(request), request)
 
     async def progress(self, progress: float, total: float | None = None, message: str | None = None) -> None:
         """Tell the client how far the call has come; nothing is sent where it did not ask for that."""

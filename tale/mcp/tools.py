@@ -16,7 +16,7 @@ from pydantic import TypeAdapter, ValidationError
 from tale.exceptions import TaleBaseException
 from tale.mcp.long_calls import BecameTask
 from tale.mcp.signatures import describe
-from tale.mcp.tool_context import InputNeeded, ToolContext
+from tale.mcp.tool_context import CallOrigin, InputNeeded
 from tale.mcp.wire import ERROR_META_KEY
 
 INTERNAL_ERROR_TEXT: Final = "Internal error: the server's log has the details; try again or report it."
@@ -35,6 +35,7 @@ class RegisteredTool:
     context_parameter: str | None
     listing: Tool
     takes_headers: bool  # some parameters are to be sent as headers too
+    converses: bool  # its context is the way back to the client
 
     @classmethod
     def from_function(
@@ -69,14 +70,14 @@ class RegisteredTool:
             annotations=annotations,
         )
         takes_headers = X_MCP_HEADER_KEY in json.dumps(listing.input_schema)
-        return cls(function, metadata, described.context_parameter, listing, takes_headers)
+        return cls(function, metadata, described.context_parameter, listing, takes_headers, described.converses)
 
     @property
     def is_plain(self) -> bool:
-        """Whether it needs to know nothing of its call and answers with data that has a schema."""
-        return self.context_parameter is None and self.listing.output_schema is not None
+        """Whether it tells the client nothing before its answer, which is data that has a schema."""
+        return not self.converses and self.listing.output_schema is not None
 
-    async def called(self, arguments: dict[str, Any], context: ToolContext | None) -> CallToolResult:
+    async def called(self, arguments: dict[str, Any], context: CallOrigin) -> CallToolResult:
         """As `call`, at the edge of a request: whatever the function does wrong becomes an answer, and is logged.
 
         Raises MCPError, and InputNeeded and BecameTask, which end a call in another way.
@@ -89,7 +90,7 @@ class RegisteredTool:
             logger.exception("The tool %s broke off.", self.listing.name)
             return _failure("ServerException", INTERNAL_ERROR_TEXT)
 
-    async def call(self, arguments: dict[str, Any], context: ToolContext | None) -> CallToolResult:
+    async def call(self, arguments: dict[str, Any], context: CallOrigin) -> CallToolResult:
         """Validate, run, convert. Failures that are tale's own become a result that says what to do."""
         known = self.listing.input_schema["properties"]
         if unknown := [name for name in arguments if name not in known]:

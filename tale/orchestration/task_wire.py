@@ -15,6 +15,8 @@ LONGEST_BYTES: Final = 7_900  # PostgreSQL takes less than 8,000
 KEPT_MESSAGES: Final = 10_000  # while the database is away; then the oldest are dropped
 BATCH: Final = 200  # messages of one statement
 RECONNECT_S: Final = 1.0
+# What is said is not kept, so nobody waits for a disk; while one commits, all others who have something to say wait.
+IN_PASSING: Final = {"synchronous_commit": "off"}
 FAULTS: Final = (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, TimeoutError)
 SEND: Final = "SELECT pg_notify($1, message) FROM unnest($2::text[]) AS message"
 
@@ -63,7 +65,9 @@ class TaskWire:
         is_first = True
         while True:
             try:
-                connection = await cast("Any", asyncpg).connect(self._dsn)  # it has no types
+                connection = await cast("Any", asyncpg).connect(  # it has no types
+                    self._dsn, server_settings=IN_PASSING
+                )
             except FAULTS as error:
                 logger.error("Other processes cannot be told of tasks: %s", error)
                 await asyncio.sleep(RECONNECT_S)

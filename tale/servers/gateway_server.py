@@ -7,7 +7,7 @@ from typing import Any, Final, Literal
 
 from tale.credentials import Scope
 from tale.exceptions import BudgetException, TaskException, ValidationException
-from tale.mcp.base_server import BaseMCPServer, ToolContext
+from tale.mcp.base_server import BaseMCPServer, CallOrigin, ToolContext
 from tale.orchestration.coordinator import HTTPCoordinator
 from tale.orchestration.intake import Submission
 from tale.orchestration.task_events import TaskEvent
@@ -58,7 +58,7 @@ class GatewayTools:
     async def submit_task(
         self,
         text: str,
-        context: ToolContext,
+        context: CallOrigin,
         priority: int = 0,
         timeout_s: int | None = None,
         max_output_tokens: int | None = None,
@@ -90,7 +90,7 @@ class GatewayTools:
         given = (text, priority, timeout_s, max_output_tokens, idempotency_key, conversation_id, expect, deadline_s)
         return await self._submitted(TaskRequest(*given, after or [], with_results, attachments or []), context)
 
-    async def submit_tasks(self, tasks: list[TaskRequest], context: ToolContext) -> TaskReceipts:
+    async def submit_tasks(self, tasks: list[TaskRequest], context: CallOrigin) -> TaskReceipts:
         """Hand in several tasks at once: all of them are stored, or none.
 
         Args:
@@ -202,7 +202,7 @@ class GatewayTools:
         """Tell the version, the home folder, the database, the models with their state, and the queue."""
         return {**await self._server_info(), "queue_paused_at": await self._tasks.paused_at()}
 
-    async def _submitted(self, request: TaskRequest, context: ToolContext) -> TaskView:
+    async def _submitted(self, request: TaskRequest, context: CallOrigin) -> TaskView:
         submission = request.submission(context.trace_id, context.key_name)
         await self._refuse_used_up([submission], context)
         task = await self._coordinator.submit(submission)
@@ -211,7 +211,7 @@ class GatewayTools:
             return task_view(task, TokenTotals(calls=0), now=self._clock())
         return await self._view(task)
 
-    async def _refuse_used_up(self, submissions: Sequence[Submission], context: ToolContext) -> None:
+    async def _refuse_used_up(self, submissions: Sequence[Submission], context: CallOrigin) -> None:
         """Refuse tasks for which no budget is left; those that were handed in before are given back all the same."""
         try:
             await self._gate.refuse_used_up(context.key_name)

@@ -23,6 +23,7 @@ LOCK_FILE: Final = "learning.lock"
 PLACE_FILE: Final = "learning.json"  # where the learning server of this home listens
 LOG_FILE: Final = "learning.log"
 ANSWER_LIMIT_S: Final = 0.15  # then the plain rules decide
+PATIENT_S: Final = 1.0  # who waits so long asks a server, too, that did not answer others in time
 START_LIMIT_S: Final = 120.0  # of a process that yields to the models
 END_LIMIT_S: Final = 3.0
 LONGEST_DELAY_S: Final = 60.0
@@ -87,7 +88,7 @@ class LearningLink:
     async def ask(self, tool: str, arguments: Mapping[str, Any], *, limit_s: float) -> dict[str, Any] | None:
         """What a tool about tasks answers; None where no server is there, or it is slow or refuses. Never raises."""
         client, breaker = self._client, self._task_breaker
-        if client is None or breaker.wait_s():
+        if client is None or (limit_s < PATIENT_S and breaker.wait_s()):
             return None
         try:
             answer = await client.call_tool(tool, arguments, timeout_s=limit_s)

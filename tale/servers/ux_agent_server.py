@@ -7,7 +7,7 @@ from contextlib import suppress
 from typing import Final, Literal
 
 from tale.exceptions import ValidationException
-from tale.mcp.base_server import BaseMCPServer, ToolContext
+from tale.mcp.base_server import BaseMCPServer, CallOrigin, ToolContext
 from tale.records import Role, Task
 from tale.servers.ux_callers import UXCaller
 from tale.servers.ux_control import Controls
@@ -157,7 +157,7 @@ class UXAgentTools:
         _check_limit(limit)
         return Conversations([item(line) for line in await self._conversations.list(limit=limit)])
 
-    async def end_conversation(self, conversation_id: str, context: ToolContext, cancel_tasks: bool = False) -> Ended:
+    async def end_conversation(self, conversation_id: str, context: CallOrigin, cancel_tasks: bool = False) -> Ended:
         """End a conversation: it can still be read, but not gone on with.
 
         Args:

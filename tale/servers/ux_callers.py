@@ -5,7 +5,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Final
 
-from tale.mcp.base_server import ToolContext
+from tale.mcp.base_server import CallOrigin
 from tale.mcp.http_client import HTTPMCPClient
 from tale.orchestration.home_key import made_key, own_key
 from tale.settings import Settings
@@ -22,7 +22,7 @@ class UXCaller:
     trace_id: str | None = None
 
     @classmethod
-    def of(cls, context: ToolContext) -> "UXCaller":
+    def of(cls, context: CallOrigin) -> "UXCaller":
         """The caller of a tool."""
         return cls(_key_in(context.headers), context.key_name, context.trace_id)
 

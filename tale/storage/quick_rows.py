@@ -1,13 +1,14 @@
-"""Puts rows into SQLite in one step of its engine, past SQLAlchemy, for what is written at every request."""
+"""Puts rows into the database in one step, past SQLAlchemy, for what is written at every request."""
 
 import logging
-import sqlite3
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any, Final, cast
 
 from sqlalchemy import Engine, Insert
 
 MOST_ROWS: Final = 64  # at once; the text of a statement is kept for each number of rows
+NAMED_PLACE: Final = re.compile(r"%\(\w+\)s")  # of a value, in psycopg's statements
 
 Values = Mapping[str, Any]
 
@@ -17,8 +18,8 @@ logger = logging.getLogger(__name__)
 class QuickRows:
     """Adds rows of one INSERT at a time, each time in a transaction of its own.
 
-    A thread lets go of the interpreter at each step of SQLite's and then has to get it back from the event loop, which
-    costs more than the step. One statement that holds all rows, and begins and commits by itself, lets go once.
+    A thread lets go of the interpreter at each step of the database's and then has to get it back from the event loop,
+    which costs more than the step. One statement that holds all rows, and begins and commits by itself, lets go once.
     """
 
     def __init__(self, engine: Engine) -> None:
@@ -34,15 +35,30 @@ class QuickRows:
             if prepared is None:
                 prepared = self._prepared[statement] = _Prepared(statement, self._engine)
             text, parameters = prepared.text(len(rows)), prepared.parameters(rows)
-            connection = self._engine.raw_connection()
-            try:
-                cast("sqlite3.Connection", connection.driver_connection).execute(text, parameters)
-            finally:
-                connection.close()
+            self._run(text, parameters)
         except Exception as error:  # noqa: BLE001 - it comes again, and is named, in the way that the caller takes then
             logger.debug("Rows could not be added quickly: %s", error)
             return False
         return True
+
+    def _run(self, text: str, parameters: Sequence[Any]) -> None:
+        """Run a statement as a transaction of its own, which on SQLite's connections every statement is."""
+        pooled = self._engine.raw_connection()
+        connection = cast("Any", pooled.driver_connection)
+        if self._engine.dialect.name == "sqlite":
+            try:
+                connection.execute(text, parameters)
+            finally:
+                pooled.close()
+            return
+        try:
+            connection.autocommit = True
+            connection.execute(text, parameters)
+            connection.autocommit = False
+        except BaseException:
+            pooled.invalidate()  # it may be broken; the next one is new
+            raise
+        pooled.close()
 
 
 class _Prepared:
@@ -51,8 +67,10 @@ class _Prepared:
     def __init__(self, statement: Insert, engine: Engine) -> None:
         columns = list(statement.table.columns)
         compiled = str(statement.compile(engine, column_keys=[column.name for column in columns]))
-        self._row = f"({', '.join('?' * len(columns))})"
-        self._head, self._tail = compiled.split(self._row)
+        self._head, _, row = compiled.partition(" VALUES (")
+        row, end, tail = row.partition(") ON CONFLICT")
+        self._row = NAMED_PLACE.sub("%s", f"({row if end else row.removesuffix(')')})")
+        self._tail = end.removeprefix(")") + tail
         self._texts: dict[int, str] = {}
         types = [column.type.dialect_impl(engine.dialect) for column in columns]
         self._columns = [
@@ -63,7 +81,7 @@ class _Prepared:
         """The statement for so many rows."""
         text = self._texts.get(rows)
         if text is None:
-            text = self._texts[rows] = self._head + ", ".join([self._row] * rows) + self._tail
+            text = self._texts[rows] = f"{self._head} VALUES {', '.join([self._row] * rows)}{self._tail}"
         return text
 
     def parameters(self, rows: Sequence[Values]) -> list[Any]:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 ENTRYPOINT: Final = "tale_task"
 PREFIX: Final = "tale_"
 OPEN_STATUSES: Final = (TaskStatus.QUEUED.value, TaskStatus.RUNNING.value)
-PLACEHOLDER: Final = re.compile(r"\$[0-9]+")  # pgqueuer's, each used once and in order
+PLACE: Final = re.compile(r"\$[0-9]+::(\w+)\[\]")  # of an array in pgqueuer's statement, each used once and in order
 REPAIR_BATCH: Final = 1_000  # jobs that one repair adds
 
 
@@ -58,23 +58,20 @@ class TaskJobs:
         self._database = database
         self._table, self._log = settings.queue_table, settings.queue_table_log
         # Through SQLAlchemy's cursor, so that a fault of the database is named and mended as every other is.
-        self._insert = PLACEHOLDER.sub("%s", QueryQueueBuilder(settings).build_enqueue_query("skip"))
+        insert = QueryQueueBuilder(settings).build_enqueue_query("skip")
+        self._insert = PLACE.sub(r"%s::\1[]", insert)
+        self._insert_one = PLACE.sub(r"ARRAY[%s::\1]", insert)  # lists are slow to hand over
 
     def add(self, connection: Connection, added: Sequence[Task]) -> None:
         """Queue the tasks, within the caller's transaction; those that wait for others are not ready yet."""
         ready = [task for task in added if not task.open_dependencies]
         if not ready:
             return
-        count = len(ready)
-        values = (
-            [task.priority for task in ready],
-            [ENTRYPOINT] * count,
-            [task.id.encode() for task in ready],
-            ["0"] * count,
-            [task.id for task in ready],
-            ["{}"] * count,
-        )
-        connection.exec_driver_sql(self._insert, values)
+        rows = [(task.priority, ENTRYPOINT, task.id.encode(), "0", task.id, "{}") for task in ready]
+        if len(rows) == 1:
+            connection.exec_driver_sql(self._insert_one, rows[0])
+        else:
+            connection.exec_driver_sql(self._insert, tuple(list(column) for column in zip(*rows, strict=True)))
 
     async def repair(self) -> int:
         """Queue unfinished tasks that have no job, though they should; returns how many there were."""

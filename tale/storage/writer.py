@@ -59,7 +59,7 @@ class Writer:
         self._orders: deque[_Order] = deque()
         self._changed = threading.Condition(threading.Lock())
         self._inserts: dict[Table, Insert] = {}
-        self._quick_rows = QuickRows(engine) if engine.dialect.name == "sqlite" else None
+        self._quick_rows = QuickRows(engine)
         self._closed = False
         self._thread = threading.Thread(target=self._run, name="tale-writer", daemon=True)
 
@@ -188,7 +188,8 @@ class Writer:
 
     def _are_quick(self, orders: Sequence[_Order]) -> bool:
         """Rows of one statement, put in and committed in one step; False where that was not possible."""
-        if self._quick_rows is None or (row := orders[0].row) is None:
+        row = orders[0].row
+        if row is None:
             return False
         return self._quick_rows.add(row[0], [order.row[1] for order in orders if order.row])
 

@@ -10,7 +10,7 @@ from typing import Any
 import aiohttp
 
 from tale.exceptions import TaskException
-from tale.mcp.base_server import BaseMCPServer, ToolContext
+from tale.mcp.base_server import BaseMCPServer, CallOrigin, ToolContext
 from tale.mcp.http_server import HTTPMCPServer
 from tale.records import McpCall
 
@@ -98,7 +98,7 @@ class Workshop:
         """Return a number that JSON cannot hold."""
         return {"value": float("inf")}
 
-    async def who(self, context: ToolContext) -> dict[str, Any]:
+    async def who(self, context: CallOrigin) -> dict[str, Any]:
         """Tell what the call brought along, and note a task."""
         context.concerns("task-of-the-call")
         return {"trace_id": context.trace_id, "header": context.headers.get("X-Test")}
