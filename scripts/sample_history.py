@@ -37,7 +37,7 @@ from tale.storage.upgrade import upgrade
 
 DATA: Final = Path(__file__).parent.parent / "data"
 CALLS: Final = 1_560
-CROWD: Final = (4, 6, 10, 5, 4, 8, 12, 6)  # people at a time, in one stretch of visits after the other
+CROWD: Final = (1, 2, 3, 2, 1, 3, 4, 2)  # people at a time, in one stretch of visits after the other
 STRETCH: Final = 24  # visits
 CHOSEN: Final = {
     "BACKEND": "embedded",

@@ -110,6 +110,10 @@ class BusyLearning:
     def __init__(self) -> None:
         self.predictions = 0
 
+    async def health(self) -> dict[str, Any]:
+        """Be well."""
+        return {"status": "ok"}
+
     async def predict(self) -> dict[str, Any]:
         """Take longer than a task waits."""
         self.predictions += 1
@@ -124,7 +128,7 @@ class BusyLearning:
 
 async def test_who_waits_longer_than_tasks_do_is_answered_by_a_busy_server(tmp_path: Path) -> None:
     busy = BusyLearning()
-    server = HTTPMCPServer("busy", version="1", port=0)
+    server = HTTPMCPServer("busy", version="1", port=0, health=busy.health)
     server.add_tool(busy.predict)
     server.add_tool(busy.tasks_status)
     await server.start()

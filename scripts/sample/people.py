@@ -164,8 +164,8 @@ def visits(person: Person) -> Mapping[Callable[[], Awaitable[None]], int]:
     return {
         person.talk: 36,
         person.asked_and_rated: 16,
-        person.completion: 24,
-        person.task: 15,
+        person.completion: 20,
+        person.task: 19,
         person.several_tasks: 1,
         person.left_in_the_midst: 2,
         person.cancelled_while_writing: 1,
