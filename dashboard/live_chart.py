@@ -3,20 +3,25 @@
 Streamlit (1.67) puts another chart in the place of one whose data have changed.
 """
 
+from importlib.metadata import version
 from typing import Any, Final
 
 import streamlit as st
 
 PLOTLY: Final = "tale.plotly"
 CHART: Final = "tale.chart"
-# Plotly is taken in a moment later: that takes a second, in which the browser shows nothing of what it has got.
-BEFORE: Final = "const takeIn = () => {\n"
-BEHIND: Final = """
-};
+SCRIPT: Final = "plotly.js"  # where streamlit_app.py serves it
+# A moment later: to take it in costs a second, in which the browser shows nothing of what it has got.
+LOAD: Final = """
 export default function () {
   if (window.Plotly || window.taleTakesIn) return;
   window.taleTakesIn = true;
-  setTimeout(takeIn, 200);
+  setTimeout(() => {
+    const script = document.createElement("script");
+    script.src = new URL("%s", document.baseURI).href;
+    script.onerror = () => { window.taleTakesIn = false; };
+    document.head.appendChild(script);
+  }, 200);
 }
 """
 DRAW: Final = """
@@ -43,7 +48,7 @@ export default function ({ parentElement, data }) {
 
 
 def load_plotly() -> None:
-    """Give the browser Plotly; once a page, outside of what is drawn again and again."""
+    """Have the browser fetch Plotly; once a page, outside of what is drawn again and again."""
     _loader()(key="plotly", height=1)
 
 
@@ -57,9 +62,7 @@ def live_chart(figure: str, key: str, *, title: str, height: int) -> None:
 
 @st.cache_resource
 def _loader() -> Any:
-    from plotly.offline import get_plotlyjs
-
-    return st.components.v2.component(PLOTLY, js=BEFORE + get_plotlyjs() + BEHIND, isolate_styles=False)
+    return st.components.v2.component(PLOTLY, js=LOAD % f"{SCRIPT}?v={version('plotly')}", isolate_styles=False)
 
 
 @st.cache_resource

@@ -1,33 +1,37 @@
-"""The dashboard: `streamlit run dashboard`. Its navigation, and the choice of time and model that all pages share."""
+"""The dashboard: `streamlit run dashboard`. Its pages stand in pages.py; what they need is loaded while it starts."""
 
+import threading
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from importlib import import_module
+from importlib.resources import files
 from pathlib import Path
+from typing import Any, Final
 
 import streamlit as st
-import widgets
-from live_chart import load_plotly
+from live_chart import SCRIPT
+from starlette.requests import Request
+from starlette.responses import FileResponse
+from starlette.routing import Route
 
-FOLDER = Path(__file__).parent
-PAGES = {
-    "Watch": [
-        st.Page("views/overview.py", title="Overview", icon=":material/speed:", default=True),
-        st.Page("views/latency.py", title="Latency", icon=":material/timer:"),
-        st.Page("views/targets.py", title="Targets", icon=":material/flag:"),
-        st.Page("views/tokens.py", title="Tokens & Budgets", icon=":material/toll:"),
-        st.Page("views/learning.py", title="Learning", icon=":material/school:"),
-        st.Page("views/models.py", title="Models", icon=":material/memory:"),
-        st.Page("views/reliability.py", title="Reliability", icon=":material/health_and_safety:"),
-        st.Page("views/calls.py", title="Calls", icon=":material/list:"),
-    ],
-    "Work": [
-        st.Page("views/chat.py", title="Chat", icon=":material/forum:"),
-        st.Page("views/submit.py", title="Submit", icon=":material/send:"),
-        st.Page("views/tasks.py", title="Tasks", icon=":material/task_alt:"),
-    ],
-}
+NEEDED: Final = ("tale.analytics", "tale.figures", "tale.monitoring.pages", "tale.monitoring.cards", "tale.cli.gateway")
+PLOTLY: Final = Path(str(files("plotly"))) / "package_data" / "plotly.min.js"
+# The address names the version, so a browser may keep it. It goes out as it is: to compress it anew takes longer.
+KEPT: Final = {"Cache-Control": "public, max-age=31536000, immutable", "Content-Encoding": "identity"}
 
-st.set_page_config(page_title="tale", page_icon=str(FOLDER / "static" / "icon.svg"), layout="wide")
-page = st.navigation(PAGES, position="sidebar")
-widgets.set_style()
-widgets.header(page.title)
-widgets.guarded(page.run)
-load_plotly()  # last: the figures of the page are seen a second before the browser has taken it in
+
+@asynccontextmanager
+async def ready_soon(_app: object) -> AsyncGenerator[dict[str, Any]]:
+    """Import what every page needs while the browser still loads its own part."""
+    threading.Thread(target=lambda: [import_module(name) for name in NEEDED], name="import-ahead", daemon=True).start()
+    yield {}
+
+
+async def plotly(_request: Request) -> FileResponse:
+    """Plotly as its package ships it; too large to be sent with the pages."""
+    return FileResponse(PLOTLY, media_type="text/javascript", headers=KEPT)
+
+
+app = st.App(
+    Path(__file__).with_name("pages.py"), lifespan=ready_soon, routes=[Route(f"/{SCRIPT}", plotly, methods=["GET"])]
+)

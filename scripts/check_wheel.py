@@ -16,6 +16,7 @@ MUST_HOLD = (
     "tale/storage/migrations/env.py",
     "tale/conversation/phrases.toml",
     "tale/dashboard/streamlit_app.py",
+    "tale/dashboard/pages.py",
     "tale/dashboard/.streamlit/config.toml",
     "tale/learning/data/intent_words.txt",
     "tale/learning/data/intents/near_misses.jsonl",

@@ -72,7 +72,7 @@ def look(tale_home: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Open]:
     streamlit.cache_resource.clear()
 
     def opened(page: str, **state: Any) -> AppTest:
-        app = AppTest.from_file(str(FOLDER / "streamlit_app.py"), default_timeout=PATIENCE_S)
+        app = AppTest.from_file(str(FOLDER / "pages.py"), default_timeout=PATIENCE_S)
         for name, value in state.items():
             app.session_state[name] = value
         app.run()

@@ -62,7 +62,7 @@ def held(backend: ScriptedBackend) -> Gate:
 
 def open_page(page: str, **query: str) -> AppTest:
     """A page, opened anew."""
-    app = AppTest.from_file(str(FOLDER / "streamlit_app.py"), default_timeout=PATIENCE_S)
+    app = AppTest.from_file(str(FOLDER / "pages.py"), default_timeout=PATIENCE_S)
     app.switch_page(f"views/{page}.py")
     for name, value in query.items():
         app.query_params[name] = value
