@@ -19,7 +19,7 @@ import sqlite3
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Final
 
@@ -33,12 +33,14 @@ from tale.exceptions import TaleBaseException
 from tale.mcp.http_client import HTTPMCPClient
 from tale.storage.reader import reading
 from tale.storage.sample_file import export_sample
+from tale.storage.task_store import PAUSED_AT
 from tale.storage.upgrade import upgrade
 
 DATA: Final = Path(__file__).parent.parent / "data"
 CALLS: Final = 1_560
 CROWD: Final = (1, 2, 3, 2, 1, 3, 4, 2)  # people at a time, in one stretch of visits after the other
 STRETCH: Final = 24  # visits
+NOTICED_S: Final = 10.0
 CHOSEN: Final = {
     "BACKEND": "embedded",
     "ENGINE_THREADS": "1",  # of each model, as both work at the same time
@@ -78,11 +80,14 @@ async def until_ready(client: HTTPMCPClient) -> None:
 
 def calls_in(database: Path) -> int:
     """The model calls on record."""
-    connection = sqlite3.connect(f"file:{database}?mode=ro", uri=True)
-    try:
+    with closing(sqlite3.connect(f"file:{database}?mode=ro", uri=True)) as connection:
         return connection.execute("SELECT count(*) FROM model_calls WHERE ended_at IS NOT NULL").fetchone()[0]
-    finally:
-        connection.close()
+
+
+def is_paused(database: Path) -> bool:
+    """Whether no task begins."""
+    with closing(sqlite3.connect(f"file:{database}?mode=ro", uri=True)) as connection:
+        return connection.execute("SELECT 1 FROM meta WHERE key = ?", (PAUSED_AT,)).fetchone() is not None
 
 
 async def play(urls: tuple[str, str], home: Path, *, calls: int) -> None:
@@ -102,7 +107,9 @@ async def play(urls: tuple[str, str], home: Path, *, calls: int) -> None:
             number += 1
             place.write_text(str(number))
             while len(there) >= CROWD[number // STRETCH % len(CROWD)]:
-                gone, there = await asyncio.wait(there, return_when=asyncio.FIRST_COMPLETED)
+                gone, there = await asyncio.wait(there, timeout=NOTICED_S, return_when=asyncio.FIRST_COMPLETED)
+                if is_paused(home / "tale.db"):  # by what somebody said; nobody here would say "resume"
+                    await gateway.call_tool("resume_queue")
                 for refused in filter(None, (each.result() for each in gone)):
                     print(refused, flush=True)
             if number % STRETCH == 0:
