@@ -3,19 +3,21 @@
 import asyncio
 import time
 from collections.abc import Awaitable, Callable
-from typing import Any, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import polars as pl
 import streamlit as st
 
 from tale.analytics import History, open_history
 from tale.exceptions import NetworkException
-from tale.mcp.http_client import HTTPMCPClient
 from tale.mcp.plain_question import health_at
 from tale.monitoring.pages import PAGES, Choice
 from tale.orchestration.home_key import own_key
 from tale.settings import Settings, load_settings
 from tale.storage.call_pages import CallFilter
+
+if TYPE_CHECKING:
+    from tale.mcp.http_client import HTTPMCPClient
 
 FRESH_S: Final = 10.0  # what is read from the calls of closed minutes is not read again for so long
 LIVE_S: Final = 1.5  # less than the time between two looks
@@ -76,8 +78,10 @@ def health(url: str) -> dict[str, Any] | None:
         return None
 
 
-def asked(work: Callable[[HTTPMCPClient], Awaitable[T]]) -> T:
+def asked(work: "Callable[[HTTPMCPClient], Awaitable[T]]") -> T:
     """What the gateway answers to one question. Raises TaleBaseException."""
+    from tale.mcp.http_client import HTTPMCPClient  # with aiohttp; most pages ask nothing of this kind
+
     told = settings()
     key = own_key(told, "gateway")
 

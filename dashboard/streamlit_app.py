@@ -14,7 +14,7 @@ from starlette.requests import Request
 from starlette.responses import FileResponse
 from starlette.routing import Route
 
-NEEDED: Final = ("tale.analytics", "tale.figures", "tale.monitoring.pages", "tale.monitoring.cards", "tale.cli.gateway")
+NEEDED: Final = ("tale.analytics", "tale.settings", "tale.monitoring.pages", "tale.monitoring.cards", "tale.figures")
 PLOTLY: Final = Path(str(files("plotly"))) / "package_data" / "plotly.min.js"
 # The address names the version, so a browser may keep it. It goes out as it is: to compress it anew takes longer.
 KEPT: Final = {"Cache-Control": "public, max-age=31536000, immutable", "Content-Encoding": "identity"}

@@ -193,6 +193,9 @@ def test_the_one_for_the_browser_is_served_on_this_machine_and_ends_with_the_com
     with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         assert f"http://127.0.0.1:{port}" in process.stdout.readline()
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/plotly.js?v=1", timeout=PATIENCE_S) as answer:
+            assert b"plotly.js v" in answer.read(1_000)
+            assert "immutable" in answer.headers["Cache-Control"]
         with urllib.request.urlopen(f"http://127.0.0.1:{port}/_stcore/health", timeout=PATIENCE_S) as answer:
             assert answer.read() == b"ok"
         assert select.select([reader], [], [], PATIENCE_S)[0]
