@@ -3,7 +3,7 @@
 import asyncio
 import json
 import random
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,7 +16,7 @@ from tale.learning import engine_training
 from tale.learning.drift import CoverageWatch
 from tale.learning.engine_explain import explain
 from tale.learning.engine_judgement import Score, is_to_serve, judge
-from tale.learning.engine_learner import EngineLearner, trained_apart
+from tale.learning.engine_learner import LEAST_NEW, EngineLearner, trained_apart
 from tale.learning.engine_route import Chances, choose
 from tale.learning.engine_rows import prepared
 from tale.learning.performance_engine import PerformanceEngine
@@ -250,12 +250,20 @@ def test_an_explanation_names_parts_alternatives_and_tasks_like_it(engine: Perfo
 
 def test_misses_that_cannot_be_chance_are_called_drift_until_they_end() -> None:
     watch = CoverageWatch(0.95)
-    assert not any(watch.observe(covered=number % 20 != 0) for number in range(100))
-    assert (watch.drifted, watch.observed) == (False, 0.95)
-    assert sum(watch.observe(covered=False) for _ in range(20)) == 1
-    assert watch.drifted
-    assert sum(watch.observe(covered=True) for _ in range(100)) == 1
-    assert not watch.drifted
+
+    def states(answers: Iterable[bool]) -> list[bool]:
+        """What the watch says after each answer, without repeats."""
+        said: list[bool] = []
+        for covered in answers:
+            watch.observe(covered=covered)
+            said += [watch.drifted] if said[-1:] != [watch.drifted] else []
+        return said
+
+    assert states(number % 20 != 0 for number in range(100)) == [False]
+    assert watch.observed == 0.95
+    assert states([False] * 20) == [False, True]
+    assert states(number % 7 != 0 for number in range(300)) == [True]  # 86 %, to and fro about what told it
+    assert states([True] * 100) == [True, False]
 
 
 async def test_a_learner_learns_as_soon_as_there_is_enough_and_takes_it_up_after_a_restart(
@@ -314,7 +322,7 @@ async def test_drift_is_told_once_and_stays_on_record(
     rows = past(80)
     learner = learning(rows)
     await until(lambda: learner.state == "ready")
-    rows += [replace(row, text=f"{row.text} {row.task_id}") for row in past(39, seed=3, begin=200, stretch=30.0)]
+    rows += [replace(row, text=f"{row.text} {row.task_id}") for row in past(18, seed=3, begin=200, stretch=30.0)]
     learner.look_again()
     store = LearningStore(database)
 
@@ -324,6 +332,10 @@ async def test_drift_is_told_once_and_stays_on_record(
     await until(told)
     observed = learner.status().covered
     assert observed is not None and observed < 0.9
+    again = learning(rows)
+    await until(lambda: again.state == "ready")
+    assert again.status().covered == observed
+    assert await told()
 
 
 async def test_a_clock_that_goes_backwards_harms_nothing(learning: Callable[..., EngineLearner]) -> None:
@@ -333,6 +345,15 @@ async def test_a_clock_that_goes_backwards_harms_nothing(learning: Callable[...,
     rows[:0] = past(20, seed=4)
     assert (await learner.learn_now()).version is not None
     assert learner.predict(HAIKU) is not None
+
+
+async def test_how_many_examples_come_with_tale_does_not_delay_learning_from_ones_own_tasks(
+    learning: Callable[..., EngineLearner],
+) -> None:
+    learner = learning([], priors=past(400))
+    await until(lambda: learner.state == "ready")
+    status = learner.status()
+    assert status.next_at == status.rows + LEAST_NEW
 
 
 async def test_priors_that_come_with_tale_serve_before_there_is_a_history(

@@ -25,7 +25,7 @@ COMMAND: Final = (sys.executable, "-P", "-m", "tale.learning.engine_training")
 TRAINING_LIMIT_S: Final = 1_800.0  # of a process that yields to all others
 MOST_ROWS: Final = 20_000  # the latest attempts that are learned from
 LEAST_NEW: Final = 40  # attempts since the last round, before there is another
-GROWTH: Final = 0.2  # the same, as a share of those that were learned from
+GROWTH: Final = 0.2  # the same, as a share of those that were learned from and did not come with tale
 VERSIONS_READ: Final = 50
 
 Cursor = tuple[float, str, int]
@@ -176,14 +176,15 @@ class EngineLearner:
             await self._wanted.wait()
 
     async def _round(self, *, is_asked: bool) -> None:
-        if self._version is None:
+        is_start = self._version is None
+        if is_start:
             await self._take_up()
-        await self._catch_up()
+        await self._catch_up(is_start=is_start)
         if is_asked or self._rows >= self._next_at:
             self.state = "learning"
             if await self._learn():
                 await self._catch_up()
-            self._next_at = self._rows + max(LEAST_NEW, int(GROWTH * self._rows))
+            self._next_at = self._rows + max(LEAST_NEW, int(GROWTH * self._own(self._rows)))
 
     async def _take_up(self) -> None:
         """Have the stored version serve, with all that came after it learned in addition."""
@@ -205,17 +206,26 @@ class EngineLearner:
         self._watch = CoverageWatch(COVERAGE)
         self._cursor = (version.trained_until, "g", 0)  # no id comes after that
         self._rows = version.rows
-        self._next_at = self._rows + max(LEAST_NEW, int(2 * GROWTH * self._rows))  # some were kept out to judge it
+        # Twice as many, as some were kept out to judge it.
+        self._next_at = self._rows + max(LEAST_NEW, int(2 * GROWTH * self._own(self._rows)))
 
-    async def _catch_up(self) -> None:
-        """Take in what came of tasks since the last look."""
+    def _own(self, rows: int) -> int:
+        return max(0, rows - len(self._priors))
+
+    async def _catch_up(self, *, is_start: bool = False) -> None:
+        """Take in what came of tasks since the last look, and tell if predictions are not as good as they say any more.
+
+        What was taken in before the last start was told then.
+        """
         rows, self._cursor = await self._history.past_attempts(self._cursor, limit=MOST_ROWS)
         self._rows += len(rows)
         if self._engine is None or not rows:
             return
+        before = self._watch.drifted
         for checked in await asyncio.to_thread(self._engine.update, rows):
-            if self._watch.observe(covered=checked.covered):
-                await self._tell_drift()
+            self._watch.observe(covered=checked.covered)
+        if self._watch.drifted != before and not is_start:
+            await self._tell_drift()
 
     async def _tell_drift(self) -> None:
         observed = f"{self._watch.observed:.0%} of the latest answers stayed within limits meant for {COVERAGE:.0%}"
