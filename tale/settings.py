@@ -125,6 +125,7 @@ class Settings(BaseModel):
     queue_limit: int = Field(10_000, ge=1, description="tasks that may wait; more are refused")
 
     learning: Literal["on", "off"] = Field("on", description="off: no learning server; plain rules take its place")
+    encoder: Literal["on", "off"] = Field("on", description="off: messages are told by words alone, in less memory")
 
     alert_webhook_url: SecretUrl = Field(None, description="web address to which alerts of budgets are posted")
 

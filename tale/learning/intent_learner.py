@@ -32,7 +32,8 @@ logger = logging.getLogger(__name__)
 class IntentLearner:
     """The model is kept at `path`; `read_corrections` blocks and raises TaleBaseException when it cannot.
 
-    `folder` holds what is learned from; by default it is the project's own data.
+    `folder` holds what is learned from; by default it is the project's own data. Without the encoder messages are told
+    by their words alone.
     Detection goes on with the old model while a new one is learned, in a process of its own.
     """
 
@@ -43,6 +44,7 @@ class IntentLearner:
         *,
         folder: Path | None = None,
         retry_s: float = RETRY_S,
+        with_encoder: bool = True,
     ) -> None:
         self.state: State = "learning"
         self.standing: Standing | None = None
@@ -50,6 +52,7 @@ class IntentLearner:
         self._read_corrections = read_corrections
         self._folder = folder or data_folder()
         self._retry_s = retry_s
+        self._with_encoder = with_encoder
         self._model: IntentModel | None = None
         self._header: Header | None = None
         self._encoder: Encoder | None = None
@@ -91,7 +94,9 @@ class IntentLearner:
                     await self._wanted.wait()
 
     async def _learn(self) -> None:
-        encoder = self._encoder = self._encoder or await asyncio.to_thread(read_encoder)
+        if self._with_encoder and self._encoder is None:
+            self._encoder = await asyncio.to_thread(read_encoder)
+        encoder = self._encoder
         corrections = await self._corrections()
         digest = await asyncio.to_thread(digest_of, self._folder, corrections)
         if Header(digest, encoder.name if encoder else None) == self._header:
@@ -102,7 +107,7 @@ class IntentLearner:
         if encoder and self._model is None:  # with it learning takes five times as long: detection need not wait for it
             await self._train(corrections, plain=True)
             await self._took_up(digest, None)
-        await self._train(corrections)
+        await self._train(corrections, plain=encoder is None)
         if not await self._took_up(digest, encoder):
             raise ServerException(f"What was learned cannot be read back from {self._path}.")
 
@@ -126,7 +131,7 @@ class IntentLearner:
             logger.warning("The users' corrections cannot be read and do not count now: %s", error)
             return ()
 
-    async def _train(self, corrections: Sequence[Correction], *, plain: bool = False) -> None:
+    async def _train(self, corrections: Sequence[Correction], *, plain: bool) -> None:
         self._path.parent.mkdir(parents=True, exist_ok=True)
         process = await asyncio.create_subprocess_exec(
             *COMMAND,

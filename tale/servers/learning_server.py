@@ -116,6 +116,7 @@ async def serve(settings: Settings, *, is_child: bool) -> None:
     intents = IntentLearner(
         settings.home / "learning" / "intents.model",
         lambda: read_corrections(settings.database, limit=CORRECTIONS_LIMIT),
+        with_encoder=settings.encoder == "on",
     )
     tasks = TaskLearning(settings)
     server = await _started(settings, intents, tasks.learner, is_child=is_child)

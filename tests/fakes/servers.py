@@ -44,6 +44,7 @@ def settings_for(home: Path, **chosen: object) -> Settings:
         "backend": "embedded",
         "monitor_interval_s": 60.0,
         "learning": "off",
+        "encoder": "off",
         "prewarm": False,
     }
     return load_settings({"home": str(home), **ports, **swift, **chosen}, environment={}, folder=home)
