@@ -14,18 +14,20 @@ from tale.learning.intent_training import train
 from tale.orchestration.home_key import made_key
 from tale.servers.learning_link import PLACE_FILE, LearningLink
 from tale.settings import Settings, load_settings
+from tale.storage.database import Database
 
 MESSAGES = 1_000
 BUSY_PROCESSES = 2
 
 
-def settings_of(home: Path) -> Settings:
-    """A home in which everything is learned already."""
+async def settings_of(home: Path) -> Settings:
+    """A home in which everything is learned already, and whose database a service has made."""
     (port,) = free_ports(1)
     settings = load_settings({"home": str(home), "learning_port": port}, environment={}, folder=home)
     settings.run_folder.mkdir(parents=True)
     made_key(settings)
     train(home / "learning" / "intents.model", [], folder=data_folder(), encoder=read_encoder())
+    await Database.open(settings.database).close()
     return settings
 
 
@@ -41,8 +43,9 @@ async def times_of(link: LearningLink, texts: list[str]) -> tuple[list[float], f
     return times, stood_in / len(texts)
 
 
-async def measured(settings: Settings) -> list[Row]:
+async def measured(home: Path) -> list[Row]:
     """The rows of the table."""
+    settings = await settings_of(home)
     texts = [each.text for each in read_examples(data_folder() / "intents")][::7][:MESSAGES]
     link = LearningLink(settings)
     began = time.perf_counter()
@@ -70,7 +73,7 @@ async def measured(settings: Settings) -> list[Row]:
 def main() -> int:
     """Measure and print."""
     with tempfile.TemporaryDirectory(prefix="tale-benchmark-") as folder:
-        return show("What a message asks for, told over loopback", asyncio.run(measured(settings_of(Path(folder)))))
+        return show("What a message asks for, told over loopback", asyncio.run(measured(Path(folder))))
 
 
 if __name__ == "__main__":

@@ -213,11 +213,11 @@ def test_verified_savings_are_told_with_their_intervals_and_not_of_a_few_tasks()
 def test_estimated_savings_go_by_what_was_expected_of_the_task_model() -> None:
     small = [KeptPrediction(str(n), 1, 0.0, EXPECTED, 1.0, Outcome(50)) for n in range(10)]
     found = estimated_savings(small)
-    assert found is not None and (found.tasks, found.saved) == (10, 0.6)  # 0.32 x 50 of 40
+    assert found is not None and (found.tasks, found.saved) == (10, 0.76)  # 0.32 x 50 of 50 x 40 / 30
     large = Prediction("v1", "other", None, {}, 9, 1, 60, 0.95, "task", "", task_output_tokens=9)
     again = [KeptPrediction(str(n), 2, 0.0, large, 1.0, Outcome(24)) for n in range(10)]
     retried = estimated_savings([*small, *again])
-    assert retried is not None and (retried.tasks, retried.saved) == (10, 0.0)
+    assert retried is not None and (retried.tasks, retried.saved) == (10, 0.4)
     as_ever = [KeptPrediction(str(n), 1, 0.0, large, 1.0, Outcome(70)) for n in range(20, 30)]
     assert estimated_savings(as_ever) == estimated_savings(as_ever[::-1])
     assert getattr(estimated_savings(as_ever), "saved", None) == 0.0

@@ -62,7 +62,7 @@ class VerifiedSavings:
 class EstimatedSavings:
     """What was probably saved of the tokens that answers have, weighed by the size of the model, over so many tasks.
 
-    Nothing was done twice: the other way's tokens are what was expected of the task model, by the median.
+    Nothing was done twice: the other way is taken to have been as much longer or shorter as was expected.
     """
 
     tasks: int
@@ -100,7 +100,9 @@ def verified_savings(shadows: Sequence[Shadow]) -> VerifiedSavings | None:
 def estimated_savings(kept: Sequence[KeptPrediction]) -> EstimatedSavings | None:
     """The savings by what was expected of the task model; None where there are fewer than ten answers.
 
-    What the task model wrote with its own instructions is what it would have written without learning, too.
+    What made an answer longer than expected would have made the task model's own longer, too: its length is estimated
+    by the ratio of what was expected of both ways (Cochran 1977, 6.2). Expected medians alone would add up to far less
+    than answers do, of which a few are long.
     """
     cost, naive, tasks = 0.0, 0.0, set[str]()
     for each in kept:
@@ -110,8 +112,7 @@ def estimated_savings(kept: Sequence[KeptPrediction]) -> EstimatedSavings | None
         tasks.add(each.task_id)
         cost += tokens * (SMALL_COST if expected.role == "ux" else 1.0)
         if each.attempt == 1:
-            as_ever = expected.role == "task" and expected.variant == "default"
-            naive += tokens if as_ever else expected.task_output_tokens
+            naive += tokens * expected.task_output_tokens / max(expected.output_tokens, 1)
     return EstimatedSavings(len(tasks), round(1 - cost / naive, 4)) if len(tasks) >= LEAST_ANSWERS and naive else None
 
 
