@@ -3,6 +3,7 @@
 TALE_HOME=~/.tale python scripts/sample_history.py /some/folder               an hour; goes on where it was stopped
 python scripts/sample_history.py /some/folder --calls 3000                    goes on until there are so many calls
 python scripts/sample_history.py /some/folder --export                        writes data/sample_history.parquet
+python scripts/sample_history.py /some/folder --priors                        writes data/priors/talk.jsonl
 
 The folder becomes the service's home; the model files of TALE_HOME are linked into it. Everything in the history was
 done by a real service: UX agent, gateway, execution server, learning. Only the people are played: what they say are
@@ -12,6 +13,7 @@ shrinks. Requests with an impossible check, too little time or too few tokens ar
 
 import argparse
 import asyncio
+import json
 import os
 import random
 import signal
@@ -26,11 +28,14 @@ from typing import Final
 import aiohttp
 from collect_priors import link_models
 from free_ports import free_ports
-from sample.people import PATIENCE_S, Person, visit
+from sample.people import GATHERED, PATIENCE_S, RIVERS, Person, visit
 from sample.words import read_words
+from workload.requests import read_requests
 
 from tale.exceptions import TaleBaseException
 from tale.mcp.http_client import HTTPMCPClient
+from tale.storage.database import Database
+from tale.storage.learning_store import LearningStore
 from tale.storage.reader import reading
 from tale.storage.sample_file import export_sample
 from tale.storage.task_store import PAUSED_AT
@@ -41,6 +46,8 @@ CALLS: Final = 1_560
 CROWD: Final = (1, 2, 3, 2, 1, 3, 4, 2)  # people at a time, in one stretch of visits after the other
 STRETCH: Final = 24  # visits
 NOTICED_S: Final = 10.0
+MOST_ATTEMPTS: Final = 100_000
+KEPT: Final = ("text", "role", "model", "output_tokens", "finish_reason", "succeeded", "variant")  # of an attempt
 CHOSEN: Final = {
     "BACKEND": "embedded",
     "ENGINE_THREADS": "1",  # of each model, as both work at the same time
@@ -131,15 +138,35 @@ def export(database: Path, target: Path = DATA / "sample_history.parquet") -> No
     print(", ".join(f"{count:,} {name}" for name, count in counts.items()), f"in {target.stat().st_size:,} bytes")
 
 
+async def keep_priors(home: Path, target: Path = DATA / "priors" / "talk.jsonl") -> None:
+    """Write what became of tasks that people put in their own words: most are longer than those of the workload."""
+    workload = {each.text for name in ("priors", "savings") for each in read_requests(DATA / f"workload/{name}.jsonl")}
+    database = Database.open(f"sqlite:///{home / 'tale.db'}")
+    attempts, _ = await LearningStore(database).past_attempts((0.0, "", 0), limit=MOST_ATTEMPTS)
+    await database.close()
+    own = [each for each in attempts if each.text not in {*workload, GATHERED, RIVERS} and each.output_tokens]
+    numbers = {task_id: number for number, task_id in enumerate(dict.fromkeys(each.task_id for each in own))}
+    lines = [
+        {"task_id": f"t-{numbers[each.task_id]:03}", "ended_at": 0.0} | {name: getattr(each, name) for name in KEPT}
+        for each in own
+    ]
+    target.write_text("".join(f"{json.dumps(line, ensure_ascii=False)}\n" for line in lines), encoding="utf-8")
+    print(f"{len(lines)} attempts at {len(numbers)} tasks in {target}")
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Play, or export what was played."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("home", type=Path, help="folder of the service, kept between runs")
     parser.add_argument("--calls", type=int, default=CALLS, help=f"go on until there are so many (default {CALLS:,})")
     parser.add_argument("--export", action="store_true", help="write the file, and play nothing")
+    parser.add_argument("--priors", action="store_true", help="write what tale is to learn from, and play nothing")
     options = parser.parse_args(arguments)
     if options.export:
         export(options.home / "tale.db")
+        return
+    if options.priors:
+        asyncio.run(keep_priors(options.home))
         return
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that the service ends with us
     link_models(options.home)
