@@ -1,5 +1,6 @@
 """What likeness to learned messages adds to the detection, with a small encoder of letters in the large one's place."""
 
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from shutil import copy
@@ -10,7 +11,7 @@ import pytest
 from fakes.servers import until
 
 from tale.learning.intent_data import WORDS_FILE, data_folder, read_examples
-from tale.learning.intent_encoder import VIEWS, WIDTH, Vectors, read_encoder, vectors_of
+from tale.learning.intent_encoder import MODULE, VIEWS, WIDTH, Vectors, read_encoder, vectors_of
 from tale.learning.intent_learner import IntentLearner
 from tale.learning.intent_likeness import LANDMARKS, Likeness, learned
 from tale.learning.intent_store import Header, Standing, load, save
@@ -143,6 +144,21 @@ async def test_what_is_learned_without_the_encoder_serves_until_it_has_been_lear
     assert first and learner.standing and learner.standing.trained_at > first.trained_at
 
 
+def test_without_its_package_there_is_no_encoder_and_that_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / f"{MODULE}.py").write_text("raise ImportError('half of it is missing')")
+    monkeypatch.syspath_prepend(tmp_path)
+    kept = {name: sys.modules.pop(name) for name in list(sys.modules) if name.split(".")[0] == MODULE}
+    try:
+        assert read_encoder() is None
+    finally:
+        sys.modules.update(kept)
+    assert "told by words alone" in caplog.text and "half of it is missing" in caplog.text
+
+
 def test_what_the_encoder_cannot_read_has_no_length() -> None:
-    lengths = np.linalg.norm(read_encoder().encode(["stop it", "रुको", ""]), axis=1)
+    encoder = read_encoder()
+    assert encoder is not None
+    lengths = np.linalg.norm(encoder.encode(["stop it", "रुको", ""]), axis=1)
     assert lengths == pytest.approx([1, 0, 0], abs=1e-3)

