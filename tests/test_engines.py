@@ -376,11 +376,11 @@ async def test_many_tasks_at_once_are_each_run_once(kit: Kit) -> None:
 async def test_a_paused_engine_begins_nothing_until_it_is_resumed(kit: Kit) -> None:
     runner = Runner(kit.store, 1)
     queue = kit.engine(runner)
-    queue.pause()
+    await queue.pause()
     await queue.start()
     await queue.submit(new_task("x"))
     assert runner.order == []
-    queue.resume()
+    await queue.resume()
     await runner.done.wait()
     await queue.stop(1.0)
     assert runner.order == ["x"]

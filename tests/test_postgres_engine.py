@@ -249,11 +249,11 @@ async def test_a_queue_that_is_resumed_goes_on_at_once_not_with_the_next_look(ho
         return await here.store.finish(task_id, claimed.attempt, status=TaskStatus.COMPLETED, now=2.0)
 
     worker = here.engine(run, pace=Pace(poll_s=600.0))
-    worker.pause()
+    await worker.pause()
     await worker.start()
     task = await here.engine().submit(new_task())
     await until(here.hears)
-    worker.resume()
+    await worker.resume()
     assert (await here.ended(task.id)).status is TaskStatus.COMPLETED
     await worker.stop(1.0)
 

@@ -86,7 +86,7 @@ class HTTPCoordinator:
     async def start(self) -> None:
         """Take up unfinished tasks and begin handing out, unless the queue is paused."""
         if await self._store.paused_at() is not None:
-            self.engine.pause()
+            await self.engine.pause()
         self._awaited = await self._store.awaited()
         await self.engine.start()
         await self._deadlines.start()
@@ -145,12 +145,12 @@ class HTTPCoordinator:
     async def pause(self) -> None:
         """Begin no attempts, after a restart either, until `resume`; those under way go on."""
         await self._store.pause(self._clock())
-        self.engine.pause()
+        await self.engine.pause()
 
     async def resume(self) -> None:
         """Begin attempts again."""
         await self._store.resume()
-        self.engine.resume()
+        await self.engine.resume()
 
     async def wait(
         self, task_id: str, *, timeout_s: float, on_event: Callable[[TaskEvent], Awaitable[None]] | None = None

@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, Final
 
 from tale.exceptions import DatabaseException, ServerException
@@ -88,7 +88,9 @@ class Distributed:
         await self._relay.end_attempt(arguments["task_id"], patience_s=timeout_s or LONGEST_STOP_S)
         return {}
 
-    def _engine(self, run: RunAttempt | None, *, on_pause: Callable[[bool], None] | None = None) -> PostgresEngine:
+    def _engine(
+        self, run: RunAttempt | None, *, on_pause: Callable[[bool], Awaitable[None]] | None = None
+    ) -> PostgresEngine:
         return PostgresEngine(
             self._tasks,
             self._jobs,
@@ -118,12 +120,8 @@ class Distributed:
             logger.warning("The tasks that waited for %s cannot be read: %s", task_id, error)
 
     def _pause_worker(self, is_paused: bool) -> None:
-        if self._worker is None:
-            return
-        if is_paused:
-            self._worker.pause()
-        else:
-            self._worker.resume()
+        if self._worker is not None:
+            self._worker.obey_pause(is_paused)
 
     async def _is_paused(self) -> bool:
         return await self._tasks.paused_at() is not None

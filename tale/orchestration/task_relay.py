@@ -76,9 +76,10 @@ class TaskRelay:
         await asyncio.gather(*self._work, return_exceptions=True)
         await self._wire.stop()
 
-    def tell_pause(self, is_paused: bool) -> None:
-        """Have all processes begin no attempts, or begin them again."""
+    async def tell_pause(self, is_paused: bool) -> None:
+        """Have all processes begin no attempts, or begin them again; told on return, unless the database is away."""
         self._wire.send({"kind": "pause", "paused": is_paused})
+        await self._wire.said()
 
     async def end_attempt(self, task_id: str, *, patience_s: float) -> None:
         """Have the attempt at a task stopped wherever it runs; raises NetworkException when nobody does in time."""

@@ -6,6 +6,7 @@ import logging
 import uuid
 from collections import deque
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from typing import Any, Final, cast
 
 import asyncpg
@@ -15,6 +16,7 @@ LONGEST_BYTES: Final = 7_900  # PostgreSQL takes less than 8,000
 KEPT_MESSAGES: Final = 10_000  # while the database is away; then the oldest are dropped
 BATCH: Final = 200  # messages of one statement
 RECONNECT_S: Final = 1.0
+PATIENCE_S: Final = 2.0
 # What is said is not kept, so nobody waits for a disk; while one commits, all others who have something to say wait.
 IN_PASSING: Final = {"synchronous_commit": "off"}
 FAULTS: Final = (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, TimeoutError)
@@ -38,6 +40,7 @@ class TaskWire:
         self._self = uuid.uuid4().hex
         self._outbox: deque[str] = deque(maxlen=KEPT_MESSAGES)
         self._filled = asyncio.Event()
+        self._drained = asyncio.Event()
         self._connected = asyncio.Event()
         self._line: asyncio.Task[None] | None = None
 
@@ -59,7 +62,15 @@ class TaskWire:
             logger.error("A message of %d bytes about a task is too long to be told.", len(text))
             return
         self._outbox.append(text)
+        self._drained.clear()
         self._filled.set()
+
+    async def said(self) -> None:
+        """Return when all has been said that was to be, or after some time in which that was not possible."""
+        if self._outbox:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(PATIENCE_S):
+                    await self._drained.wait()
 
     async def _hold_the_line(self) -> None:
         is_first = True
@@ -101,6 +112,7 @@ class TaskWire:
                 for _ in batch:  # they are kept until they are sent
                     if self._outbox:
                         self._outbox.popleft()
+            self._drained.set()
 
     def _receive(self, _connection: object, _pid: int, _channel: str, payload: str) -> None:
         try:

@@ -82,11 +82,11 @@ class EmbeddedEngine:
         """Queue a stored task that waited for others and waits no more."""
         self._push(task)
 
-    def pause(self) -> None:
+    async def pause(self) -> None:
         """Begin no attempts until `resume`."""
         self._open.clear()
 
-    def resume(self) -> None:
+    async def resume(self) -> None:
         """Begin attempts again."""
         self._open.set()
 

@@ -40,11 +40,11 @@ class TaskEngine(Protocol):
         """Queue a stored task that waited for others and waits no more; one that is queued already is left alone."""
         ...
 
-    def pause(self) -> None:
+    async def pause(self) -> None:
         """Begin no attempts until `resume`; those under way go on. May be called before `start`."""
         ...
 
-    def resume(self) -> None:
+    async def resume(self) -> None:
         """Begin attempts again."""
         ...
 

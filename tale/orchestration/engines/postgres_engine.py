@@ -4,7 +4,7 @@ import asyncio
 import logging
 import random
 import time
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from datetime import timedelta
 from typing import Any, Final, cast
 
@@ -54,7 +54,7 @@ class PostgresEngine:
         on_end: AttemptEnded,
         draw: Callable[[], float] = random.random,
         pace: Pace | None = None,
-        on_pause: Callable[[bool], None] | None = None,
+        on_pause: Callable[[bool], Awaitable[None]] | None = None,
     ) -> None:
         self._store = store
         self._jobs = jobs
@@ -112,17 +112,24 @@ class PostgresEngine:
         self._counted_at = float("-inf")
         self._in_background(self._remove(task_id), f"withdraw-{task_id}")
 
-    def pause(self) -> None:
+    async def pause(self) -> None:
         """Take no tasks until `resume`, and have `on_pause` tell others."""
-        self._worker.pause()
+        self.obey_pause(True)
         if self._on_pause:
-            self._on_pause(True)
+            await self._on_pause(True)
 
-    def resume(self) -> None:
+    async def resume(self) -> None:
         """Take tasks again."""
-        self._worker.resume()
+        self.obey_pause(False)
         if self._on_pause:
-            self._on_pause(False)
+            await self._on_pause(False)
+
+    def obey_pause(self, is_paused: bool) -> None:
+        """Take no tasks, or take them again, as another process has said."""
+        if is_paused:
+            self._worker.pause()
+        else:
+            self._worker.resume()
 
     def waiting(self) -> int:
         """Tasks of all gateways that wait, as last counted; asking has them counted anew."""
