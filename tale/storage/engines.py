@@ -1,6 +1,8 @@
 """Makes the connections of one database: who may write, how SQLite is set up, where transactions begin."""
 
 import os
+import sqlite3
+import time
 from pathlib import Path
 from typing import Any, Final, Literal
 
@@ -14,6 +16,8 @@ from tale.storage.faults import place
 
 READERS: Final = 4
 WAL_LIMIT_BYTES: Final = 64 * 2**20
+LOCK_PAUSE_S: Final = 0.02
+PRIMARY_CODE: Final = 0xFF  # of SQLite's extended codes
 
 Use = Literal["write", "read", "upgrade"]
 
@@ -95,6 +99,8 @@ def _sqlite_engine(url: URL, use: Use, busy_timeout_s: float) -> Engine:
 
     def set_up(connection: DBAPIConnection, _entry: ConnectionPoolEntry) -> None:
         connection.isolation_level = None  # sqlite3 begins no transactions of its own, so that DDL is inside ours
+        if use != "read":
+            _write_ahead(connection, busy_timeout_s)
         for pragma in _pragmas(use):
             connection.execute(f"PRAGMA {pragma}")
 
@@ -106,13 +112,26 @@ def _sqlite_engine(url: URL, use: Use, busy_timeout_s: float) -> Engine:
     return engine
 
 
+def _write_ahead(connection: DBAPIConnection, patience_s: float) -> None:
+    """Turn to a write-ahead log, for whose lock SQLite does not wait when several make a database at once."""
+    deadline = time.monotonic() + patience_s
+    while True:
+        try:
+            connection.execute("PRAGMA journal_mode=WAL")
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode & PRIMARY_CODE != sqlite3.SQLITE_BUSY or time.monotonic() > deadline:
+                raise
+            time.sleep(LOCK_PAUSE_S)
+        else:
+            return
+
+
 def _pragmas(use: Use) -> tuple[str, ...]:
     if use == "read":
         return ("query_only=ON",)
     # A table that a migration makes anew takes its name back inside the transaction: foreign keys are checked after.
     foreign_keys = "OFF" if use == "upgrade" else "ON"
     return (
-        "journal_mode=WAL",
         "synchronous=FULL",
         f"foreign_keys={foreign_keys}",
         f"journal_size_limit={WAL_LIMIT_BYTES}",
