@@ -13,11 +13,13 @@ import numpy as np
 from sklearn.model_selection import GroupKFold, LeaveOneGroupOut
 
 from tale.conversation.detector import by_rule, fallback
+from tale.conversation.orders import SURE as SURE_ACTION
+from tale.conversation.orders import order_of
 from tale.learning.intent_data import LABELS, WORDS_FILE, Example, data_folder, read_examples
 from tale.learning.intent_encoder import Encoder, Vectors, read_encoder
 from tale.learning.intent_training import trained
 from tale.learning.intent_words import Meanings, read_meanings
-from tale.records import Detection, Intent
+from tale.records import Intent
 
 FOLDS = 5
 BINS = 10
@@ -64,6 +66,8 @@ class Told:
     example: Example
     label: Intent
     confidence: float
+    action: str | None = None  # of a control message
+    sure: float = 0.0  # of the action
 
     @property
     def is_right(self) -> bool:
@@ -81,9 +85,15 @@ class Given:
 
 def by_model(train: Sequence[Example], test: Sequence[Example], given: Given) -> list[Told]:
     """What a model that learned from `train` tells of `test`; fixed phrases go first, as they do in the UX agent."""
-    rows = trained(train, given.meanings, encoder=given.encoder).probabilities([each.text for each in test])
-    learned = [Told(each, LABELS[int(row.argmax())], float(row.max())) for each, row in zip(test, rows, strict=True)]
-    return [_as_told(told.example, ruled) if (ruled := by_rule(told.example.text)) else told for told in learned]
+    model = trained(train, given.meanings, encoder=given.encoder)
+    rows = model.probabilities([each.text for each in test])
+    told: list[Told] = []
+    for each, row in zip(test, rows, strict=True):
+        action = (model.action_of(each.text) if each.action else None) or (None, 0.0)
+        ruled = by_rule(each.text)
+        label, confidence = (ruled.label, ruled.confidence) if ruled else (LABELS[int(row.argmax())], float(row.max()))
+        told.append(Told(each, label, confidence, *action))
+    return told
 
 
 def in_folds(
@@ -106,8 +116,11 @@ def without(voices: Sequence[str], examples: Sequence[Example], given: Given) ->
     return by_model(parts[False], parts[True], given)
 
 
-def _as_told(example: Example, found: Detection) -> Told:
-    return Told(example, found.label, found.confidence)
+def by_words(example: Example) -> Told:
+    """What rules and phrases tell of a message, where nothing was learned."""
+    found = by_rule(example.text) or fallback(example.text)
+    action = order_of(example.text).action
+    return Told(example, found.label, found.confidence, action, 0.0 if action == "unclear" else 1.0)
 
 
 def accuracy(told: Iterable[Told]) -> float:
@@ -153,10 +166,23 @@ def show(title: str, told: Sequence[Told]) -> None:
     _show_by("label", told, lambda each: each.example.label)
     _show_by("language", told, lambda each: each.example.language)
     _show_by("voice", told, lambda each: each.example.voice)
+    _show_actions([each for each in told if each.example.action])
     counts = Counter((each.example.label, each.label) for each in told)
     print("wanted \\ told " + "".join(f"{label:>10}" for label in LABELS))
     for wanted in LABELS:
         print(f"{wanted:<13} " + "".join(f"{counts[wanted, label]:>10}" for label in LABELS))
+
+
+def _show_actions(orders: Sequence[Told]) -> None:
+    """Print how often it is told what control messages order."""
+    sure = [each for each in orders if each.sure >= SURE_ACTION]
+    right = [[each.action == each.example.action for each in some] for some in (orders, sure)]
+    counts = Counter(each.action for each in sure if each.action != each.example.action)
+    print(
+        f"of {len(orders)} control messages {np.mean(right[0]):.3f} have the right action; of the "
+        f"{len(sure) / len(orders):.0%} told with {SURE_ACTION} or more {np.mean(right[1]):.3f}; "
+        f"wrongly told: {', '.join(f'{action} {count}' for action, count in counts.most_common())}"
+    )
 
 
 def _show_by(what: str, told: Sequence[Told], key: Callable[[Told], str]) -> None:
@@ -188,7 +214,7 @@ def main() -> int:
     hands = [told for hand in LAST_HANDS for told in without(hand, examples, given)]
     show("The same, learned from all but the two of one hand", hands)
     show("Kept out", by_model(examples, unseen, given))
-    rules = [_as_told(each, by_rule(each.text) or fallback(each.text)) for each in [*first, *unseen]]
+    rules = [by_words(each) for each in [*first, *unseen]]
     show("Rules alone, the first eight voices", [each for each in rules if each.example.voice in FIRST_VOICES])
     show("Rules alone, kept out", [each for each in rules if each.example.voice not in FIRST_VOICES])
     return 0

@@ -102,7 +102,8 @@ def test_a_model_with_likeness_is_the_same_when_it_is_read_back(model: IntentMod
     assert found is not None
     texts = [each.text for each in UNSEEN[:40]]
     assert found[0].probabilities(texts) == pytest.approx(model.probabilities(texts), abs=1e-5)
-    plain = IntentModel.from_parts({**model.to_parts(), "likeness": None}, MEANINGS)
+    assert [found[0].detect(text) for text in texts] == [model.detect(text) for text in texts]
+    plain = IntentModel.from_parts({**model.to_parts(), "likeness": None, "actions": None}, MEANINGS)
     assert not np.allclose(plain.probabilities(texts), model.probabilities(texts), atol=1e-3)
 
 
@@ -110,6 +111,11 @@ def test_a_model_with_likeness_is_the_same_when_it_is_read_back(model: IntentMod
 def test_a_model_of_another_encoder_is_not_used(model: IntentModel, tmp_path: Path, encoder: str | None) -> None:
     save(tmp_path / "model", model, Header("digest", "letters"), STANDING)
     assert load(tmp_path / "model", Header("digest", encoder), MEANINGS, LetterEncoder()) is None
+
+
+def test_actions_that_do_not_fit_are_refused(model: IntentModel) -> None:
+    with pytest.raises(ValueError, match="do not fit"):
+        IntentModel.from_parts({**model.to_parts(), "likeness": None}, MEANINGS)
 
 
 def test_landmarks_that_do_not_fit_are_refused(model: IntentModel) -> None:

@@ -145,8 +145,9 @@ async def test_two_processes_of_a_home_share_one_server_which_ends_with_the_one_
         status = await client.call_tool("learning_status")
         assert (status["state"], status["corrections"]) == ("ready", 0)
         assert status["accuracy"] > 0.9
+        assert (await link.detect("I would ask you to discontinue the second of them.")).action == "stop"
         detected = await client.call_tool("detect", {"text": "🙃" * 5_000})
-        assert set(detected) == {"label", "confidence", "reasons", "probabilities"}
+        assert set(detected) == {"label", "confidence", "reasons", "probabilities", "action", "action_confidence"}
         async with client_of(settings, None) as stranger:
             assert (await stranger.health())["role"] == "learning"
             with pytest.raises(TaleBaseException):

@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, get_args
 
-from tale.records import Correction, Intent
+from tale.records import Action, Correction, Intent
 
 LABELS: Final[tuple[Intent, ...]] = get_args(Intent)
+ACTIONS: Final[tuple[Action, ...]] = get_args(Action)
 WORDS_FILE: Final = "intent_words.txt"
 CORRECTION_WEIGHT: Final = 5.0  # of one correction, beside one labelled message
 SHARE_OF_ONE_KEY: Final = 0.03  # of the weight of all labelled messages: what the corrections of one key may weigh
@@ -20,13 +21,17 @@ LONGEST_CORRECTION: Final = 2_000  # characters
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """A labelled message; `voice` is whose hand wrote it, `template` the phrasing it is a variation of."""
+    """A labelled message; `voice` is whose hand wrote it, `template` the phrasing it is a variation of.
+
+    `action` is what a control message orders; None for all others, and where that cannot be told.
+    """
 
     text: str
     label: Intent
     voice: str
     template: str
     language: str
+    action: Action | None = None
 
 
 def data_folder() -> Path:
@@ -45,7 +50,9 @@ def _examples_of(path: Path) -> Iterable[Example]:
         found: dict[str, Any] = json.loads(line)
         if found["label"] not in LABELS:
             raise ValueError(f"{path.name} holds the label {found['label']!r}; there are {', '.join(LABELS)}.")
-        yield Example(found["text"], found["label"], path.stem, found["template"], found["language"])
+        if (action := found.get("action")) not in (None, *ACTIONS):
+            raise ValueError(f"{path.name} holds the action {action!r}; there are {', '.join(ACTIONS)}.")
+        yield Example(found["text"], found["label"], path.stem, found["template"], found["language"], action)
 
 
 def digest_of(folder: Path, corrections: Sequence[Correction]) -> str:

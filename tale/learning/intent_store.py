@@ -15,7 +15,7 @@ from tale.learning.intent_encoder import Encoder
 from tale.learning.intent_words import Meanings
 from tale.learning.intents import IntentModel
 
-VERSION: Final = 2  # of what a model is made of; a model of another version is learned anew
+VERSION: Final = 3  # of what a model is made of; a model of another version is learned anew
 
 logger = logging.getLogger(__name__)
 

@@ -65,6 +65,7 @@ def trained(
         groups=[*(f"{each.voice}/{each.template}" for each in examples), *(each.id for each, _ in added)],
         meanings=meanings,
         counts=[1.0] * len(examples) + [weight for _, weight in added],
+        actions=[each.action for each in examples],
         encoder=encoder,
     )
 

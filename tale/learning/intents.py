@@ -13,17 +13,19 @@ from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.model_selection import GroupKFold
 from sklearn.svm import LinearSVC
 
+from tale.learning import intent_actions
+from tale.learning.intent_actions import Actions
 from tale.learning.intent_data import LABELS
-from tale.learning.intent_encoder import Encoder, vectors_of
+from tale.learning.intent_encoder import VIEWS, WIDTH, Encoder, Vectors, vectors_of
 from tale.learning.intent_likeness import Likeness, learned
 from tale.learning.intent_reasons import reasons_of
+from tale.learning.intent_shares import fitted_sharpness, log_shares
 from tale.learning.intent_text import streams_of
 from tale.learning.intent_words import Meanings
-from tale.records import Detection, Intent
+from tale.records import Action, Detection, Intent
 
 C: Final = 0.3
 FOLDS: Final = 3  # of the messages whose margins set the temperature
-SHARPNESSES: Final = tuple(0.5 * 1.05**step for step in range(70))  # up to 15
 BETWEEN_BLANKS: Final[dict[str, Any]] = {"token_pattern": r"\S+", "lowercase": False, "sublinear_tf": True}
 VECTORIZERS: Final[dict[str, dict[str, Any]]] = {
     "words": {**BETWEEN_BLANKS, "ngram_range": (1, 2), "min_df": 2},
@@ -60,11 +62,11 @@ class Reader:
 class IntentModel:
     """Linear margins over weighed words, letters and meanings, made probabilities by one temperature.
 
-    Where there is an encoder, margins by likeness to learned messages are added to them.
+    Where there is an encoder, margins by likeness to learned messages are added to them. `actions` tells what control
+    messages order; None where it could not be learned.
 
     `terms` and `rarities` are those of the features, by kind; `weights` has the shape (labels, features), `offsets`
-    (labels,). `sharpness` is the inverse of the temperature (Guo et al. 2017, "On Calibration of Modern Neural
-    Networks").
+    (labels,). `sharpness` is the inverse of the temperature.
     """
 
     meanings: Meanings
@@ -77,6 +79,7 @@ class IntentModel:
     features: list[tuple[str, str]]  # the kind and the term of each
     encoder: Encoder | None = None
     likeness: Likeness | None = None
+    actions: Actions | None = None
 
     @classmethod
     def of(
@@ -90,6 +93,7 @@ class IntentModel:
         sharpness: float,
         encoder: Encoder | None = None,
         likeness: Likeness | None = None,
+        actions: Actions | None = None,
     ) -> "IntentModel":
         """The model of what was learned; raises ValueError for weights that do not fit the terms."""
         readers: dict[str, Reader] = {}
@@ -101,7 +105,8 @@ class IntentModel:
             features += [(name, term) for term in terms[name]]
         if weights.shape != (len(LABELS), len(features)):
             raise ValueError("the weights do not fit the terms")
-        return cls(meanings, terms, rarities, weights, offsets, sharpness, readers, features, encoder, likeness)
+        parts = (readers, features, encoder, likeness, actions)
+        return cls(meanings, terms, rarities, weights, offsets, sharpness, *parts)
 
     @classmethod
     def trained(
@@ -112,9 +117,13 @@ class IntentModel:
         groups: Sequence[str],
         meanings: Meanings,
         counts: Sequence[float] | None = None,
+        actions: Sequence[Action | None] = (),
         encoder: Encoder | None = None,
     ) -> "IntentModel":
-        """Learn from messages, their labels, and how much each counts (alike, if not told); groups stay together."""
+        """Learn from messages, their labels, and how much each counts (alike, if not told); groups stay together.
+
+        `actions` are those of the first messages, of control messages alone.
+        """
         vectorizers: dict[str, Any] = {name: TfidfVectorizer(**given) for name, given in VECTORIZERS.items()}
         streams = [streams_of(text, meanings) for text in texts]
         columns = [each.fit_transform([stream[name] for stream in streams]) for name, each in vectorizers.items()]
@@ -126,7 +135,7 @@ class IntentModel:
         for kept, left in folds:
             weights, offsets = _separated(features[kept], wanted[kept], weighed[kept])
             margins[left] = features[left] @ weights.T + offsets
-        likeness = None
+        likeness, vectors = None, None
         if encoder is not None:
             vectors = vectors_of(texts, encoder)
             likeness, alike = learned(vectors, wanted, weighed, labels=len(LABELS), groups=groups, folds=folds)
@@ -138,26 +147,36 @@ class IntentModel:
             {name: each.idf_ for name, each in vectorizers.items()},
             weights=weights,
             offsets=offsets,
-            sharpness=_sharpness(margins, wanted),
+            sharpness=fitted_sharpness(margins, wanted),
             encoder=encoder,
             likeness=likeness,
+            actions=intent_actions.learned(features, vectors, actions, groups),
         )
 
     def probabilities(self, texts: Sequence[str]) -> Floats:
         """The probability of each label, in the order of LABELS: shape (messages, labels)."""
-        margins = np.array([self._parts(text)[1].sum(axis=1) for text in texts]) + self.offsets
-        return np.exp(_log_shares(self.sharpness * (margins + self._alike(texts))))
+        margins = np.array([self._parts(text)[2].sum(axis=1) for text in texts]) + self.offsets
+        return np.exp(log_shares(self.sharpness * (margins + self._alike(self._vectors(texts), len(texts)))))
 
     def detect(self, text: str) -> Detection:
-        """What a message asks for."""
-        places, parts = self._parts(text)
-        row = np.exp(_log_shares(self.sharpness * (parts.sum(axis=1) + self.offsets + self._alike([text]))))[0]
+        """What a message asks for and, of a control message, what it orders."""
+        places, values, parts = self._parts(text)
+        vectors = self._vectors([text])
+        row = np.exp(log_shares(self.sharpness * (parts.sum(axis=1) + self.offsets + self._alike(vectors, 1))))[0]
         best = int(row.argmax())
         told = {label: round(float(share), 4) for label, share in zip(LABELS, row, strict=True)}
         # What spoke for the label more than it did for the others.
         spoken = parts[best] - (parts.sum(axis=0) - parts[best]) / (len(LABELS) - 1)
         named = ((*self.features[place], float(part)) for place, part in zip(places, spoken, strict=True))
-        return Detection(LABELS[best], told[LABELS[best]], reasons_of(named, self.meanings.reasons), "model", told)
+        reasons, action, sure = reasons_of(named, self.meanings.reasons), None, None
+        if LABELS[best] == "control" and self.actions:
+            action, sure = self.actions.told(places, values, vectors)
+        return Detection(LABELS[best], told[LABELS[best]], reasons, "model", told, action, sure and round(sure, 4))
+
+    def action_of(self, text: str) -> tuple[Action, float] | None:
+        """What a control message orders, and its probability; None where that was not learned."""
+        places, values, _ = self._parts(text)
+        return None if self.actions is None else self.actions.told(places, values, self._vectors([text]))
 
     def to_parts(self) -> dict[str, Any]:
         """What was learned, in numbers and texts alone, so that it can be stored."""
@@ -168,11 +187,13 @@ class IntentModel:
             "offsets": self.offsets,
             "sharpness": self.sharpness,
             "likeness": self.likeness and self.likeness.to_parts(),
+            "actions": self.actions and self.actions.to_parts(),
         }
 
     @classmethod
     def from_parts(cls, parts: Mapping[str, Any], meanings: Meanings, encoder: Encoder | None = None) -> "IntentModel":
         """The inverse of `to_parts`; raises KeyError or ValueError for parts that do not fit together."""
+        actions = parts["actions"]
         return cls.of(
             meanings,
             {name: terms.split("\n") for name, terms in parts["terms"].items()},
@@ -182,16 +203,21 @@ class IntentModel:
             sharpness=parts["sharpness"],
             encoder=encoder,
             likeness=Likeness.from_parts(parts["likeness"]) if encoder else None,
+            actions=actions and Actions.from_parts(actions, len(VIEWS) * WIDTH if encoder else 0),
         )
 
-    def _alike(self, texts: Sequence[str]) -> Floats:
-        """What likeness to learned messages adds to the margins: shape (messages, labels)."""
-        if self.encoder is None or self.likeness is None:
-            return np.zeros((len(texts), len(LABELS)))
-        return self.likeness.margins(vectors_of(texts, self.encoder))
+    def _vectors(self, texts: Sequence[str]) -> Vectors | None:
+        return None if self.encoder is None else vectors_of(texts, self.encoder)
 
-    def _parts(self, text: str) -> tuple[list[int], Floats]:
-        """The features of a message, and what each adds to the margin of each label: shape (labels, features)."""
+    def _alike(self, vectors: Vectors | None, count: int) -> Floats:
+        """What likeness to learned messages adds to the margins: shape (messages, labels)."""
+        if vectors is None or self.likeness is None:
+            return np.zeros((count, len(LABELS)))
+        return self.likeness.margins(vectors)
+
+    def _parts(self, text: str) -> tuple[list[int], list[float], Floats]:
+        """The features of a message, their weights in it, and what each adds to the margin of each label: shape
+        (labels, features)."""
         streams = streams_of(text, self.meanings)
         places: list[int] = []
         values: list[float] = []
@@ -199,23 +225,10 @@ class IntentModel:
             found = reader.read(streams[name])
             places += found[0]
             values += found[1]
-        return places, self.weights[:, places] * np.array(values)
+        return places, values, self.weights[:, places] * np.array(values)
 
 
 def _separated(features: Any, wanted: npt.NDArray[np.int64], counts: Floats) -> tuple[Floats, Floats]:
     """Weights and offsets by which each label is told from all others."""
     linear: Any = LinearSVC(C=C, random_state=0).fit(features, wanted, sample_weight=counts)
     return linear.coef_, linear.intercept_
-
-
-def _log_shares(margins: Floats) -> Floats:
-    """The logarithms of shares that add up to one in each row."""
-    least = margins - margins.max(axis=1, keepdims=True)
-    shares: Floats = least - np.log(np.exp(least).sum(axis=1, keepdims=True))
-    return shares
-
-
-def _sharpness(margins: Floats, wanted: npt.NDArray[np.int64]) -> float:
-    """The factor under which the margins of unseen messages make the best probabilities."""
-    rows = np.arange(len(wanted))
-    return max(SHARPNESSES, key=lambda sharpness: float(_log_shares(sharpness * margins)[rows, wanted].sum()))

@@ -1,7 +1,7 @@
 """Values that cross modules. Unknown is None, never 0; names carry their units."""
 
-from tale.records.conversations import Conversation, ConversationTurn, Correction, Detection, Intent
-from tale.records.history import ACKNOWLEDGE, AccessKey, McpCall, ModelCall, TokenTotals, Trace
+from tale.records.conversations import Action, Conversation, ConversationTurn, Correction, Detection, Intent
+from tale.records.history import ACKNOWLEDGE, CHAT, AccessKey, McpCall, ModelCall, TokenTotals, Trace
 from tale.records.models import (
     CallContext,
     ChatRequest,
@@ -24,7 +24,9 @@ from tale.records.tasks import Attachment, Attempt, NewTask, Task, TaskStatus
 
 __all__ = [
     "ACKNOWLEDGE",
+    "CHAT",
     "AccessKey",
+    "Action",
     "Attachment",
     "Attempt",
     "CallContext",

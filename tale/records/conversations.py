@@ -7,6 +7,8 @@ from typing import Literal
 from tale.records.models import Role
 
 Intent = Literal["chat", "task", "status", "control", "ambiguous"]
+Action = Literal["stop", "pause", "resume", "retry", "first", "last", "small_model", "large_model", "clear", "wish"]
+"""What a control message orders; a wish is how answers and work are to be from then on."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -14,6 +16,7 @@ class Detection:
     """What a message asks for. `confidence` is the calibrated probability of the label, from 0 to 1.
 
     `source` tells what decided: a rule for fixed phrases, the learned model, or the plain rules that stand in for it.
+    `action` is what a control message orders, with its own probability; None where only its words can tell.
     """
 
     label: Intent
@@ -21,6 +24,8 @@ class Detection:
     reasons: tuple[str, ...]
     source: Literal["rule", "model", "fallback"]
     probabilities: Mapping[str, float] = field(default_factory=dict[str, float])
+    action: Action | None = None
+    action_confidence: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,6 +6,7 @@ from typing import Final, Literal
 from tale.credentials import Scope
 from tale.records.tasks import Task
 
+CHAT: Final = "chat"  # the operation of an answer in a chat, of ours or of a client of the OpenAI-compatible address
 ACKNOWLEDGE: Final = "acknowledge"  # the operation by which the small model says what a task is about, beside the work
 
 

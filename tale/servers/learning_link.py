@@ -15,7 +15,7 @@ from tale.exceptions import NetworkException, TaleBaseException
 from tale.mcp.http_client import HTTPMCPClient
 from tale.orchestration.home_key import own_key
 from tale.orchestration.watcher import ENVIRONMENT_PREFIX, PYTHON
-from tale.records import Detection, Intent
+from tale.records import Action, Detection, Intent
 from tale.settings import Settings
 
 COMMAND: Final = (*PYTHON, "-m", "tale.servers.learning_server", "--child")
@@ -222,7 +222,11 @@ def _detection_of(told: Mapping[str, Any]) -> Detection:
     if label not in get_args(Intent) or not isinstance(shares, dict):
         raise ValueError(f"it answered with the label {label!r}")
     probabilities = {str(name): float(share) for name, share in cast("dict[str, Any]", shares).items()}
-    return Detection(label, float(told["confidence"]), tuple(map(str, told["reasons"])), "model", probabilities)
+    reasons, action, sure = tuple(map(str, told["reasons"])), told["action"], told["action_confidence"]
+    if action not in (None, *get_args(Action)):
+        raise ValueError(f"it answered with the action {action!r}")
+    known = (action, None if sure is None else float(sure))
+    return Detection(label, float(told["confidence"]), reasons, "model", probabilities, *known)
 
 
 async def _answer_of(process: asyncio.subprocess.Process) -> dict[str, Any]:

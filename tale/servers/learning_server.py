@@ -25,7 +25,7 @@ from tale.exceptions import ServerException, TaleBaseException
 from tale.orchestration.home_key import made_key
 from tale.orchestration.run_state import prepare_folder
 from tale.orchestration.watcher import CANNOT_START
-from tale.records import Intent
+from tale.records import Action, Intent
 from tale.servers.bootstrap import LOG_FORMAT
 from tale.servers.learning_link import LOCK_FILE, PLACE_FILE
 from tale.settings import Settings, load_settings
@@ -49,12 +49,17 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Detected:
-    """What a message asks for; `confidence` is the probability of the label, from 0 to 1."""
+    """What a message asks for; `confidence` is the probability of the label, from 0 to 1.
+
+    `action` is what a control message orders, with its own probability; null for all others.
+    """
 
     label: Intent
     confidence: float
     reasons: list[str]
     probabilities: dict[str, float]
+    action: Action | None
+    action_confidence: float | None
 
 
 @dataclass(frozen=True)
@@ -87,7 +92,8 @@ class LearningTools:
             text: The message as it was typed.
         """
         found = self._intents.detect(text)
-        return Detected(found.label, found.confidence, list(found.reasons), dict(found.probabilities))
+        known = (found.action, found.action_confidence)
+        return Detected(found.label, found.confidence, list(found.reasons), dict(found.probabilities), *known)
 
     async def learning_status(self) -> LearningStatus:
         """Tell what was learned, from how much, when, and how good it is."""
