@@ -52,7 +52,19 @@ def tasks(*statuses: str) -> list[Task]:
         ("noch einmal bitte", "retry"),
         ("もう一度", "retry"),
         ("put the poem first", "first"),
-        ("move it to the end of the queue", "first"),
+        ("move it to the end of the queue", "last"),
+        ("Hör auf!", "stop"),
+        ("hor auf", "stop"),
+        ("cancélalo", "stop"),
+        ("отмена", "stop"),
+        ("cancel it, it takes longer than I thought", "stop"),
+        ("please cancel the big one", "stop"),
+        ("could you kill the small one", "stop"),
+        ("clear all my tasks", "stop"),
+        ("please don't continue", "stop"),
+        ("please don't run it again", "stop"),
+        ("Hervat de taak", "resume"),
+        ("pauzeer alles", "pause"),
         ("use the big model from now on", "large_model"),
         ("switch to the small one", "small_model"),
         ("nimm das kleine Modell", "small_model"),
@@ -61,6 +73,10 @@ def tasks(*statuses: str) -> list[Task]:
         ("answer in German from now on", "wish"),
         ("from now on stop apologising", "wish"),
         ("no more emojis", "wish"),
+        ("No emojis with me ever again, thank you.", "wish"),
+        ("Responde más corto para todos los mensajes", "wish"),
+        ("stop using emojis", "wish"),
+        ("put the kettle on", "unclear"),
     ],
 )
 def test_the_verb_of_an_order_is_found_in_many_languages(text: str, action: str) -> None:
@@ -83,6 +99,9 @@ def test_a_retry_may_name_its_limit(text: str, tokens: int | None) -> None:
 @pytest.mark.parametrize(
     ("text", "topic"),
     [
+        ("what was my first request?", "last_request"),
+        ("was the glossary ever picked up", "tasks"),
+        ("what is the hold up with the cover letter", "tasks"),
         ("What was my last request?", "last_request"),
         ("was habe ich gefragt?", "last_request"),
         ("Check the status of my task", "tasks"),
@@ -118,12 +137,31 @@ def test_a_question_about_one_s_work_is_about_something(text: str, topic: str) -
         ("stop it", [3], "pronoun"),
         ("stop", [], "none"),
         ("stop #9", [], "number"),
+        ("kill everything except the essay", [2, 3], "all but"),
+        ("cancel all but the second one", [1, 3], "all but"),
+        ("stop everything except what I like", [], "none"),
+        ("cancel all my tasks", [1, 2, 3], "all"),
+        ("cancela todo", [1, 2, 3], "all"),
     ],
 )
 def test_the_tasks_that_are_meant_are_found(text: str, numbers: list[int], how: str) -> None:
     listed = tasks()
     meant = tasks_meant(text, listed)
     assert ([listed.index(task) + 1 for task in meant.tasks], meant.how) == (numbers, how)
+
+
+def test_a_place_in_the_queue_is_no_topic_and_todo_is_a_word_of_english_too() -> None:
+    texts = ("Write a haiku about rain", "List the first 10 primes", "Build a todo app", "Write a haiku about snow")
+    listed = [replace(task, text=text) for task, text in zip([*tasks(), tasks()[0]], texts, strict=True)]
+    for said, numbers in {
+        "cancel the first one": [1],
+        "cancel the todo app": [3],
+        "cancel the last haiku": [4],
+        "cancel all the haikus": [1, 4],
+        "cancel everything except the haikus": [2, 3],
+    }.items():
+        meant = tasks_meant(said, listed)
+        assert [number for number, task in enumerate(listed, 1) if task in meant.tasks] == numbers, said
 
 
 def test_numbers_count_within_the_whole_conversation_though_only_its_latest_tasks_are_known() -> None:
@@ -166,6 +204,42 @@ def test_what_was_cancelled_or_failed_is_nothing_to_build_on() -> None:
     numbered = dict(enumerate(tasks("completed", "failed", "cancelled"), 1))
     (file,) = hand_off_of("Make it shorter", numbered=numbered).files
     assert "whales" in file.text
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Write a python function to calculate fibonacci numbers",
+        "Write a function that reverses a string",
+        "Write a letter to my landlord",
+        "Schreib einen Brief an das Finanzamt",
+        "a poem in which the hero dies",
+        "Summarise this: The tenants met on Monday and agreed on nothing.",
+        "¿Cuál es la capital de Francia? Escribe un poema sobre ella",
+    ],
+)
+def test_a_request_that_names_what_it_is_about_neither_waits_nor_takes_along(text: str) -> None:
+    numbered = dict(enumerate(tasks("completed", "completed", "running"), 1))
+    given = hand_off_of(text, numbered=numbered)
+    assert (given.files, given.after) == ((), ())
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Make it rhyme",
+        "now translate that into Finnish",
+        "write a test for it",
+        "the same for my sister, please",
+        "Put it in a table",
+        "Mach es kürzer",
+        "Skróć to do pięciu zdań",
+        "Ponlo en una tabla",
+        "la même chose en allemand",
+    ],
+)
+def test_a_request_that_goes_on_with_another_is_told_in_many_languages(text: str) -> None:
+    assert points_back(text)
 
 
 def test_wishes_and_material_go_along() -> None:

@@ -1,5 +1,6 @@
 """What a message is taken for, where a conversation stands, and what the model reads of it."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from itertools import pairwise
 from typing import Any
@@ -11,6 +12,7 @@ from hypothesis import strategies as st
 from tale.conversation import wording
 from tale.conversation.context import (
     CHAT_INSTRUCTIONS,
+    HOW_IT_ENDED,
     Memory,
     messages_for,
     shortened,
@@ -101,6 +103,36 @@ def test_a_request_that_was_taken_for_talk_is_done_after_all() -> None:
     assert decided.learned == Learned("A poem would be nice", "task", "chat")
 
 
+@pytest.mark.parametrize(
+    ("reply", "act", "text"),
+    [
+        ("2", "control", "stop 2"),
+        ("the second one", "control", "stop the second one"),
+        ("both", "control", "stop both"),
+        ("the one with text 1", "control", "stop the one with text 1"),
+        ("yes", "control", "cancel the thing please"),
+        ("no", "status", "no"),
+    ],
+)
+def test_which_one_is_answered_in_a_word_and_teaches_nothing(reply: str, act: str, text: str) -> None:
+    asked = turns(("u", "control", "cancel the thing please"), ("t", "which", "Which one shall I stop?"))
+    decided = settled_by_words(reply, asked, [task("running"), task("running", 2)])
+    assert decided is not None
+    assert (decided.act, decided.text, decided.label, decided.learned) == (act, text, act, None)
+    assert state_of(asked, []) == "clarify"
+
+
+def test_a_long_message_is_no_answer_to_which_one() -> None:
+    asked = turns(("u", "control", "cancel the thing please"), ("t", "which", "Which one shall I stop?"))
+    assert settled_by_words("Write me all of the second act of the play again, in rhymes", asked) is None
+
+
+def test_a_result_that_comes_between_a_question_and_its_answer_takes_nothing_away() -> None:
+    asked = turns(("u", "task", "Maybe a poem"), ("t", "clarify", "Shall I?"), ("t", "result", "Task 1 is done"))
+    decided = settled_by_words("do it", asked)
+    assert decided is not None and (decided.act, decided.text) == ("hand_off", "Maybe a poem")
+
+
 @pytest.mark.parametrize("reply", ["yes", "no", "do it in Rust", "thanks"])
 def test_other_words_stand_for_themselves(reply: str) -> None:
     assert settled_by_words(reply, turns(("u", "chat", "Hi"), ("t", "chat", "Hello!"))) is None
@@ -147,6 +179,68 @@ def test_a_request_is_read_with_its_result_and_what_was_said_about_it_is_not() -
     ]
     _, *rest = messages_for("Nice", said[:-1], memory=Memory(), tasks=[], room_tokens=5_000)
     assert [each.content for each in rest] == ["Hello", "Hi", "Nice"]
+
+
+def with_tasks(steps: Sequence[str]) -> list[ConversationTurn]:
+    """Talk in which tasks begin ("task") and the oldest of them ends ("end"), between exchanges of chat."""
+    said: list[tuple[str, str, str]] = []
+    tasks: list[str | None] = []
+    under_way: list[str] = []
+    for number, step in enumerate(steps):
+        if step == "chat":
+            said += [("u", "chat", f"Question {number:02}".ljust(60)), ("t", "chat", f"Answer {number:02}".ljust(60))]
+            tasks += [None, None]
+        elif step == "task":
+            said += [("u", "task", f"Request {number:02}".ljust(60)), ("t", "hand_off", "I'm on it")]
+            tasks += [None, str(number)]
+            under_way.append(str(number))
+        elif under_way:
+            ended = under_way.pop(0)
+            said.append(("t", "result", f"Task is done:\n\nResult {int(ended):02}".ljust(60)))
+            tasks.append(ended)
+    return [replace(turn, task_id=task_id) for turn, task_id in zip(turns(*said), tasks, strict=True)]
+
+
+def read_after(block: Sequence[ConversationTurn], said: Sequence[ConversationTurn]) -> str:
+    """What is read in words once a block has been summed up."""
+    memory = Memory(summary="They talked.", summarized=block[-1].position + 1 if block else 0)
+    return "\n".join(each.content for each in messages_for("?", said, memory=memory, tasks=[], room_tokens=99_999))
+
+
+@given(steps=st.lists(st.sampled_from(["chat", "chat", "task", "end"]), max_size=40), room=st.integers(600, 4_000))
+def test_all_that_is_not_summed_up_is_still_read(steps: list[str], room: int) -> None:
+    said = with_tasks(steps)
+    block = to_summarize(said, memory=Memory(), room_tokens=room)
+    told, read = "\n".join(turn.content for turn in block), read_after(block, said)
+    open_ones = {turn.task_id for turn in said if turn.kind == "hand_off"} - {
+        turn.task_id for turn in said if turn.kind == "result"
+    }
+    for turn, following in pairwise([*said, *turns(("u", "chat", ""))]):
+        words = turn.content.rpartition("\n")[2].strip()
+        if following.kind == "hand_off" and following.task_id in open_ones and words not in told:
+            assert turn.position > block[-1].position if block else True
+        elif turn.kind != "hand_off":
+            assert (words in told) != (words in read)
+
+
+def test_a_request_and_its_result_are_summed_up_together_or_not_at_all() -> None:
+    for before in range(30):
+        said = with_tasks([*["chat"] * before, "task", *["chat"] * 4, "end", *["chat"] * (30 - before)])
+        block = to_summarize(said, memory=Memory(), room_tokens=6_000)
+        told, read = "\n".join(turn.content for turn in block), read_after(block, said)
+        assert ("Request" in told) == ("Result" in told) != ("Request" in read)
+        assert ("Request" in read) == ("Result" in read)
+
+
+def test_a_result_whose_request_was_summed_up_is_read_alone() -> None:
+    said = with_tasks(["task", *["chat"] * 20])
+    block = to_summarize(said, memory=Memory(), room_tokens=3_000)
+    assert block[0].content.strip() == "Request 00"
+    later = with_tasks(["task", *["chat"] * 20, "end"])
+    memory = Memory(summary="A request.", summarized=block[-1].position + 1)
+    *_, asked, result, _ = messages_for("Nice", later, memory=memory, tasks=[], room_tokens=9_999)
+    assert (asked.role, asked.content) == ("user", HOW_IT_ENDED)
+    assert result.content.strip() == "Task is done:\n\nResult 00"
 
 
 def test_open_tasks_are_named_behind_the_message_whatever_else_is_left_out() -> None:

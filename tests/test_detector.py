@@ -13,6 +13,7 @@ from sklearn.feature_extraction.text import TfidfVectorizer
 from skops.io import dumps
 
 from tale.conversation.detector import by_rule, fallback
+from tale.conversation.orders import Order, order_told
 from tale.learning.intent_data import (
     CORRECTION_WEIGHT,
     LABELS,
@@ -31,7 +32,7 @@ from tale.learning.intent_text import shortened, streams_of, taken_apart
 from tale.learning.intent_training import accuracy_of, train, trained
 from tale.learning.intent_words import Meanings, read_meanings
 from tale.learning.intents import VECTORIZERS, IntentModel
-from tale.records import Correction, Intent
+from tale.records import Action, Correction, Intent
 
 DATA = data_folder()
 EXAMPLES = read_examples(DATA / "intents")
@@ -147,6 +148,40 @@ def test_a_detection_says_why_in_plain_words(learned: IntentModel, text: str, la
     assert found.source == "model"
     assert found.confidence == found.probabilities[label] == max(found.probabilities.values())
     assert reason in found.reasons
+
+
+@pytest.mark.parametrize(
+    ("text", "action"),
+    [
+        ("I would ask you to discontinue the second of them.", "stop"),
+        ("Let's not do the script for the backups after all.", "stop"),
+        ("put the rota on ice until I know who's coming", "pause"),
+        ("would you pick the meeting minutes up where it stopped?", "resume"),
+        ("Give the text on volcanoes another chance, please", "retry"),
+        ("The winter letter can go to the back of the line.", "last"),
+        ("bump 7 to top", "first"),
+        ("Use the smaller engine for my jobs until Friday.", "small_model"),
+        ("please forget this whole conversation", "clear"),
+        ("don't call me sir", "wish"),
+        ("Brich den Brief an die Hausverwaltung bitte ab", "stop"),
+    ],
+)
+def test_what_a_control_message_orders_is_told_with_its_probability(
+    learned: IntentModel, text: str, action: Action
+) -> None:
+    found = learned.detect(text)
+    assert (found.label, found.action) == ("control", action)
+    assert found.action_confidence is not None and 0.2 < found.action_confidence <= 1.0
+    assert order_told(text, replace(found, action_confidence=0.9)) == Order(action)
+    assert order_told(text, replace(found, action_confidence=0.3)) == Order("unclear")
+
+
+def test_what_unseen_control_messages_order_is_told_and_of_others_nothing(learned: IntentModel) -> None:
+    found = [(each, learned.detect(each.text)) for each in UNSEEN]
+    controls = [(each.action, told.action) for each, told in found if each.action and told.label == "control"]
+    assert len(controls) > 100
+    assert sum(wanted == action for wanted, action in controls) / len(controls) >= 0.85
+    assert all(told.action is None for _, told in found if told.label != "control")
 
 
 def test_one_message_is_told_as_many_at_once_are(learned: IntentModel) -> None:

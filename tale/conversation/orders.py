@@ -5,32 +5,35 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Final, Literal
 
-from tale.conversation.phrases import alternatives, has, plain
+from tale.conversation.phrases import alternatives, has, plain, says
+from tale.records import Action, Detection
 
-Action = Literal["stop", "pause", "resume", "retry", "first", "small_model", "large_model", "clear", "wish"]
+SURE: Final = 0.55  # of an action, from which on it is done and not asked about
 
-# The first that is found. "From now on" goes before the verbs: "from now on stop apologising" is a wish.
-IN_ORDER: Final[tuple[tuple[Action, str], ...]] = (
-    ("wish", "from_now_on"),
-    ("retry", "retry"),
-    ("resume", "resume"),
-    ("pause", "pause"),
-    ("stop", "stop"),
-    ("first", "first"),
-)
+# The first that is found.
+IN_ORDER: Final[tuple[Action, ...]] = ("retry", "resume", "pause", "stop", "last", "first", "wish")
 TOKENS: Final = re.compile(r"(\d[\d.,]*)\s*(k?)\s*tok")
 
 
 @dataclass(frozen=True, slots=True)
 class Order:
-    """What is ordered; `max_output_tokens` where a retry names a limit of its own."""
+    """What is ordered, "unclear" where that cannot be told; `max_output_tokens` where a retry names a limit."""
 
-    action: Action
+    action: Action | Literal["unclear"]
     max_output_tokens: int | None = None
 
 
+def order_told(text: str, detection: Detection) -> Order:
+    """The order that a message gives by what was detected in it, and by its words where nothing was."""
+    if detection.source != "model" or detection.action is None:
+        return order_of(text)
+    if (detection.action_confidence or 0.0) < SURE:
+        return Order("unclear")
+    return _order(detection.action, text)
+
+
 def order_of(text: str) -> Order:
-    """The order that a control message gives; a wish for what comes where no verb tells otherwise.
+    """The order that a control message gives by its words alone.
 
     >>> order_of("cancel the second one").action, order_of("Bitte pausieren").action, order_of("shorter answers").action
     ('stop', 'pause', 'wish')
@@ -38,31 +41,38 @@ def order_of(text: str) -> Order:
     Order(action='retry', max_output_tokens=4000)
     """
     words = plain(text)
-    if verb := _begins_with_stop().match(words):  # it decides: "stop waiting", but not "stop … in every message"
-        return Order("wish" if has("wish", words[verb.end() :]) else "stop")
-    if has("clear", words):
-        return Order("clear")
-    if size := _model_size(words):
+    if _begins_with_stop().match(words):  # it decides: "stop waiting", "cancel it, it takes longer than I thought"
+        return Order("wish" if _habit().search(words) or has("standing", words) else "stop")
+    if size := next((size for size in ("small", "large") if _of_size(size).search(words)), None):
         return Order("small_model" if size == "small" else "large_model")
-    for action, meaning in IN_ORDER:
-        if has(meaning, words):
-            return Order(action, _tokens(text) if action == "retry" else None)
-    return Order("wish")
+    if has("standing", words):  # before the verbs: "from now on stop at ten lines"
+        return Order("wish")
+    if has("clear", words) or says("clear_alone", text):
+        return Order("clear")
+    if has("not_on", words):
+        return Order("pause" if has("pause", words) else "stop")
+    return next((_order(action, text) for action in IN_ORDER if has(action, words)), Order("unclear"))
+
+
+def _order(action: Action, text: str) -> Order:
+    return Order(action, _tokens(text) if action == "retry" else None)
 
 
 @cache
 def _begins_with_stop() -> re.Pattern[str]:
-    return re.compile(rf"(?:{alternatives('stop_at_once')})")
+    return re.compile(rf"(?:(?:{alternatives('lead_in')}) )*(?:{alternatives('stop_at_once')})")
+
+
+@cache
+def _habit() -> re.Pattern[str]:
+    return re.compile(rf"(?:{alternatives('stop_at_once')}) (?:{alternatives('habit')})")
 
 
 @cache
 def _of_size(size: str) -> re.Pattern[str]:
-    named, model = alternatives(size), alternatives("model")
-    return re.compile(rf"(?:{named}) ?(?:{model})|(?:{model}) (?:más |plus |più )?(?:{named})")
-
-
-def _model_size(words: str) -> str | None:
-    return next((size for size in ("small", "large") if _of_size(size).search(words)), None)
+    named, model, use = alternatives(size), alternatives("model"), alternatives("use")
+    chosen = rf"(?:{use}) (?:\w+ ){{0,3}}(?:{named}) ones?\b"
+    return re.compile(rf"(?:{named}) ?(?:{model})|(?:{model}) (?:mas |plus |piu )?(?:{named})|{chosen}")
 
 
 def _tokens(text: str) -> int | None:

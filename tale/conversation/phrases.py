@@ -5,21 +5,28 @@ import tomllib
 from functools import cache
 from importlib.resources import files
 from typing import Final
+from unicodedata import normalize
 
 # The vowel signs of Devanagari are no letters to \w.
 LETTER: Final = r"(?:[^\W_]|[\u0900-\u097f])"
 WORD: Final = re.compile(rf"{LETTER}+(?:['-]{LETTER}+)*")
 UNBROKEN: Final = re.compile(r"[\u0900-\u097f\u3040-\u9fff]")  # scripts in which no border of a word can be looked for
-MARKS: Final = {0x2019: "'", 0x2018: "'", 0x0307: None}  # typographic quotes; the dot that a Turkish capital I leaves
+MARKS: Final = {0x2019: "'", 0x2018: "'", 0x0131: "i"}  # typographic quotes; the Turkish i without a dot
+ACCENTS: Final = re.compile("[\u0300-\u036f]")  # of Latin letters, and of their Cyrillic sisters
 
 
 def plain(text: str) -> str:
-    """A message in small letters, its words parted by one blank, without marks.
+    """A message in small letters without accents, its words parted by one blank, without marks.
 
-    >>> plain("No, just chat!"), plain("İptal et.")
-    ('no just chat', 'iptal et')
+    >>> plain("No, just chat!"), plain("İptal et."), plain("Hör auf!")
+    ('no just chat', 'iptal et', 'hor auf')
     """
-    return " ".join(WORD.findall(text.lower().translate(MARKS)))
+    return " ".join(WORD.findall(folded(text)))
+
+
+def folded(text: str) -> str:
+    """A text in small letters, without the accents that people leave out when they are in a hurry."""
+    return normalize("NFC", ACCENTS.sub("", normalize("NFD", text.lower().translate(MARKS))))
 
 
 def has(meaning: str, text: str) -> bool:
@@ -48,7 +55,8 @@ def alternatives(meaning: str) -> str:
 
 @cache
 def _phrases() -> dict[str, str]:
-    return tomllib.loads(files("tale.conversation").joinpath("phrases.toml").read_text(encoding="utf-8"))
+    book = tomllib.loads(files("tale.conversation").joinpath("phrases.toml").read_text(encoding="utf-8"))
+    return {meaning: folded(phrases) for meaning, phrases in book.items()}
 
 
 @cache

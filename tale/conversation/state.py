@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Final, Literal
 
 from tale.conversation.phrases import says
+from tale.conversation.references import tasks_meant
 from tale.records import ConversationTurn, Detection, Intent, Task, TaskStatus
 
 State = Literal["chat", "clarify", "hand_off", "progress", "result"]
@@ -16,6 +17,7 @@ Act = Literal["chat", "clarify", "hand_off", "status", "control"]
 # Kinds of tale's own messages; those of the user bear the label they were taken for.
 CHAT: Final = "chat"
 CLARIFY: Final = "clarify"
+WHICH: Final = "which"  # a question, too: which of several tasks an order means
 HAND_OFF: Final = "hand_off"
 STATUS: Final = "status"
 CONTROL: Final = "control"
@@ -27,6 +29,7 @@ AMBIGUOUS: Final = "ambiguous"
 SURE_TASK: Final = 0.6  # a task that was not meant costs more than a question
 DOUBTED_CHAT: Final = 0.35  # of a task, beside the label chat
 SURE_CONTROL: Final = 0.5
+SHORT: Final = 8  # words of a reply to a question
 
 Question = Literal["task_or_chat", "what_to_do", "which_task"]
 
@@ -56,11 +59,16 @@ class Decision:
     learned: Learned | None = None
     withdraws: str | None = None  # a task that the user never meant
 
+    @property
+    def label(self) -> Intent:
+        """What the message was taken for."""
+        return TASK if self.act == HAND_OFF else AMBIGUOUS if self.act == CLARIFY else self.act
+
 
 def state_of(turns: Sequence[ConversationTurn], tasks: Sequence[Task]) -> State:
     """Where a conversation stands, by its last messages and its tasks, both oldest first."""
     last = next((turn.kind for turn in reversed(turns) if turn.role == "assistant"), None)
-    if last == CLARIFY:
+    if last in (CLARIFY, WHICH):
         return "clarify"
     unfinished = [task for task in tasks if not task.status.is_final]
     if unfinished:
@@ -78,22 +86,35 @@ def unanswered(text: str, turns: Sequence[ConversationTurn]) -> ConversationTurn
     return None
 
 
-def settled_by_words(text: str, turns: Sequence[ConversationTurn]) -> Decision | None:
+def settled_by_words(text: str, turns: Sequence[ConversationTurn], tasks: Sequence[Task] = ()) -> Decision | None:
     """What a short reply means after a question, a hand-off or an answer of tale's: "do it", "no, just chat"."""
     answer, asked = _last_exchange(turns)
     if answer is None or asked is None:
         return None
     detected = _intent(asked.kind)
+    if answer.kind == WHICH:
+        return _told_which(text, asked, tasks)
     if answer.kind == CLARIFY:
         if says("do_it", text) or says("yes", text):
             return Decision("hand_off", asked.content, TASK, learned=Learned(asked.content, "task", detected))
         if says("just_chat", text) or says("no", text):
             return Decision("chat", asked.content, CHAT, learned=Learned(asked.content, "chat", detected))
-    elif answer.kind in (HAND_OFF, RESULT) and says("just_chat", text):
+    elif answer.kind == HAND_OFF and says("just_chat", text):
         learned = Learned(asked.content, "chat", detected)
         return Decision("chat", asked.content, CHAT, learned=learned, withdraws=answer.task_id)
     elif answer.kind == CHAT and says("do_it", text):
         return Decision("hand_off", asked.content, TASK, learned=Learned(asked.content, "task", detected))
+    return None
+
+
+def _told_which(text: str, asked: ConversationTurn, tasks: Sequence[Task]) -> Decision | None:
+    """What a short reply to "Which one shall I stop?" means; nothing is learned of it."""
+    if says("no", text):
+        return Decision("status", text, CONTROL)
+    if says("yes", text):
+        return Decision("control", asked.content, CONTROL)  # which is asked once more
+    if len(text.split()) <= SHORT and tasks_meant(text, tasks).how != "none":
+        return Decision("control", f"stop {text}", CONTROL)
     return None
 
 
@@ -127,12 +148,14 @@ def _question(detection: Detection) -> Question | None:
 def _last_exchange(
     turns: Sequence[ConversationTurn],
 ) -> tuple[ConversationTurn | None, ConversationTurn | None]:
-    """The last message of tale's, unless the user spoke since, and the user's before it."""
-    if not turns or turns[-1].role != "assistant":
+    """The last message of tale's, unless the user spoke since, and the user's before it.
+
+    A result may come between a question and its answer: that is no answer, and asks nothing.
+    """
+    said = [turn for turn in turns if turn.kind != RESULT]
+    if not said or said[-1].role != "assistant":
         return None, None
-    answer = turns[-1]
-    asked = next((turn for turn in reversed(turns) if turn.role == "user"), None)
-    return answer, asked
+    return said[-1], next((turn for turn in reversed(said) if turn.role == "user"), None)
 
 
 def _intent(kind: str | None) -> Intent:

@@ -102,16 +102,25 @@ def overview(tasks: Mapping[int, Task], *, now: float, words: Mapping[str, str],
     return "\n".join(lines)
 
 
-def last_request(turns: Sequence[ConversationTurn], tasks: Mapping[int, Task], *, now: float) -> str:
-    """What the user asked for last: the latest task, else the latest message. `turns` end before the question."""
-    if tasks:
-        number = max(tasks)
-        task = tasks[number]
-        return f"Your last request was task {number}: {name_of(task.text, 400)}. It is {standing(task, now=now)}."
-    asked = next((turn for turn in reversed(turns) if turn.role == "user" and turn.kind != "status"), None)
-    if asked is None:
+def last_request(
+    turns: Sequence[ConversationTurn], tasks: Mapping[int, Task], *, now: float, first: bool = False
+) -> str:
+    """What the user asked for last, or first: a task, else a message. `turns` end before the question."""
+    if not tasks:
+        return last_message(turns, first=first)
+    number = min(tasks) if first else max(tasks)
+    task, which = tasks[number], "first" if first else "last"
+    return f"Your {which} request was task {number}: {name_of(task.text, 400)}. It is {standing(task, now=now)}."
+
+
+def last_message(turns: Sequence[ConversationTurn], *, first: bool = False) -> str:
+    """What the user said last, or first, questions about work left out. `turns` end before the question."""
+    said = [turn for turn in turns if turn.role == "user" and turn.kind != "status"]
+    if not said:
         return "You have not asked for anything in this conversation yet."
-    return f"Your last message was {name_of(asked.content, 400)}. You have not asked for a task yet."
+    turn, which = said[0 if first else -1], "first" if first else "last"
+    was_task = "" if turn.kind == "task" else " It was not for a task."
+    return f"Your {which} message was {name_of(turn.content, 400)}.{was_task}"
 
 
 def is_long(task: Task) -> bool:

@@ -3,8 +3,9 @@
 from collections.abc import Callable, Mapping
 
 from tale.conversation import wording
+from tale.conversation.phrases import has
 from tale.conversation.questions import topic_of
-from tale.conversation.references import tasks_meant
+from tale.conversation.references import NAMED, Reference, tasks_meant
 from tale.models.pool import ModelState, Pool
 from tale.records import Task, TaskStatus
 from tale.storage.budget_store import BudgetStore
@@ -39,35 +40,28 @@ class StatusAnswers:
 
     async def answer(self, text: str, view: ConversationView) -> str:
         """The answer to a question; `view` ends before it."""
+        meant = tasks_meant(text, view.tasks, first_number=view.first_number)
         topic, now = topic_of(text), self._clock()
         if topic == "last_request":
-            return wording.last_request(view.turns, view.numbered, now=now)
-        if topic == "queue":
-            return await self._queue()
-        if topic == "budget":
-            return await self._budget(view.conversation.id)
-        if topic == "servers":
-            return await self._servers()
-        meant = self._meant(text, view)
+            first = has("first_one", text)
+            if has("message", text):
+                return wording.last_message(view.turns, first=first)
+            return wording.last_request(view.turns, view.numbered, now=now, first=first)
+        if meant.how not in NAMED:
+            if topic == "queue":
+                return await self._queue()
+            if topic == "budget":
+                return await self._budget(view.conversation.id)
+            if topic == "servers":
+                return await self._servers()
+        asked = _asked_about(meant, view)
         if topic == "error":
-            return wording.errors(meant, now=now)
-        if topic == "result" and (done := {n: task for n, task in meant.items() if task.result}):
+            return wording.errors(asked, now=now)
+        if topic == "result" and (done := {n: task for n, task in asked.items() if task.result}):
             number = max(done)
             return wording.ended(number, done[number])
         elsewhere = () if view.tasks else await self._tasks.list(limit=1)
-        return wording.overview(meant, now=now, words=self._words, elsewhere=elsewhere)
-
-    def _meant(self, text: str, view: ConversationView) -> dict[int, Task]:
-        """The tasks that are asked about: the named ones, else those under way, else the latest."""
-        meant = tasks_meant(text, view.tasks, first_number=view.first_number)
-        if meant.tasks and meant.how not in ("pronoun", "all"):
-            named = {task.id for task in meant.tasks}
-        elif meant.how == "all":
-            named = {task.id for task in view.tasks}
-        else:
-            under_way = {task.id for task in view.tasks if not task.status.is_final}
-            named = under_way or {task.id for task in view.tasks[-1:]}
-        return {number: task for number, task in view.numbered.items() if task.id in named}
+        return wording.overview(asked, now=now, words=self._words, elsewhere=elsewhere)
 
     async def _queue(self) -> str:
         counts = await self._tasks.counts()
@@ -92,6 +86,16 @@ class StatusAnswers:
         status = await self._pool.status()
         lines = [f"The servers are up; models run on {status.provider}."]
         return "\n".join([*lines, *(_model(model) for model in status.models)])
+
+
+def _asked_about(meant: Reference, view: ConversationView) -> dict[int, Task]:
+    """The tasks that a question is about: the named ones, else those under way, else the latest."""
+    if meant.tasks and meant.how != "pronoun":
+        named = {task.id for task in meant.tasks}
+    else:
+        under_way = {task.id for task in view.tasks if not task.status.is_final}
+        named = under_way or {task.id for task in view.tasks[-1:]}
+    return {number: task for number, task in view.numbered.items() if task.id in named}
 
 
 def _model(model: ModelState) -> str:
