@@ -35,6 +35,7 @@ VECTORIZERS: Final[dict[str, dict[str, Any]]] = {
 }
 
 Floats = npt.NDArray[np.float64]
+Folds = Sequence[tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]]
 sparse: Any = untyped  # its functions have no types
 
 
@@ -130,11 +131,8 @@ class IntentModel:
         features = sparse.hstack(columns, format="csr")
         wanted = np.array([LABELS.index(label) for label in labels])
         weighed = np.ones(len(texts)) if counts is None else np.array(counts)
-        margins = np.zeros((len(texts), len(LABELS)))
-        folds = list(GroupKFold(FOLDS).split(margins, wanted, groups))
-        for kept, left in folds:
-            weights, offsets = _separated(features[kept], wanted[kept], weighed[kept])
-            margins[left] = features[left] @ weights.T + offsets
+        folds = list(GroupKFold(FOLDS).split(features, wanted, groups))
+        margins = _unseen_margins(features, wanted, weighed, folds)
         likeness, vectors = None, None
         if encoder is not None:
             vectors = vectors_of(texts, encoder)
@@ -226,6 +224,15 @@ class IntentModel:
             places += found[0]
             values += found[1]
         return places, values, self.weights[:, places] * np.array(values)
+
+
+def _unseen_margins(features: Any, wanted: npt.NDArray[np.int64], counts: Floats, folds: Folds) -> Floats:
+    """The margins of each message by weights that were learned from the other folds: shape (messages, labels)."""
+    margins = np.zeros((len(wanted), len(LABELS)))
+    for kept, left in folds:
+        weights, offsets = _separated(features[kept], wanted[kept], counts[kept])
+        margins[left] = features[left] @ weights.T + offsets
+    return margins
 
 
 def _separated(features: Any, wanted: npt.NDArray[np.int64], counts: Floats) -> tuple[Floats, Floats]:
