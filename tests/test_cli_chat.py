@@ -295,6 +295,23 @@ def test_a_dumb_terminal_is_asked_line_by_line_and_knows_commands(agent: PlayedU
     assert f"`tale chat --conversation {next(iter(agent.spoken))}`" in " ".join(terminal.plain.split())
 
 
+def test_a_dumb_terminal_goes_on_in_the_conversation_whose_first_answer_was_stopped(agent: PlayedUXAgent) -> None:
+    agent.finish.clear()
+    terminal = Terminal(["chat"], kind="dumb")
+    terminal.read_until("> ")
+    terminal.type("Hello\n")
+    terminal.read_until("Hello there")
+    terminal.interrupt()
+    terminal.read_until("Stopped.\r\n> ")
+    agent.finish.set()
+    terminal.type("And now?\n")
+    terminal.read_until("Hello there\r\n> ")
+    terminal.type("\x04")
+
+    assert terminal.end() == 0
+    assert len(agent.spoken) == 1
+
+
 def test_a_dumb_terminal_tells_what_went_wrong_and_goes_on(agent: PlayedUXAgent) -> None:
     agent.refusal = ModelException("small-model ran out of memory; take a smaller one.")
     terminal = Terminal(["chat"], kind="dumb")

@@ -1,22 +1,21 @@
 """`tale chat` on a terminal, as it stands on the screen: answers above a prompt that stays usable."""
 
+import asyncio
 import os
 import re
 import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
-import pyte
 import pytest
-from fakes.command_line import Terminal
+from fakes.chat_screen import ENTER, INTERRUPT, NEW_LINE, READY, Screen, left, opened
 from fakes.gateway import serving
+from fakes.in_thread import in_thread
 from fakes.played_ux_agent import PlayedUXAgent
+from fakes.servers import Process, rows, running, settings_for
 
-ENTER, NEW_LINE, INTERRUPT, LEAVE = "\r", "\n", "\x03", "\x04"
-READY = "Ctrl-D leaves."
-PATIENCE_S = 30.0
+SOON_S = 5.0  # what takes a second at most, on a machine that has other things to do
 
 
 @pytest.fixture
@@ -29,52 +28,15 @@ def agent(tale_home: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[PlayedUX
         yield played
 
 
-class Screen(Terminal):
-    """A terminal whose picture can be looked at."""
-
-    def __init__(self, *arguments: str, columns: int = 80, **kind: Any) -> None:
-        self.picture = pyte.HistoryScreen(columns, 40, history=1_000)
-        self.picture.write_process_input = self._answer
-        self._stream = pyte.Stream(self.picture)
-        super().__init__(["chat", *arguments], columns=columns, **kind)
-
-    @property
-    def shown(self) -> list[str]:
-        """The lines from the first to the last, without the space right of them."""
-        width = self.picture.columns
-        gone = ["".join(line[at].data for at in range(width)) for line in self.picture.history.top]
-        return "\n".join(line.rstrip() for line in (*gone, *self.picture.display)).rstrip().splitlines()
-
-    def wait_for(self, *lines: str) -> None:
-        """Read until these lines stand below each other, or fail."""
-        pattern, deadline = "\n".join(lines), time.monotonic() + PATIENCE_S
-        while not re.search(pattern, "\n".join(self.shown)):
-            if not self._read() or time.monotonic() > deadline:
-                self._give_up(f"{pattern!r} never came; there is:\n" + "\n".join(self.shown) + "\n")
-
-    def _read(self) -> bool:
-        known = len(self.raw)
-        goes_on = super()._read()
-        self._stream.feed(self.raw[known:])
-        return goes_on
-
-    def _answer(self, text: str) -> None:
-        os.write(self._master, text.encode())
-
-
-def opened(*arguments: str, **kind: Any) -> Screen:
-    """A conversation that waits for its first message."""
-    screen = Screen(*arguments, **kind)
-    screen.wait_for(READY, "> *$")
-    return screen
-
-
-def left(screen: Screen) -> list[str]:
-    """Leave, and return what stands on the screen then."""
-    screen.type(LEAVE)
-    assert screen.end() == 0, screen.plain
-    assert screen.raw.rfind("\x1b[?25h") >= screen.raw.rfind("\x1b[?25l"), "the cursor is hidden"
-    return screen.shown
+@pytest.fixture
+def process(tale_home: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Process]:
+    """The real service, whose model stops after its first word."""
+    settings = settings_for(tale_home)
+    for role in ("gateway", "execution", "ux_agent"):
+        monkeypatch.setenv(f"TALE_{role.upper()}_PORT", str(getattr(settings, f"{role}_port")))
+    with in_thread(running(settings, intents={"How": "status", "stop": "control"})) as process:
+        process.backend.word_gate = asyncio.Event()
+        yield process
 
 
 def test_an_answer_is_set_as_markdown_above_the_prompt_and_the_way_back_is_told(agent: PlayedUXAgent) -> None:
@@ -208,6 +170,38 @@ def test_several_messages_are_answered_in_their_order_on_the_screen(agent: Playe
     left(screen)
 
 
+def test_what_is_said_during_the_first_answer_is_heard_at_once_and_stop_ends_it(process: Process) -> None:
+    screen = opened()
+    screen.type("Tell me a story" + ENTER)
+    screen.wait_for("> Tell me a story", "Hello", "", ". . s", "> *$")
+    screen.type("How are my tasks?" + ENTER)
+    screen.wait_for("Hello", "", "> How are my tasks.", "You have no tasks yet.*", "", ". . s", "> *$")
+    said_at = time.monotonic()
+    screen.type("stop" + ENTER)
+    screen.wait_for("Hello", "", "> How .*", "You have .*", "", "> stop", "I've stopped.*", "", "> *$")
+    assert time.monotonic() - said_at < SOON_S
+    assert process.backend.stopped == 1
+    process.backend.word_gate = None
+    screen.type("Go on" + ENTER)
+    screen.wait_for("> Go on", "Hello world", "", "> *$")
+
+    shown = left(screen)
+    (conversation,) = rows(process.settings, "SELECT id FROM conversations")
+    assert f"`tale chat --conversation {conversation['id']}`" in shown[-1]
+
+
+def test_a_conversation_in_which_nothing_is_said_is_none(process: Process) -> None:
+    screen = opened()
+    screen.type("/new" + ENTER)
+    screen.wait_for("A new conversation.", "> *$")
+    assert left(screen)[-1] == "A new conversation."
+
+    assert rows(process.settings, "SELECT id FROM conversations") == []
+    again = Screen("--continue")
+    assert again.end() == 2
+    assert "There is no conversation yet" in again.plain
+
+
 def test_a_conversation_is_taken_up_with_its_last_turns_its_tasks_and_what_came_meanwhile(agent: PlayedUXAgent) -> None:
     screen = opened()
     screen.type("Write an essay" + ENTER)
@@ -242,6 +236,24 @@ def test_what_another_client_says_in_the_conversation_is_shown_with_its_answer(a
     elsewhere.add("assistant", "Still.", "chat")
     screen.wait_for("> And now. .from elsewhere.", "Still.", "", "> *$")
     left(screen)
+
+
+def test_a_first_answer_that_breaks_off_before_its_first_word_goes_on_in_the_same_conversation(
+    agent: PlayedUXAgent,
+) -> None:
+    agent.finish.clear()
+    agent.words = ()
+    screen = opened()
+    screen.type("Hello" + ENTER)
+    assert agent.heard.wait(10)
+    screen.type(INTERRUPT)
+    screen.wait_for("> Hello", "Stopped.", "", "> *$")
+    agent.finish.set()
+    screen.type("Again" + ENTER)
+    screen.wait_for("> Again", "Hello there", "", "> *$")
+
+    left(screen)
+    assert len(agent.spoken) == 1
 
 
 def test_lost_servers_are_waited_for_and_the_message_is_answered_when_they_are_back(

@@ -3,14 +3,13 @@
 import asyncio
 import time
 from collections.abc import Callable
-from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Any, Final
 
 from tale.cli.chat_board import Board, BoardProgress
 from tale.cli.chat_commands import Talk
 from tale.cli.chat_news import News
-from tale.cli.chat_recovery import Sent, conversation_of, turn_kept
+from tale.cli.chat_recovery import Sent, turn_kept
 from tale.cli.chat_transcript import Entry
 from tale.cli.chat_turns import heading
 from tale.cli.edge import sentence
@@ -23,17 +22,15 @@ ATTEMPTS: Final = 3  # to have a message answered by servers that are lost meanw
 
 @dataclass(slots=True)
 class Answers:
-    """The messages of this client that are being answered; `begun` is told the id of the conversation."""
+    """The messages of this client that are being answered; `begun` is called when the servers know the conversation."""
 
     talk: Talk
     board: Board
     news: News
     group: asyncio.TaskGroup
-    begun: Callable[[str], None]
+    begun: Callable[[], None]
     _running: set[asyncio.Task[None]] = field(default_factory=set[asyncio.Task[None]])
     _stopped: set[asyncio.Task[Any]] = field(default_factory=set[asyncio.Task[Any]])
-    _opening: asyncio.Lock = field(default_factory=asyncio.Lock)  # held by the message that opens a conversation
-    _opener: Sent | None = None  # a first message whose answer broke off before it named its conversation
 
     def say(self, typed: str) -> None:
         """Say something; the answer comes on the board."""
@@ -60,17 +57,10 @@ class Answers:
         self.stop()
         await asyncio.gather(*running)
 
-    def forget(self) -> None:
-        """The next message opens a new conversation."""
-        self.stop()
-        self._opener = None
-
     async def _answer(self, entry: Entry, text: str) -> None:
         task = asyncio.current_task()
         try:
-            opens = self.talk.conversation_id is None
-            async with self._opening if opens else nullcontext():
-                await self._asked(entry, Sent(text, time.time(), self.news.last))
+            await self._asked(entry, Sent(text, time.time(), self.news.last))
         except TaleBaseException as error:
             entry.ended(sentence(error))
         except asyncio.CancelledError:
@@ -101,22 +91,19 @@ class Answers:
                 return
 
     async def _streamed(self, entry: Entry, sent: Sent, *, again: bool) -> None:
-        if self.talk.conversation_id is None and self._opener is not None:
-            await self._find_opened(self._opener)
-        if self.talk.conversation_id is None:
-            self._opener = sent
         async with watching_models(self.talk.link.agent, BoardProgress(self.board)) as end_watch:
 
             def on_piece(_figure: float, _total: float | None, piece: str | None) -> None:
                 end_watch()
                 self.board.note = ""
                 entry.heard(piece or "")
+                self.begun()
 
             try:
-                answer = await self.talk.link.converse(sent.text, self.talk.conversation_id, on_piece, again=again)
+                answer = await self.talk.link.converse(sent.text, self.talk.id, on_piece, again=again)
             finally:
                 self.board.note = ""
-        self._take(answer["conversation_id"], answer["position"])
+        self._take(answer["position"])
         self.talk.model = answer["model"] or self.talk.model
         entry.completed(answer["reply"])
         if answer["finish_reason"] == "length":
@@ -124,25 +111,15 @@ class Answers:
 
     async def _recovered(self, entry: Entry, sent: Sent) -> bool:
         """Show what the servers kept of an answer that broke off; False when the message has to be said again."""
-        if self.talk.conversation_id is None:
-            await self._find_opened(sent)
-        if self.talk.conversation_id is None:
-            return False
-        turn = await turn_kept(self.talk.link, self.talk.conversation_id, sent)
+        turn = await turn_kept(self.talk.link, self.talk.id, sent)
         if turn is None:
             return False
-        self._take(self.talk.conversation_id, turn["position"])
+        self._take(turn["position"])
         entry.completed(turn["content"])
         if turn["kind"] == "chat":
             entry.ended("The servers went away meanwhile; this is what they kept of the answer.")
         return True
 
-    async def _find_opened(self, opener: Sent) -> None:
-        if conversation_id := await conversation_of(self.talk.link, opener):
-            self._take(conversation_id, None)
-
-    def _take(self, conversation_id: str, position: int | None) -> None:
-        self._opener = None
-        if position is not None:
-            self.news.shown.add(position)
-        self.begun(conversation_id)
+    def _take(self, position: int) -> None:
+        self.news.shown.add(position)
+        self.begun()

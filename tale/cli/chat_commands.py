@@ -1,7 +1,8 @@
 """What begins with a slash in a conversation: commands about it, its tasks and the servers."""
 
+import uuid
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Final
@@ -23,22 +24,38 @@ LONGEST_LINE: Final = 200  # characters of a text that stands on one line
 SIZES: Final = ("small", "large")
 
 
+def _new_id() -> str:
+    return str(uuid.uuid4())
+
+
 @dataclass(slots=True)
 class Talk:
-    """The conversation that commands are about; `confirm` asks the user a question that is answered by yes or no."""
+    """The conversation that commands are about; `confirm` asks the user a question that is answered by yes or no.
+
+    Its id is made here, so that a second message need not wait until the first is answered.
+    """
 
     link: Link
     screen: Screen
     confirm: Callable[[str], Awaitable[bool]]
-    conversation_id: str | None = None
+    id: str = field(default_factory=_new_id)
+    is_known: bool = False  # to the servers: words of an answer have come
     model: str | None = None  # that answered last
 
     @property
     def begun(self) -> str:
         """The conversation's id. Raises ValidationException before anything was said."""
-        if self.conversation_id is None:
+        if not self.is_known:
             raise ValidationException("There is no conversation yet; say something first.")
-        return self.conversation_id
+        return self.id
+
+    def take_up(self, conversation_id: str) -> None:
+        """Go on with a conversation that the servers know."""
+        self.id, self.is_known = conversation_id, True
+
+    def begin_anew(self) -> None:
+        """Go on with a new conversation."""
+        self.id, self.is_known = _new_id(), False
 
     async def history(self, limit: int = 1, before: int | None = None) -> dict[str, Any]:
         """The last messages of the conversation, and its tasks."""
@@ -95,7 +112,7 @@ async def _status(talk: Talk, rest: str) -> None:
     info = await talk.link.ask_gateway("get_server_info", {})
     show_models(talk.screen, info["models"])
     talk.screen.show(", ".join(f"{count} {name}" for name, count in info["queue"].items()))
-    waiting = open_tasks((await talk.history())["tasks"]) if talk.conversation_id else []
+    waiting = open_tasks((await talk.history())["tasks"]) if talk.is_known else []
     if waiting:
         _show_cards(talk.screen, waiting)
 
@@ -156,8 +173,8 @@ async def _history(talk: Talk, rest: str) -> None:
 
 
 async def _new(talk: Talk, rest: str) -> None:
-    earlier, talk.conversation_id = talk.conversation_id, None
-    way_back = f"; `tale chat --conversation {earlier}` comes back to the one before" if earlier else ""
+    way_back = f"; `tale chat --conversation {talk.id}` comes back to the one before" if talk.is_known else ""
+    talk.begin_anew()
     talk.screen.show(Text(f"A new conversation{way_back}.", style="dim"))
 
 

@@ -48,8 +48,8 @@ def converse_by_lines(
         finally:
             runner.run(spoken.close())
     if listens:
-        if spoken.talk.conversation_id:
-            screen.aside(f"`tale chat --conversation {spoken.talk.conversation_id}` comes back.")
+        if spoken.talk.is_known:
+            screen.aside(f"`tale chat --conversation {spoken.talk.id}` comes back.")
     elif wait:
         ended = [show_result(screen, result_of(settings, task_id, screen)) for task_id in spoken.task_ids]
         if not all(ended):
@@ -77,7 +77,7 @@ class Lines:
     async def take_up(self, wanted: str | None) -> None:
         """Go on with that conversation, or with the latest."""
         history = await earlier(self.talk.link.agent, wanted)
-        self.talk.conversation_id = history["conversation_id"]
+        self.talk.take_up(history["conversation_id"])
         self._last = history["turns"][-1]["position"]
 
     async def close(self) -> None:
@@ -92,7 +92,7 @@ class Lines:
         try:
             if command:
                 runner.run(run_command(self.talk, *command))
-                self._last = -1 if self.talk.conversation_id is None else self._last
+                self._last = self._last if self.talk.is_known else -1
             else:
                 runner.run(self._answered(said_in(line) if self._listens else line))
         except TaleBaseException as error:
@@ -109,10 +109,10 @@ class Lines:
 
     async def _answered(self, text: str) -> None:
         streamed = Streamed(quiet=False, on_terminal=self.talk.screen.out.is_terminal)
-        arguments = {"message": validate_task_text(text), "conversation_id": self.talk.conversation_id}
+        arguments = {"message": validate_task_text(text), "conversation_id": self.talk.id}
         answer = await streamed_answer(self.talk.link.agent, arguments, streamed, lambda: None)
         streamed.end(answer["reply"])
-        self.talk.conversation_id, self.talk.model = answer["conversation_id"], answer["model"] or self.talk.model
+        self.talk.is_known, self.talk.model = True, answer["model"] or self.talk.model
         if answer["kind"] == HAND_OFF and answer["task_id"]:
             self.task_ids.append(answer["task_id"])
         if self._listens:

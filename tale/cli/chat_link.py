@@ -43,7 +43,7 @@ class Link:
         return await self.gateway.call_tool(tool, arguments, idempotent=True)
 
     async def converse(
-        self, message: str, conversation_id: str | None, on_progress: OnProgress, *, again: bool = False
+        self, message: str, conversation_id: str, on_progress: OnProgress, *, again: bool = False
     ) -> dict[str, Any]:
         """Say something; the words of the answer stream to `on_progress`. Cancelling it stops the model.
 

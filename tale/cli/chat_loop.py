@@ -76,7 +76,8 @@ class Conversation:
             self._board.begin("").completed(turn["content"])
         self._board.cards = history["tasks"]
         self._news.last = history["turns"][-1]["position"]
-        self._begun(history["conversation_id"])
+        self._talk.take_up(history["conversation_id"])
+        self._begun()
 
     async def _carried_out(self, typed: str) -> bool:
         """Do what was typed; False to leave."""
@@ -95,13 +96,14 @@ class Conversation:
             self._begin_anew()
         return True
 
-    def _begun(self, conversation_id: str) -> None:
-        self._talk.conversation_id = conversation_id
+    def _begun(self) -> None:
+        """The servers know the conversation, so that it can be followed."""
+        self._talk.is_known = True
         if self._following is None:
-            self._following = self._group.create_task(self._news.follow(conversation_id), name="news")
+            self._following = self._group.create_task(self._news.follow(self._talk.id), name="news")
 
     def _begin_anew(self) -> None:
-        self._answers.forget()
+        self._answers.stop()
         if self._following:
             self._following.cancel()
         self._following = None
@@ -124,8 +126,8 @@ class Conversation:
 
     def _say_farewell(self) -> None:
         screen, waiting = self._board.screen, len(open_tasks(self._board.cards))
-        if self._talk.conversation_id is None:
+        if not self._talk.is_known:
             return
         if waiting:
             screen.aside(f"{waiting} {'task runs' if waiting == 1 else 'tasks run'} on.")
-        screen.aside(f"`tale chat --conversation {self._talk.conversation_id}` comes back.")
+        screen.aside(f"`tale chat --conversation {self._talk.id}` comes back.")

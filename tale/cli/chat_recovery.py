@@ -6,10 +6,8 @@ from typing import Any, Final
 
 from tale.cli.chat_link import Link
 from tale.cli.chat_turns import RESULT
-from tale.exceptions import ValidationException
 
 LOOK_BACK: Final = 20  # turns
-CLOCKS_APART_S: Final = 2.0  # at most, of this machine and the servers', for a conversation to be found again
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,19 +17,6 @@ class Sent:
     text: str
     sent_at: float
     after: int
-
-
-async def conversation_of(link: Link, sent: Sent) -> str | None:
-    """The conversation that a first message opened whose answer never named it; None where it did not arrive."""
-    try:
-        history = await link.ask("get_history", {"limit": LOOK_BACK})
-    except ValidationException:  # there is no conversation at all
-        return None
-    opened = any(
-        turn["role"] == "user" and turn["content"] == sent.text and turn["created_at"] >= sent.sent_at - CLOCKS_APART_S
-        for turn in history["turns"]
-    )
-    return history["conversation_id"] if opened else None
 
 
 async def turn_kept(link: Link, conversation_id: str, sent: Sent) -> dict[str, Any] | None:
