@@ -8,6 +8,7 @@ from typing import Any
 import aiohttp
 import openai
 import pytest
+from fakes.scripted_backend import ScriptedBackend
 from fakes.servers import Process, rows, running, settings_for, until
 
 from tale.credentials import Scope
@@ -19,6 +20,7 @@ from tale.records import CallContext, ChatRequest, Message
 from tale.storage.budget_store import new_budget_id
 from tale.storage.budgets import Budget, Standing, parsed_budget
 from tale.storage.key_store import KeyStore
+from tale.storage.monitoring_store import MonitoringStore, TargetAlert
 
 CALLS = "SELECT * FROM model_calls ORDER BY started_at"
 TASKS = "SELECT * FROM tasks"
@@ -149,6 +151,19 @@ async def test_an_answer_of_open_length_takes_what_is_left(process: Process) -> 
     assert [request.max_tokens for request in process.backend.requests] == [90, 2_048]
 
 
+async def test_it_takes_no_more_where_the_context_has_more_room_than_the_budget(tmp_path: Path) -> None:
+    backend = ScriptedBackend(context_tokens=8_192)
+    backend.tokens = 2_200
+    long: list[Any] = [{"role": "user", "content": "x" * 9_000}]
+    async with running(settings_for(tmp_path), ("gateway",), backend=backend) as process:
+        client = openai.AsyncOpenAI(base_url=f"{process.settings.url_of('gateway')}/v1", api_key="any", max_retries=0)
+        async with client:
+            for limit_tokens in (3_000, 1_000_000):
+                await set_budget(process, limit_tokens)
+                await client.chat.completions.create(model="tale-ux", messages=long)
+    assert [request.max_tokens for request in backend.requests] == [3_000 - 2_200, 2_048]
+
+
 async def test_a_call_that_is_stopped_gives_back_nothing_that_may_be_used(process: Process) -> None:
     process.backend.word_gate = asyncio.Event()
     await set_budget(process, 5_000)
@@ -203,5 +218,8 @@ async def test_budgets_are_told_and_kept_over_mcp(process: Process) -> None:
     told = await client.call_tool("get_budgets", {})
     assert told["budgets"][0]["used_tokens"] == 12
     assert [alert["percent"] for alert in told["alerts"]] == [1]
+    monitoring = MonitoringStore(process.shared.database)
+    await monitoring.keep([], [TargetAlert("a", 1.0, None, "model_load", "missed", "Loads: slow.")])
     assert (await client.call_tool("acknowledge_alerts", {}))["alerts"] == []
+    assert (await monitoring.latest_alerts())[0].acknowledged_at is not None
     assert (await client.call_tool("remove_budget", {"budget_id": budget["id"]}))["budgets"] == []

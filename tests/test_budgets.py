@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from sqlalchemy import select
 
 from tale.exceptions import BudgetException, ValidationException
 from tale.records import ModelCall
@@ -19,6 +20,7 @@ from tale.storage.budget_store import BudgetStore
 from tale.storage.budgets import Alert, Budget, Standing, parsed_budget
 from tale.storage.call_store import CallStore
 from tale.storage.database import Database
+from tale.storage.tables import budget_periods
 
 NOON = datetime(2026, 11, 24, 12, tzinfo=UTC).timestamp()
 MIDNIGHT = datetime(2026, 11, 25, tzinfo=UTC).timestamp()
@@ -158,6 +160,20 @@ async def test_a_call_that_another_model_serves_is_held_of_that_model_s_budget(d
     assert [standing.reserved_tokens for standing in await budgets.standings(NOON)] == [0, 250]
     await calls.close_call(ended(served, 80))
     assert [(each.reserved_tokens, each.used_tokens) for each in await budgets.standings(NOON)] == [(0, 0), (0, 80)]
+
+
+async def test_the_first_call_of_a_month_begins_it_for_budgets_that_count_none_of_its_calls(database: Database) -> None:
+    budgets = store_of(database)
+    calls = CallStore(database, budgets)
+    idle = await budgets.set(new_budget(1_000, scope="key", name="ci", period="month"))
+    december = NOON + 7 * 86_400
+    for key_name, tokens in (("desk", 10), ("desk", 20), ("ci", 30)):
+        call = new_call(december, key_name=key_name)
+        await calls.hold_call(call, most_tokens=100)
+        begun = await database.read(lambda connection: connection.execute(select(budget_periods.c.starts_at)).all())
+        assert sorted(begun) == [(idle.span(at)[0],) for at in (NOON, december)]
+        await calls.close_call(ended(call, tokens))
+    assert (await only(budgets, december)).used_tokens == 30
 
 
 async def test_what_no_engine_reported_is_assumed_to_be_all_that_was_held(database: Database) -> None:

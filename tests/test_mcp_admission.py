@@ -285,3 +285,46 @@ async def test_more_names_and_sites_may_be_allowed(
 ) -> None:
     async with calling(Workshop().server(entrance=Entrance(**chosen))) as client:
         assert (await client.post(request("ping"), headers)).status == status
+
+
+# Pages in browsers
+
+PAGE = {"Origin": "https://app.example"}
+ALLOW, EXPOSE = "Access-Control-Allow-Origin", "Access-Control-Expose-Headers"
+
+
+def preflight(method: str, names: str) -> dict[str, str]:
+    return {"Access-Control-Request-Method": method, "Access-Control-Request-Headers": names}
+
+
+@pytest.mark.parametrize("path", ["/mcp", "/health", "/v1/chat/completions"])
+async def test_a_browser_is_told_without_a_key_what_an_allowed_page_may_send(path: str) -> None:
+    entrance = Keys().entrance(origins=(PAGE["Origin"],))
+    async with calling(keyed(Workshop(), entrance)) as client:
+        asked = {**PAGE, **preflight("POST", "authorization,content-type,mcp-session-id")}
+        async with client.http.options(client.url + path, headers=asked) as response:
+            told = response.headers
+            assert (response.status, await response.read()) == (204, b"")
+        assert (told[ALLOW], told["Vary"]) == (PAGE["Origin"], "Origin")
+        assert told["Access-Control-Allow-Headers"] == "authorization,content-type,mcp-session-id"
+        assert "DELETE" in told["Access-Control-Allow-Methods"]
+        foreign = {**asked, "Origin": "https://evil.example"}
+        async with client.http.options(client.url + path, headers=foreign) as response:
+            assert (response.status, ALLOW in response.headers) == (403, False)
+        async with client.http.options(f"{client.url}/mcp", headers=PAGE) as response:  # it asks nothing beforehand
+            assert response.status == 401
+
+
+async def test_an_allowed_page_may_read_answers_streams_and_refusals() -> None:
+    async with calling(keyed(Workshop(), Keys().entrance(origins=(PAGE["Origin"],)))) as client:
+        opened = await client.post(initialize(), {**bearer(KEY), **PAGE})
+        stream = await client.post(request("tools/call", call("count", {"to": 3}, token=1)), {**bearer(KEY), **PAGE})
+        assert stream.headers["Content-Type"].startswith("text/event-stream")
+        stranger = await client.post(request("ping"), PAGE)
+        lost = await client.post(request("ping"), {**bearer(KEY), **PAGE, "Mcp-Session-Id": "nope"})
+        answers = [opened, stream, stranger, lost]
+        assert [answer.status for answer in answers] == [200, 200, 401, 404]
+        assert {answer.headers[ALLOW] for answer in answers} == {PAGE["Origin"]}
+        assert "Mcp-Session-Id" in opened.headers[EXPOSE]
+        for others in ({}, {"Origin": "https://evil.example"}):
+            assert ALLOW not in (await client.post(request("ping"), {**bearer(KEY), **others})).headers

@@ -12,7 +12,7 @@ from typing import Any
 import aiohttp
 import pytest
 from fakes.engine_script import EngineScript
-from fakes.openai_gateway import CHAT, MESSAGES, Gateway, openai_gateway
+from fakes.openai_gateway import CHAT, MESSAGES, Answer, Gateway, openai_gateway
 from fakes.openai_server import OpenAIServer
 from fakes.scripted_backend import ScriptedBackend
 from fakes.servers import rows, running, settings_for, until
@@ -266,6 +266,29 @@ async def test_a_client_that_leaves_stops_the_engine(gateway: Gateway, stream: b
     await until(lambda: [call["outcome"] for call in rows(gateway.process.settings, HTTP_CALLS)] == ["cancelled"])
     (call,) = rows(gateway.process.settings, MODEL_CALLS)
     assert (call["finish_reason"], call["error_class"]) == ("cancelled", "Cancelled")
+
+
+async def test_a_stop_of_the_server_is_told_in_the_stream(gateway: Gateway) -> None:
+    gateway.engine.script.gate = asyncio.Event()
+    body = {"model": "small", "messages": MESSAGES, "stream": True}
+    async with gateway.session.post(f"{gateway.url}{CHAT}", json=body) as response:
+        first = await response.content.readline()
+        await gateway.process.stack.aclose()
+        answer = Answer(response.status, response.headers, (first + await response.read()).decode())
+    assert (answer.chunks[0]["model"], answer.chunks[-1]["error"]["type"]) == ("small", "server_error")
+    assert "stopping" in answer.chunks[-1]["error"]["message"]
+    (call,), (model_call,) = rows(gateway.process.settings, HTTP_CALLS), rows(gateway.process.settings, MODEL_CALLS)
+    assert (call["outcome"], model_call["finish_reason"]) == ("cancelled", "cancelled")
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_a_stop_before_the_answer_has_begun_is_told_by_the_status(gateway: Gateway, stream: bool) -> None:
+    gateway.engine.script.words, gateway.engine.script.gate = [""] * 2, asyncio.Event()
+    asking = asyncio.create_task(gateway.chat(stream=stream))
+    await gateway.engine.script.started.wait()
+    await gateway.process.stack.aclose()
+    answer = await asking
+    assert (answer.status, answer.json["error"]["type"]) == (503, "server_error")
 
 
 async def test_both_rows_are_there_when_the_last_byte_is(gateway: Gateway) -> None:

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from tale.settings import Settings
     from tale.storage.budget_store import BudgetStore
     from tale.storage.budgets import Budget, Of
+    from tale.storage.database import Database
 
 T = TypeVar("T")
 MOST_ALERTS = 1_000
@@ -50,9 +51,9 @@ def set_budget(
     from tale.storage.budget_store import new_budget_id
     from tale.storage.budgets import parsed_budget, parsed_tokens
 
-    if model and key:
+    if model is not None and key is not None:
         raise ValidationException("A budget is a model's or a key's, not both; set two.")
-    scope: Of = "model" if model else "key" if key else "all"
+    scope: Of = "model" if model is not None else "key" if key is not None else "all"
     asked = parsed_budget(
         new_budget_id(),
         parsed_tokens(limit),
@@ -111,26 +112,24 @@ def remove(
 def alerts(
     context: typer.Context,
     limit: Annotated[int, typer.Option(min=1, max=MOST_ALERTS, help="How many at most.")] = 20,
-    acknowledge: Annotated[bool, typer.Option("--acknowledge", help="Mark all as seen.")] = False,
+    acknowledge: Annotated[
+        bool, typer.Option("--acknowledge", help="Mark all as seen, and the alerts of targets, too.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
-    """Show the latest alerts, newest first."""
+    """Show the latest alerts of budgets, newest first; those of targets stand in `tale dashboard`."""
     from tale.cli.formatting import seconds
     from tale.cli.rendering import Screen
 
     settings = settings_of(context)
-    found = _alerts(settings, limit)
-    if acknowledge and found:
-        if settings.gateway_url is None:
-            _in_store(settings, lambda store: store.acknowledge(time.time()))
-        else:
-            _asked(settings, "acknowledge_alerts", {})
-    screen = Screen()
+    found, screen = _alerts(settings, limit), Screen()
+    if acknowledge and (count := _acknowledge(settings)):
+        screen.aside(f"{count} {'alert' if count == 1 else 'alerts'} of targets marked as seen, too.")
     if as_json:
         screen.json(found)
         return
     if not found:
-        screen.show("There are no alerts.")
+        screen.show("There are no alerts of budgets.")
     for alert in found:
         seen = "" if alert["acknowledged_at"] is None else ", seen"
         screen.show(f"{seconds(max(0.0, time.time() - alert['created_at']))} ago{seen}: {alert['text']}")
@@ -168,6 +167,24 @@ def _alerts(settings: "Settings", limit: int) -> list[dict[str, Any]]:
 
     alerts = read_once(settings.database, lambda connection: alerts_in(connection, limit=limit), absent=[])
     return [asdict(alert_view(alert)) for alert in alerts]
+
+
+def _acknowledge(settings: "Settings") -> int | None:
+    """Mark all alerts as seen; returns how many of targets were not, None where the gateway does it."""
+    if settings.gateway_url is not None:
+        _asked(settings, "acknowledge_alerts", {})
+        return None
+    from tale.storage.budget_store import BudgetStore
+    from tale.storage.monitoring_store import MonitoringStore
+    from tale.storage.reader import read_once
+
+    async def of_both(database: "Database") -> int:
+        now = time.time()
+        await BudgetStore(database).acknowledge(now)
+        return await MonitoringStore(database).acknowledge(now)
+
+    is_there = read_once(settings.database, lambda _: True, absent=False)
+    return _in_database(settings, of_both) if is_there else 0
 
 
 def _asked(settings: "Settings", tool: str, arguments: dict[str, Any]) -> dict[str, Any]:
@@ -212,12 +229,17 @@ def _show(screen: Any, views: list[dict[str, Any]]) -> None:
 
 def _in_store(settings: "Settings", work: "Callable[[BudgetStore], Awaitable[T]]") -> T:
     from tale.storage.budget_store import BudgetStore
+
+    return _in_database(settings, lambda database: work(BudgetStore(database)))
+
+
+def _in_database(settings: "Settings", work: "Callable[[Database], Awaitable[T]]") -> T:
     from tale.storage.database import Database
 
     async def do() -> T:
         database = await asyncio.to_thread(Database.open, settings.database, backup_folder=settings.home / "backups")
         try:
-            return await work(BudgetStore(database))
+            return await work(database)
         finally:
             await database.close()
 

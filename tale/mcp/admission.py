@@ -10,6 +10,7 @@ from aiohttp import web
 from aiohttp.typedefs import Handler
 
 from tale.credentials import Scope
+from tale.mcp.cross_origin import PAGE, preflight_answer
 from tale.mcp.keys import ANYBODY, Caller, KeyRing, LoadKeys
 from tale.mcp.places import LOOPBACK_NAMES, Places
 from tale.mcp.rate_limit import TokenBuckets
@@ -57,11 +58,15 @@ class Admission:
 
     @web.middleware
     async def middleware(self, request: web.Request, handler: Handler) -> web.StreamResponse:
-        """Let the request pass or answer 421, 403, 401 or 429."""
-        refused = self._wrong_place(request)
-        if refused is None and request.path not in OPEN_PATHS:
-            refused = await self._unwelcome(request)
-        return refused or await handler(request)
+        """Let the request pass or answer 421, 403, 401 or 429; and tell browsers what pages may send."""
+        answer = self._wrong_place(request)
+        if answer is None:
+            if origin := request.headers.get("Origin"):
+                request[PAGE] = origin
+            answer = preflight_answer(request)
+        if answer is None and request.path not in OPEN_PATHS:
+            answer = await self._unwelcome(request)
+        return answer or await handler(request)
 
     def _wrong_place(self, request: web.Request) -> web.Response | None:
         host, origin = request.headers.get("Host", ""), request.headers.get("Origin")

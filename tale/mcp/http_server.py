@@ -10,6 +10,7 @@ from tale.exceptions import ServerException
 from tale.mcp.admission import Admission, Entrance
 from tale.mcp.base_server import BaseMCPServer
 from tale.mcp.connection import ConnectionLimits
+from tale.mcp.cross_origin import let_page_read
 from tale.mcp.dispatch import Dispatch, Observer
 from tale.mcp.endpoint import Endpoint
 from tale.mcp.exchange import PING_INTERVAL_S
@@ -90,6 +91,7 @@ class HTTPMCPServer(BaseMCPServer):
         middlewares = [*self._outer, self._admission.middleware]
         application = web.Application(client_max_size=self._limits.body_bytes, middlewares=middlewares)
         application.cleanup_ctx.append(self.endpoint.lifespan)
+        application.on_response_prepare.append(let_page_read)
         application.router.add_post("/mcp", self.endpoint.post)
         application.router.add_get("/mcp", self.endpoint.get, allow_head=False)
         application.router.add_delete("/mcp", self.endpoint.delete)

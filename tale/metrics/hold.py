@@ -49,7 +49,8 @@ class Hold:
     async def admit(self, request: ChatRequest, count: Count | None) -> ChatRequest:
         """The request as the budgets allow it, once it is open and holds its bound.
 
-        Its model may be another than before. Raises BudgetException, and whatever `count` raises.
+        Its model may be another than before, and an answer of open length limited already to the room in its context.
+        Raises BudgetException, and whatever `count` raises.
         """
         if request.model != self._call.model:
             self._call = replace(self._call, model=request.model)
@@ -58,8 +59,8 @@ class Hold:
             await self._fit(request, count, self._refusal)
         if self._refusal is not None:
             raise self._refusal
-        if self._is_held and request.max_tokens is None and self._is_open:
-            return replace(request, max_tokens=self._output_tokens)
+        if self._is_held and self._is_open:
+            return replace(request, max_tokens=min(request.max_tokens or self._output_tokens, self._output_tokens))
         return request
 
     async def _fit(self, request: ChatRequest, count: Count, refusal: BudgetException) -> None:

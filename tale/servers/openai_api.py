@@ -17,7 +17,7 @@ from tale.models.prompt_size import most_tokens
 from tale.records import CallContext, ChatRequest, Delta, Dispatched, Priority, Reply, Role
 from tale.servers.http_calls import HttpCall, Record
 from tale.servers.openai_answers import choice_of, embeddings_of, usage_of
-from tale.servers.openai_failures import CODE, PARAM, UNKNOWN_MODEL, failure_of
+from tale.servers.openai_failures import CODE, PARAM, UNKNOWN_MODEL, told_of
 from tale.servers.openai_forms import ChatBody, EmbeddingBody, read_form
 from tale.servers.openai_stream import StreamedAnswer
 
@@ -62,12 +62,12 @@ class OpenAIApi:
             call = HttpCall(request, self._server, self._record)
             try:
                 response = await handle(request, call)
-            except (asyncio.CancelledError, ConnectionError) as error:
+            except (asyncio.CancelledError, ConnectionError, TaleBaseException) as error:
                 await asyncio.shield(call.ended(error))
-                raise
-            except TaleBaseException as error:
-                response = failure_of(error).response({REQUEST_ID: call.id})
-                await call.ended(error)
+                failure = told_of(error, request)
+                if failure is None:
+                    raise
+                response = failure.response({REQUEST_ID: call.id})
             except Exception as error:  # the edge of a request: what surrounds it logs and answers
                 await call.ended(error)
                 raise
@@ -109,11 +109,13 @@ class OpenAIApi:
                         await answer.end(event, body.stream_options.include_usage if body.stream_options else None)
                     case _:
                         pass
-        except TaleBaseException as error:
-            if not answer.response.prepared:
+        except (TaleBaseException, asyncio.CancelledError) as error:
+            failure = told_of(error, request)
+            if failure is None or not answer.response.prepared:
                 raise
+            await stream.aclose()
             await call.ended(error)
-            await answer.fail(failure_of(error))
+            await answer.fail(failure)
         finally:
             answer.close()
             await stream.aclose()

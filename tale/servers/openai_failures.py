@@ -1,5 +1,6 @@
 """Failures in OpenAI's form: {"error": {message, type, param, code}} under the status that says what to do."""
 
+import asyncio
 import json
 import logging
 from collections.abc import Mapping
@@ -65,6 +66,17 @@ class Failure:
         if self.retry_after_s is not None:
             sent["Retry-After"] = str(self.retry_after_s)
         return web.Response(status=self.status, text=text, content_type="application/json", headers=sent)
+
+
+STOPPED: Final = Failure(UNAVAILABLE, "The server is stopping; ask again.")
+
+
+def told_of(error: BaseException, request: web.Request) -> Failure | None:
+    """What a client is told of what ended its request; None where it left by itself."""
+    if isinstance(error, TaleBaseException):
+        return failure_of(error)
+    is_there = request.transport is not None and not request.transport.is_closing()
+    return STOPPED if is_there and isinstance(error, asyncio.CancelledError) else None
 
 
 def failure_of(error: TaleBaseException) -> Failure:

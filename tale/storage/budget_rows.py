@@ -5,7 +5,7 @@ was looked at is still true when it is changed, and no limit is overshot however
 """
 
 import uuid
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Final
 
@@ -54,6 +54,9 @@ _RESERVE: Final = insert(budget_reservations)
 
 Held = dict[tuple[str, float], int]
 """Tokens that are held, by the budget's id and the start of its period."""
+
+Spans = Mapping[Budget, tuple[float, float]]
+"""The period of each budget: its beginning, and its end, which belongs to the next."""
 
 
 def budgets_in(connection: Connection) -> list[Budget]:
@@ -132,6 +135,22 @@ def standing_of(connection: Connection, budget: Budget, at: float) -> Standing:
     values = {"reported_tokens": told, "assumed_tokens": 0, "reserved_tokens": 0, "unreported": unreported}
     connection.execute(insert(budget_periods), {"budget_id": budget.id, "starts_at": starts_at, **values})
     return begun
+
+
+def begin(connection: Connection, known: Sequence[Budget], at: float, *, begun: Spans) -> Spans:
+    """Begin the periods around `at` of all budgets, also of those that count no call yet; `begun` are begun already.
+
+    At the first call of a period there is next to nothing to sum up; at the first that a budget counts there may be a
+    month of other calls to look through.
+    """
+    spans: dict[Budget, tuple[float, float]] = {}
+    for budget in known:
+        starts_at, resets_at = begun.get(budget, (at, at))
+        if not starts_at <= at < resets_at:
+            standing = standing_of(connection, budget, at)
+            starts_at, resets_at = standing.starts_at, standing.resets_at
+        spans[budget] = starts_at, resets_at
+    return spans
 
 
 def look_at(connection: Connection, budget: Budget, at: float) -> Standing:

@@ -54,6 +54,7 @@ class BudgetStore:
         self._upsert: Executable | None = None
         self._known: tuple[Budget, ...] = ()
         self._read_at: float | None = None
+        self._begun: ledger.Spans = {}  # the periods that are durable
         self._listeners: list[OnAlerts] = []
 
     def listen(self, on_alerts: OnAlerts) -> None:
@@ -72,13 +73,15 @@ class BudgetStore:
         Raises BudgetException, with no row kept, when a budget has not so much left.
         """
 
-        def work(connection: Connection) -> int | BudgetException:
-            held = ledger.hold(connection, self._read(connection), call, tokens, owner=self._owner)
+        def work(connection: Connection) -> tuple[int | BudgetException, ledger.Spans]:
+            known = self._read(connection)
+            begun = ledger.begin(connection, known, call.started_at, begun=self._begun)
+            held = ledger.hold(connection, known, call, tokens, owner=self._owner)
             if not isinstance(held, BudgetException):
                 self._keep(connection, call)
-            return held
+            return held, begun
 
-        held = await self._database.write(work)
+        held, self._begun = await self._database.write(work)
         if isinstance(held, BudgetException):
             raise held
         return held > 0
