@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from fakes.servers import settings_for
-from sqlalchemy import insert, select, update
+from sqlalchemy import Table, insert, select, union, update
 
 from tale.records import Correction, Task, TaskStatus
 from tale.servers.upkeep import Upkeep
@@ -16,8 +16,10 @@ from tale.storage.content import BATCH_ROWS, erase, erased
 from tale.storage.conversation_store import ConversationStore
 from tale.storage.correction_store import CorrectionStore
 from tale.storage.database import Database
-from tale.storage.tables import attachments, conversations, messages, task_dependencies, tasks
+from tale.storage.reader import reading
+from tale.storage.tables import attachments, attempts, conversations, feedback, messages, task_dependencies, tasks
 from tale.storage.task_store import TaskStore
+from tale.storage.transfer import Period, export_all, files_of, import_file
 
 DIGEST = f"sha256:{hashlib.sha256(b'words').hexdigest()}"
 CUTOFF = 1_000.0
@@ -33,19 +35,31 @@ async def database(tmp_path: Path) -> AsyncIterator[Database]:
 async def stored(database: Database, ended_at: float | None, **values: Any) -> str:
     """The id of a task with words in all places."""
     status = TaskStatus.RUNNING if ended_at is None else TaskStatus.COMPLETED
-    task = Task(str(uuid.uuid4()), "words", status, 1.0, ended_at=ended_at, result="words", model="m", **values)
+    said = dict.fromkeys(("result", "error"), "words")
+    task = Task(str(uuid.uuid4()), "words", status, 1.0, ended_at=ended_at, model="m", **said, **values)
     await TaskStore(database).insert(task)
-    row = {"task_id": task.id, "position": 0, "name": "a.txt", "text": "words"}
-    await database.write(lambda connection: connection.execute(insert(attachments), row).rowcount)
+    file = {"task_id": task.id, "position": 0, "name": "a.txt", "text": "words"}
+    await add(database, attachments, file)
+    await add(database, attempts, {"task_id": task.id, "number": 1, "started_at": 1.0, "error": "words"})
     await TaskStore(database).add_feedback(task.id, "good", "words", 2.0)
     return task.id
+
+
+async def add(database: Database, table: Table, *rows: dict[str, Any]) -> None:
+    await database.write(lambda connection: connection.execute(insert(table), list(rows)).rowcount)
 
 
 async def words_of(database: Database, task_id: str) -> set[str | None]:
     task = await TaskStore(database).get(task_id)
     assert task is not None
-    wanted = select(attachments.c.text).where(attachments.c.task_id == task_id)
-    return {task.text, task.result, await database.read(lambda connection: connection.scalar(wanted))}
+    columns = (attachments.c.text, attempts.c.error, feedback.c.comment)
+    wanted = union(*(select(column).where(column.table.c.task_id == task_id) for column in columns))
+    return {task.text, task.result, task.error, *await database.read(lambda c: c.scalars(wanted).all())}
+
+
+def finished_task(task_id: str) -> dict[str, Any]:
+    numbers = dict.fromkeys(("priority", "timeout_s", "attempt", "failures"), 0)
+    return {"id": task_id, "text": "words", "status": "completed", "created_at": 1.0, "ended_at": 5.0, **numbers}
 
 
 @pytest.mark.parametrize(("policy", "rest"), [("hash", DIGEST), ("none", "")])
@@ -94,6 +108,47 @@ async def test_summaries_and_comments_go_with_the_words_of_their_conversation(da
     assert await database.read(lambda connection: set(connection.execute(said).one())) == {DIGEST}
 
 
+@pytest.mark.parametrize("before", [CUTOFF, 3_000.0])
+async def test_words_that_come_late_go_the_next_time(database: Database, before: float) -> None:
+    """Comments on what was gone through already, and on what was not."""
+    store, task_id = ConversationStore(database), await stored(database, 500.0)
+    await store.append("old", "assistant", "words", now=500.0)
+    await stored(database, 900.0)
+    await erase(database, "none", CUTOFF)
+    await TaskStore(database).add_feedback(task_id, "bad", "words", 2_000.0)
+    await store.rate("old", "bad", position=None, comment="words")
+    await erase(database, "none", before)
+    assert await words_of(database, task_id) == {""}
+    assert [turn.comment for turn in await store.turns("old")] == [""]
+
+
+async def test_words_that_come_while_others_go_are_not_forgotten(database: Database) -> None:
+    await add(database, tasks, *(finished_task(f"{number:03}") for number in range(BATCH_ROWS + 3)))
+
+    async def comment(_: float) -> None:
+        await TaskStore(database).add_feedback("000", "bad", "words", 2_000.0)
+
+    await erase(database, "none", CUTOFF, pause=comment)
+    await erase(database, "none", CUTOFF)
+    assert await database.read(lambda connection: connection.scalar(select(feedback.c.comment))) == ""
+
+
+async def test_words_that_are_imported_go_as_well(database: Database, tmp_path: Path) -> None:
+    other = Database.open(f"sqlite:///{tmp_path}/other.db")
+    task_id = await stored(other, 500.0)
+    await ConversationStore(other).append("old", "user", "words", now=500.0)
+    with reading(other.url) as reader:
+        assert reader is not None
+        export_all(reader, tmp_path / "out", Period(), "parquet")
+    await other.close()
+    for table, path in files_of(tmp_path / "out"):
+        await erase(database, "none", CUTOFF)  # what belongs to a task may come after it was gone through
+        await import_file(database, table, path)
+    await erase(database, "none", CUTOFF)
+    assert await words_of(database, task_id) == {""}
+    assert [turn.content for turn in await ConversationStore(database).turns("old")] == [""]
+
+
 async def test_what_users_put_right_goes_as_a_whole(database: Database) -> None:
     store = CorrectionStore(database)
     for name, at in (("old", 500.0), ("new", 2_000.0)):
@@ -115,12 +170,7 @@ async def test_a_result_that_another_task_waits_for_stays_until_that_has_ended(d
 
 
 async def test_many_tasks_go_batch_by_batch(database: Database) -> None:
-    rows = [
-        {"id": str(uuid.uuid4()), "text": "words", "status": "completed", "created_at": 1.0, "ended_at": 5.0}
-        | dict.fromkeys(("priority", "timeout_s", "attempt", "failures"), 0)
-        for _ in range(BATCH_ROWS + 3)
-    ]
-    await database.write(lambda connection: connection.execute(insert(tasks), rows).rowcount)
+    await add(database, tasks, *(finished_task(str(uuid.uuid4())) for _ in range(BATCH_ROWS + 3)))
     assert await erase(database, "none", CUTOFF) == BATCH_ROWS + 3
     texts = await database.read(lambda connection: set(connection.scalars(select(tasks.c.text))))
     assert texts == {""}

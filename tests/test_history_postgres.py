@@ -7,16 +7,17 @@ from typing import Any
 
 import pytest
 from fakes.rolled_up import rolled_up
-from sqlalchemy import insert
+from sqlalchemy import insert, select
 
 from tale.records import ModelCall, Task, TaskStatus
+from tale.storage.content import erase
 from tale.storage.database import Database
 from tale.storage.reader import reading
 from tale.storage.retention import Pruned, prunable, prune
 from tale.storage.rollup_rows import tallied
 from tale.storage.rollups import Rollups
 from tale.storage.rows import values_of
-from tale.storage.tables import model_calls
+from tale.storage.tables import feedback, model_calls, tasks
 from tale.storage.task_store import TaskStore
 from tale.storage.transfer import Period, export_all, files_of, import_file
 from tale.storage.usage import GROUPS, UsageQuery, UsageStore, usage_of
@@ -62,6 +63,26 @@ async def test_old_history_goes(database: Database) -> None:
     before = START + 45.5 * 20
     assert await database.read(lambda c: prunable(c, before)) == Pruned(tasks=1, model_calls=20)
     assert await prune(database, before) == Pruned(tasks=1, model_calls=20)
+
+
+async def test_a_clock_that_is_set_back_takes_no_call_out_of_the_sums(database: Database) -> None:
+    for at in (START + 3_000, START + 200):
+        call = ModelCall(str(uuid.uuid4()), at, "task", "chat", "m", "p", ended_at=at + 1)
+        await database.write(lambda c, call=call: c.execute(insert(model_calls), [values_of(call)]).rowcount)
+        await Rollups(database).catch_up(at + 100)
+        assert await database.read(lambda c: rolled_up(c, START, START + 9_000)) == await database.read(tallied)
+    assert (await Rollups(database).verify()).wrong_minutes == ()
+
+
+async def test_words_that_come_late_go_the_next_time(database: Database) -> None:
+    task_id, store = str(uuid.uuid4()), TaskStore(database)
+    await store.insert(Task(task_id, "t", TaskStatus.FAILED, START, ended_at=START + 1, error="t"))
+    assert await erase(database, "none", START + 10) == 1
+    assert await erase(database, "none", START + 10) == 0
+    await store.add_feedback(task_id, "bad", "words", START + 20)
+    assert await erase(database, "none", START + 10) == 1
+    said = select(tasks.c.error, feedback.c.comment).join_from(tasks, feedback)
+    assert await database.read(lambda c: tuple(c.execute(said).one())) == ("", "")
 
 
 async def test_a_history_moves_to_sqlite_and_back(database: Database, postgres_url: str, tmp_path: Path) -> None:

@@ -193,6 +193,60 @@ async def test_two_keepers_at_once_do_no_harm(database: Database, tmp_path: Path
     assert (await keeper(database).verify()).wrong_minutes == ()
 
 
+async def test_a_clock_that_is_set_back_takes_no_call_out_of_the_sums(database: Database, tmp_path: Path) -> None:
+    clock = [START + HOUR]
+    upkeep = Upkeep(settings_for(tmp_path), database, clock=lambda: clock[0])
+    for moved_s in (30, 90, -50 * 60, 20, 50, 400, HOUR):
+        clock[0] += moved_s
+        await keep(database, new_call(clock[0] - 5, input_tokens=1), new_call(clock[0] - 100, ended_at=clock[0]))
+        await upkeep.roll_up()
+        assert await told(database) == await raw(database)
+        assert (await keeper(database).verify()).wrong_minutes == ()
+    assert await database.read(watermark_of) == clock[0] // 60
+
+
+clock_moves = st.tuples(st.integers(-3_000, 3_000), st.sampled_from([0.5, 30.0, 400.0, -1_000.0]))
+
+
+@given(st.lists(clock_moves, max_size=8))
+@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
+async def test_wherever_a_clock_jumps_rollups_and_tail_are_all_calls(
+    database: Database, moves: list[tuple[int, float]]
+) -> None:
+    """It jumps between calls, and back while some run, which end before they began."""
+    for table in (model_calls, rollup_minute, meta):
+        await database.write(lambda connection, table=table: connection.execute(delete(table)).rowcount)
+    now = START + 8 * HOUR
+    for jump_s, length_s in moves:
+        now += jump_s
+        await keep(database, new_call(now, ended_at=now + length_s, total_s=1.0))
+        now += length_s
+        await keeper(database).catch_up(now)
+        assert await told(database, 0.0, 2 * END) == await raw(database)
+        assert (await keeper(database).verify()).wrong_minutes == ()
+
+
+async def test_what_is_pruned_moves_no_watermark_back(database: Database) -> None:
+    await keep(database, *(new_call(START + 600 * n) for n in range(10)))
+    await keeper(database).catch_up(END)
+    await prune(database, START + 3_000)
+    assert await database.read(watermark_of) == END // 60
+
+
+async def test_a_clock_that_was_ahead_when_history_was_pruned_takes_no_later_call_out_of_the_sums(
+    database: Database,
+) -> None:
+    await keep(database, new_call(START))
+    await prune(database, END)
+    await keep(database, new_call(END))
+    await keeper(database).catch_up(END + 60)
+    await keeper(database).catch_up(START + 60)
+    for at in (START + 60, START + 120, START + 180):
+        await keep(database, new_call(at), new_call(at, ended_at=at + 90))
+        await keeper(database).catch_up(at + 100)
+    assert sum(each.calls for each in await told(database, START + 60, START + 600)) == 6
+
+
 async def test_a_window_is_of_whole_minutes(database: Database) -> None:
     await keep(database, *(new_call(START + 60 * n) for n in range(4)))
     await keeper(database).catch_up(START + 130)
@@ -244,3 +298,27 @@ def test_what_is_imported_is_summed_up(tale: Tale, tale_home: Path, tmp_path: Pa
     assert tale("--home", str(tmp_path / "other"), "export", "calls.parquet").code == 0
     assert tale("import", "calls.parquet").code == 0
     assert tale("db", "rollups", "verify").out == "All 3 sums are right.\n"
+
+
+def test_what_an_import_that_broke_off_left_is_summed_up(tale: Tale, tale_home: Path, tmp_path: Path) -> None:
+    header = "id,started_at,role,operation,model,provider,ended_at"
+    rows = [f"{n},{START - 60 * n},task,chat,m,p,{START - 60 * n + 1}" for n in range(600)]
+    path = tmp_path / "model_calls.csv"
+
+    async def fill(*calls: ModelCall) -> None:
+        database = Database.open(f"sqlite:///{tale_home}/tale.db")
+        await keep(database, *calls)
+        await keeper(database).catch_up(END)
+        await database.close()
+
+    asyncio.run(fill(new_call(START)))
+    path.write_text("\n".join([header, *rows[:550], "x,soon,task,chat,m,p,1"]))
+    assert tale("import", str(path)).code == 2
+    assert tale("db", "rollups", "verify").out == "All 501 sums are right.\n"
+    # A process that was killed sums up nothing; its rows are there.
+    late = [new_call(START - 60 * n, id=str(n), operation="chat", model="m") for n in range(500, 600)]
+    asyncio.run(fill(*late))
+    assert tale("db", "rollups", "verify").code == 1
+    path.write_text("\n".join([header, *rows]))
+    assert "0 new" in tale("import", str(path)).out
+    assert tale("db", "rollups", "verify").out == "All 601 sums are right.\n"

@@ -1,7 +1,6 @@
 """Commands that move histories between machines: export and import."""
 
 import asyncio
-import math
 import time
 from enum import StrEnum
 from pathlib import Path
@@ -92,16 +91,11 @@ def import_history(
 
 async def _imported(settings: "Settings", files: "Sequence[tuple[Any, Path]]") -> "list[Moved]":
     from tale.storage.database import Database
-    from tale.storage.rollups import Rollups
     from tale.storage.transfer import import_file
 
     database = await asyncio.to_thread(Database.open, settings.database, backup_folder=settings.home / "backups")
     try:
-        moved = [await import_file(database, table, path) for table, path in files]
-        for each in moved:
-            if each.new and each.began:
-                await Rollups(database).backfill(each.began[0], math.nextafter(each.began[1], math.inf))
-        return moved
+        return [await import_file(database, table, path) for table, path in files]
     finally:
         await database.close()
 

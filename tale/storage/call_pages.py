@@ -10,7 +10,7 @@ from typing import Any, Final, Literal
 from sqlalchemy import ColumnElement, Connection, Integer, Select, TextClause, and_, bindparam, select, text, tuple_
 
 from tale.storage.rollup_rows import MINUTE_S
-from tale.storage.rollups import watermark_of
+from tale.storage.rollups import pruned_before, stragglers, watermark_of
 from tale.storage.tables import model_calls, rollup_minute
 from tale.storage.usage import CANCELLED
 
@@ -55,15 +55,6 @@ def call_page(connection: Connection, wanted: CallFilter) -> list[tuple[Any, ...
     return _between(connection, _statement(wanted, before), wanted.since, until, wanted.limit)
 
 
-def stragglers(edge_s: float) -> ColumnElement[bool]:
-    """Calls that began before the watermark and ended after it: in no rollup yet.
-
-    Found by their end, of which there are few: a further limit of their beginning, or one that an index could be taken
-    for, would have SQLite go through all calls that began before.
-    """
-    return and_(model_calls.c.ended_at >= edge_s, model_calls.c.started_at + 0 < edge_s)
-
-
 def _needs_search(wanted: CallFilter) -> bool:
     """Whether the calls may lie far apart, and no index of their own leads to them."""
     if wanted.task_id or wanted.conversation_id or wanted.outcome == "running":
@@ -88,26 +79,27 @@ def _between(
 
 
 def _searched(connection: Connection, wanted: CallFilter, before: Place | None) -> list[tuple[Any, ...]]:
-    """Minute by minute, in those only that have such calls."""
+    """Minute by minute, in those only that have such calls; what a prune has left of older ones, at once."""
     rows: list[tuple[Any, ...]] = []
     edge, statement = watermark_of(connection) or 0, _statement(wanted, before)
+    whole = min(pruned_before(connection), edge)  # the rollups from here on are of calls that are there
     until = math.inf if wanted.until is None else wanted.until
     first = min(until, before[0]) if before else until
     if first >= edge * MINUTE_S:
         rows += _between(connection, statement, max(wanted.since, edge * MINUTE_S), until, wanted.limit)
-    for minute in _minutes(connection, wanted, edge, first):
+    for minute in _minutes(connection, wanted, range(whole, edge), first):
         if len(rows) >= wanted.limit:
-            break
+            return rows
         begin, end = max(wanted.since, minute * MINUTE_S), min(until, (minute + 1) * MINUTE_S)
         rows += _between(connection, statement, begin, end, wanted.limit - len(rows))
-    return rows
+    return rows + _between(connection, statement, wanted.since, min(until, whole * MINUTE_S), wanted.limit - len(rows))
 
 
-def _minutes(connection: Connection, wanted: CallFilter, edge: int, first: float) -> Iterator[int]:
-    """The minutes before the edge in which such calls may be, the latest first."""
-    begin = int(wanted.since // MINUTE_S)
-    end = int(min(edge - 1, first // MINUTE_S))
-    late = connection.scalars(select(model_calls.c.started_at).where(stragglers(edge * MINUTE_S)))
+def _minutes(connection: Connection, wanted: CallFilter, rolled_up: range, first: float) -> Iterator[int]:
+    """The minutes that are rolled up in which such calls may be, the latest first."""
+    begin = max(int(wanted.since // MINUTE_S), rolled_up.start)
+    end = int(min(rolled_up.stop - 1, first // MINUTE_S))
+    late = connection.scalars(select(model_calls.c.started_at).where(stragglers(rolled_up.stop * MINUTE_S)))
     strays = sorted({minute for at in late if begin <= (minute := int(at // MINUTE_S)) <= end}, reverse=True)
     both = merge(_rolled_up(connection, wanted, begin, end), strays, reverse=True)
     return (minute for minute, _ in groupby(both))

@@ -9,14 +9,15 @@ import asyncio
 import hashlib
 import re
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Any, Final, Literal
+from itertools import product
+from typing import Any, Final, Literal, get_args
 
 from sqlalchemy import Column, Connection, Table, and_, delete, func, select, tuple_, update
 
 from tale.storage.database import Database
 from tale.storage.retention import is_needed
-from tale.storage.rows import upsert
-from tale.storage.tables import attachments, conversations, corrections, feedback, messages, meta, tasks
+from tale.storage.rows import insert_into
+from tale.storage.tables import attachments, attempts, conversations, corrections, feedback, messages, meta, tasks
 
 Erasing = Literal["hash", "none"]
 Pause = Callable[[float], Awaitable[None]]
@@ -56,6 +57,20 @@ async def erase(database: Database, policy: Erasing, before: float, *, pause: Pa
     return done + await _gone_through(database, policy, _CONVERSATIONS, before, pause)
 
 
+def note_words(connection: Connection, table: Table, *, since: float = 0.0) -> None:
+    """Note that words came into a table, if it is one that holds any, though their owners may have been gone through.
+
+    All that ended, or fell silent, at `since` or later is gone through again the next time.
+    """
+    kinds = [kind for kind in (_TASKS, _CONVERSATIONS) if any(column.table is table for column, _ in kind.words)]
+    for kind, policy in product(kinds, get_args(Erasing)):
+        mark = meta.c.key == _mark_of(kind, policy)
+        if (stored := connection.scalar(select(meta.c.value).where(mark).with_for_update())) is not None:
+            # Another value in any case: one who goes through them now must not put the mark behind these words.
+            earlier = repr(min(since, float(stored) - 1.0))
+            connection.execute(update(meta).where(mark).values(value=earlier))
+
+
 class _Kind:
     """Rows with words, found by the time of their end: of their own table, and of those that belong to it."""
 
@@ -73,6 +88,8 @@ _TASKS: Final = _Kind(
     (
         (tasks.c.text, tasks.c.id),
         (tasks.c.result, tasks.c.id),
+        (tasks.c.error, tasks.c.id),  # checks and engines quote what they refuse
+        (attempts.c.error, attempts.c.task_id),
         (attachments.c.text, attachments.c.task_id),
         (feedback.c.comment, feedback.c.task_id),
     ),
@@ -90,15 +107,15 @@ _CONVERSATIONS: Final = _Kind(
 
 
 async def _gone_through(database: Database, policy: Erasing, kind: _Kind, before: float, pause: Pause) -> int:
-    mark = f"{kind.table.name}_{policy}_until"
-    since = await database.read(lambda connection: _mark_of(connection, mark))
-    cursor: tuple[float, str] = (since, "")
+    mark = _mark_of(kind, policy)
+    begun = await database.write(lambda connection: _begun(connection, mark))
+    cursor: tuple[float, str] = (float(begun), "")
     count = 0
     while True:
         batch = await database.write(lambda c, cursor=cursor: _erase_batch(c, policy, kind, cursor, before))
         count += len(batch)
         if len(batch) < BATCH_ROWS:
-            await database.write(lambda connection: _set_mark(connection, mark, kind, since, before))
+            await database.write(lambda connection: _set_mark(connection, mark, kind, begun, before))
             return count
         cursor = batch[-1]
         await pause(PAUSE_S)
@@ -128,15 +145,23 @@ def _erase_words(connection: Connection, policy: Erasing, column: Column[str], c
             connection.execute(update(column.table).where(mine).values({column.name: rest}))
 
 
-def _mark_of(connection: Connection, mark: str) -> float:
-    value = connection.scalar(select(meta.c.value).where(meta.c.key == mark))
-    return 0.0 if value is None else float(value)
+def _mark_of(kind: _Kind, policy: Erasing) -> str:
+    """The name of what tells how far these rows were gone through."""
+    return f"{kind.table.name}_{policy}_done_until"
 
 
-def _set_mark(connection: Connection, mark: str, kind: _Kind, since: float, before: float) -> None:
-    """The next time begins here, or with the first task that had to be left."""
+def _begun(connection: Connection, mark: str) -> str:
+    """Where to go on, as the mark tells it; from now on there is one."""
+    first = insert_into(connection, meta).on_conflict_do_nothing(index_elements=["key"])
+    connection.execute(first, {"key": mark, "value": repr(0.0)})
+    return connection.scalars(select(meta.c.value).where(meta.c.key == mark)).one()
+
+
+def _set_mark(connection: Connection, mark: str, kind: _Kind, begun: str, before: float) -> None:
+    """The next time begins here, or with the first task that had to be left, unless words came meanwhile."""
     left = None
     if kind is _TASKS:
-        within = (tasks.c.ended_at >= since, tasks.c.ended_at < before)
+        within = (tasks.c.ended_at >= float(begun), tasks.c.ended_at < before)
         left = connection.scalar(select(func.min(tasks.c.ended_at)).where(*within, is_needed(tasks)))
-    upsert(connection, meta, {"key": mark, "value": repr(before if left is None else left)}, keys=["key"])
+    unchanged = (meta.c.key == mark, meta.c.value == begun)
+    connection.execute(update(meta).where(*unchanged).values(value=repr(before if left is None else left)))

@@ -41,7 +41,7 @@ async def prune(database: Database, before: float, *, pause: Pause = asyncio.sle
     were made for. The sums by the minute stay. After each batch it pauses for as long as the batch took. Raises
     DatabaseException.
     """
-    await Rollups(database).catch_up(before)  # what goes lives on in the sums
+    await Rollups(database).reach(before)  # what goes lives on in the sums
     await database.write(lambda connection: note_pruned(connection, before))
     counts: list[int] = []
     for column, moment, condition in _due(before):

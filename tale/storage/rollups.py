@@ -2,7 +2,8 @@
 
 A watermark says how far they go: the rollup of a minute before it is over the calls that began in that minute and ended
 before the watermark. Everything else is the raw tail, which readers add; each call is in exactly one of the two. Calls
-whose rows came later than `OVERLAP_S` after their end are found by `backfill`, and missed ones by `verify`.
+whose rows came later than `OVERLAP_S` after their end are found by `backfill`, and missed ones by `verify`. Where the
+clock was set back, the watermark goes back with it.
 """
 
 import asyncio
@@ -10,7 +11,7 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Seque
 from dataclasses import dataclass
 from typing import Any, Final
 
-from sqlalchemy import Connection, delete, func, insert, select
+from sqlalchemy import ColumnElement, Connection, and_, delete, func, insert, select
 
 from tale.storage.database import Database
 from tale.storage.rollup_rows import MINUTE_S, Rollup, rollup_of, tallied
@@ -20,6 +21,7 @@ from tale.storage.tables import meta, model_calls, rollup_minute
 WATERMARK: Final = "rollup_watermark"  # Unix time in minutes
 PRUNED: Final = "pruned_before"  # Unix seconds: older minutes may have lost rows, their rollups tell more
 OVERLAP_S: Final = 120.0
+UNNOTICED_MINUTES: Final = 60  # within which it is noticed that the clock was set back
 STEP_CALLS: Final = 2_000  # calls that end within one step of a catch-up, about
 STEP_MINUTES: Final = 60  # minutes of one step of a backfill or a verification
 CLOSE: Final = 1e-6  # relative difference of sums that comes from the order of adding
@@ -44,8 +46,18 @@ class Rollups:
         self._pause = pause
 
     async def catch_up(self, now: float) -> int:
-        """Roll up all minutes that have closed by now, a step at a time; returns how many minutes were told anew."""
+        """Roll up all minutes that have closed by now, a step at a time; returns how many minutes were told anew.
+
+        A watermark that lies ahead of now goes back first.
+        """
         end = int(now // MINUTE_S)
+        if (await self._database.read(watermark_of) or 0) > end:
+            await self._database.write(lambda connection: _set_back(connection, end))
+        return await self.reach(now)
+
+    async def reach(self, moment: float) -> int:
+        """Roll up all minutes that had closed by then and are not rolled up; the watermark never goes back."""
+        end = int(moment // MINUTE_S)
         count, overlap_s = 0, OVERLAP_S
         while step := await self._database.read(lambda c, overlap_s=overlap_s: _next_step(c, end, overlap_s)):
             count += await self._recompute(step.minutes, step.watermark, step.next_watermark)
@@ -91,16 +103,7 @@ class Rollups:
         def work(connection: Connection) -> int:
             if watermark_of(connection, lock=True) != watermark:
                 return 0
-            lost = _pruned_before(connection)
-            kept = _held(connection, minutes[0], lost) if minutes and minutes[0] < lost else set[int]()
-            told = [minute for minute in minutes if minute not in kept]
-            for part in _runs(told):
-                gone = delete(rollup_minute).where(rollup_minute.c.minute.between(part[0], part[-1]))
-                connection.execute(gone)
-            if rows := [each.row() for each in fresh if each.minute not in kept]:
-                connection.execute(insert(rollup_minute), rows)
-            upsert(connection, meta, {"key": WATERMARK, "value": str(next_watermark)}, keys=["key"])
-            return len(told)
+            return _tell(connection, minutes, fresh, next_watermark)
 
         return await self._database.write(work)
 
@@ -112,10 +115,25 @@ def watermark_of(connection: Connection, *, lock: bool = False) -> int | None:
     return None if value is None else int(value)
 
 
+def stragglers(edge_s: float) -> ColumnElement[bool]:
+    """Calls that began before the watermark and ended after it: in no rollup yet.
+
+    Found by their end, of which there are few: a further limit of their beginning, or one that an index could be taken
+    for, would have SQLite go through all calls that began before.
+    """
+    return and_(model_calls.c.ended_at >= edge_s, model_calls.c.started_at + 0 < edge_s)
+
+
+def pruned_before(connection: Connection) -> int:
+    """The first minute of which no call can have been pruned."""
+    value = connection.scalar(select(meta.c.value).where(meta.c.key == PRUNED))
+    return 0 if value is None else -int(-float(value) // MINUTE_S)
+
+
 def note_pruned(connection: Connection, before: float) -> None:
     """Keep in mind that calls begun before that time may be gone."""
-    if before > _pruned_before(connection) * MINUTE_S:
-        upsert(connection, meta, {"key": PRUNED, "value": repr(before)}, keys=["key"])
+    if before > pruned_before(connection) * MINUTE_S:
+        _note(connection, PRUNED, repr(before))
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,11 +145,30 @@ class _Step:
     next_watermark: int
 
 
+def _note(connection: Connection, key: str, value: str) -> None:
+    upsert(connection, meta, {"key": key, "value": value}, keys=["key"])
+
+
+def _set_back(connection: Connection, end: int) -> None:
+    """Put a watermark that is ahead of `end` (a minute) back, so far that all that may be missing is told again."""
+    if (watermark_of(connection, lock=True) or 0) <= end:
+        return
+    lost = pruned_before(connection)
+    if lost > end:
+        _note(connection, PRUNED, repr(float(end * MINUTE_S)))
+    watermark = min(end, max(end - UNNOTICED_MINUTES, lost))
+    connection.execute(delete(rollup_minute).where(rollup_minute.c.minute >= watermark))
+    across = select(model_calls.c.started_at).where(stragglers(watermark * MINUTE_S))
+    minutes = sorted({int(at // MINUTE_S) for at in connection.scalars(across)})
+    _tell(connection, minutes, _fresh(connection, minutes, watermark), watermark)
+
+
 def _next_step(connection: Connection, end: int, overlap_s: float) -> _Step | None:
     """What is to be done next on the way to `end` (a minute); None when no call has ended that is not rolled up."""
     watermark = watermark_of(connection)
     ended, began = model_calls.c.ended_at, model_calls.c.started_at
-    since = 0.0 if watermark is None else watermark * MINUTE_S - overlap_s
+    edge_s = (watermark or 0) * MINUTE_S
+    since = 0.0 if watermark is None else edge_s - overlap_s
     if watermark is not None and watermark >= end:
         return None
     first = connection.scalar(select(func.min(ended)).where(ended >= since, ended < end * MINUTE_S))
@@ -139,9 +176,26 @@ def _next_step(connection: Connection, end: int, overlap_s: float) -> _Step | No
         return None
     last = connection.scalar(select(ended).where(ended >= first).order_by(ended).offset(STEP_CALLS).limit(1))
     target = end if last is None else min(end, max(int(last // MINUTE_S), watermark or 0) + 1)
-    touched = select(began).where(ended >= since, ended < target * MINUTE_S)
-    minutes = sorted({int(at // MINUTE_S) for at in connection.scalars(touched)})
-    return _Step([minute for minute in minutes if minute < target], watermark, target)
+    target_s = target * MINUTE_S
+    touched = select(began).where(ended >= since, ended < target_s, began + 0 < target_s)
+    # The clock was set back during these, so that they ended before they began.
+    backward = select(began).where(began >= edge_s, began < target_s, ended + 0 < since)
+    found = [*connection.scalars(touched), *connection.scalars(backward)]
+    return _Step(sorted({int(at // MINUTE_S) for at in found}), watermark, target)
+
+
+def _tell(connection: Connection, minutes: Sequence[int], fresh: Iterable[Rollup], watermark: int) -> int:
+    """Put these rollups in place of those of the minutes, but for minutes of which calls were pruned."""
+    lost = pruned_before(connection)
+    kept = _held(connection, minutes[0], lost) if minutes and minutes[0] < lost else set[int]()
+    told = [minute for minute in minutes if minute not in kept]
+    for part in _runs(told):
+        gone = delete(rollup_minute).where(rollup_minute.c.minute.between(part[0], part[-1]))
+        connection.execute(gone)
+    if rows := [each.row() for each in fresh if each.minute not in kept]:
+        connection.execute(insert(rollup_minute), rows)
+    _note(connection, WATERMARK, str(watermark))
+    return len(told)
 
 
 def _fresh(connection: Connection, minutes: Sequence[int], watermark: int) -> list[Rollup]:
@@ -181,16 +235,10 @@ def _next_window(connection: Connection, begin: int, end: int | None) -> range |
     return range(min(firsts), min(min(firsts) + STEP_MINUTES, stop)) if firsts else None
 
 
-def _pruned_before(connection: Connection) -> int:
-    """The first minute of which no call can have been pruned."""
-    value = connection.scalar(select(meta.c.value).where(meta.c.key == PRUNED))
-    return 0 if value is None else -int(-float(value) // MINUTE_S)
-
-
 def _compared(connection: Connection, minutes: range) -> tuple[int, set[int]]:
     """How many rollups these minutes should have, and which minutes have others."""
     watermark = watermark_of(connection) or 0
-    minutes = range(max(minutes.start, _pruned_before(connection)), minutes.stop)
+    minutes = range(max(minutes.start, pruned_before(connection)), minutes.stop)
     if not minutes:
         return 0, set()
     expected = {each.key: each for each in _fresh(connection, minutes, watermark)}

@@ -5,9 +5,9 @@ from typing import Any, Final
 
 from sqlalchemy import Connection, select
 
-from tale.storage.call_pages import CALL_COLUMNS, stragglers
+from tale.storage.call_pages import CALL_COLUMNS
 from tale.storage.rollup_rows import MINUTE_S
-from tale.storage.rollups import watermark_of
+from tale.storage.rollups import pruned_before, stragglers, watermark_of
 from tale.storage.tables import model_calls, rollup_minute
 
 TOTAL: Final = CALL_COLUMNS.index("total_s")
@@ -18,7 +18,8 @@ def slowest_calls(
 ) -> list[tuple[Any, ...]]:
     """The calls of the window that took longest (CALL_COLUMNS), the longest first."""
     call = model_calls.c
-    edge_s = (watermark_of(connection) or 0) * MINUTE_S
+    edge = watermark_of(connection) or 0
+    edge_s, whole_s = edge * MINUTE_S, min(pruned_before(connection), edge) * MINUTE_S
     known = [call.total_s.is_not(None)] if model is None else [call.total_s.is_not(None), call.model == model]
 
     def longest(*conditions: Any) -> list[tuple[Any, ...]]:
@@ -30,7 +31,8 @@ def slowest_calls(
 
     rows = longest(*begun(edge_s, until))
     rows += longest(stragglers(edge_s), call.started_at + 0 >= since, call.started_at + 0 < until)
-    for minute in _slow_minutes(connection, since, min(until, edge_s), model, limit):
+    rows += longest(*begun(since, whole_s), call.ended_at + 0 < edge_s)  # what a prune has left
+    for minute in _slow_minutes(connection, max(since, whole_s), min(until, edge_s), model, limit):
         rows += longest(*begun(minute * MINUTE_S, (minute + 1) * MINUTE_S), call.ended_at < edge_s)
     return nlargest(limit, rows, key=lambda row: row[TOTAL])
 

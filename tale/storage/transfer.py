@@ -3,6 +3,7 @@
 Only what has ended moves: an open task is its machine's, and would be done twice.
 """
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -13,8 +14,10 @@ from sqlalchemy import Boolean, Column, ColumnElement, Connection, Double, Integ
 
 from tale.exceptions import DatabaseException, ValidationException
 from tale.storage.columns import metadata
+from tale.storage.content import note_words
 from tale.storage.database import Database
 from tale.storage.reader import Reader
+from tale.storage.rollups import Rollups
 from tale.storage.rows import insert_into
 from tale.storage.tables import SCHEMA_REVISION, model_calls
 from tale.storage.transfer_files import Format, Kind, Row, columns_of, format_of, notes_of, pieces_of, writing
@@ -58,7 +61,6 @@ class Moved:
     path: Path
     rows: int
     new: int | None = None
-    began: tuple[float, float] | None = None  # of model calls: the first and the last
 
 
 def moving_tables() -> list[Table]:
@@ -124,7 +126,8 @@ def table_of(path: Path) -> Table:
 async def import_file(database: Database, table: Table, path: Path) -> Moved:
     """Add a file's rows; those that are there already stay as they are, so that it can be done again.
 
-    Raises ValidationException, which names the row, for one that cannot go in; the rows before it are in by then.
+    Calls are summed up, wherever it ends. Raises ValidationException, which names the row, for one that cannot go in;
+    the rows before it are in by then.
     """
     names = columns_of(path)
     if unknown := [name for name in names if name not in table.c]:
@@ -134,15 +137,19 @@ async def import_file(database: Database, table: Table, path: Path) -> Moved:
     if lacking := _lacking(table, set(names)):
         raise ValidationException(f"{path}: the column {lacking[0]!r} of {table.name} is missing.")
     count = new = 0
-    moments: list[float] = []
-    for rows in _batches(path):
-        clean = [_clean(row, table, f"Row {count + number} of {path}") for number, row in enumerate(rows, 1)]
-        new += await _inserted(database, table, clean, path=path, before=count)
-        count += len(rows)
-        if table is model_calls:
-            began = [row["started_at"] for row in clean]
-            moments = [min(began + moments), max(began + moments)]
-    return Moved(table.name, path, count, new, (moments[0], moments[1]) if moments else None)
+    began: list[float] = []  # the first and the last of the calls
+    try:
+        for rows in _batches(path):
+            clean = [_clean(row, table, f"Row {count + number} of {path}") for number, row in enumerate(rows, 1)]
+            if table is model_calls:
+                moments = [*began, *(row["started_at"] for row in clean)]
+                began = [min(moments), max(moments)]
+            new += await _inserted(database, table, clean, path=path, before=count)
+            count += len(rows)
+    finally:
+        if began:
+            await Rollups(database).backfill(began[0], math.nextafter(began[1], math.inf))
+    return Moved(table.name, path, count, new)
 
 
 def kind_of(column: Column[Any]) -> Kind:
@@ -260,7 +267,10 @@ async def _inserted(database: Database, table: Table, rows: Sequence[Row], *, pa
         key = list(table.primary_key.columns)
         statement = insert_into(connection, table).on_conflict_do_nothing(index_elements=key)
         # Counted by what comes back: not every driver tells the rows of several statements together.
-        return len(connection.execute(statement.returning(*key), list(rows)).all())
+        new = len(connection.execute(statement.returning(*key), list(rows)).all())
+        if new:
+            note_words(connection, table)
+        return new
 
     with suppress(DatabaseException):
         return await database.write(work)
