@@ -193,6 +193,20 @@ def test_on_a_terminal_a_bar_counts_and_ctrl_c_leaves_the_tasks_running(gateway:
     gateway.finish.set()
 
 
+def test_with_cancel_on_interrupt_what_was_handed_in_is_cancelled(gateway: FakeGateway, tmp_path: Path) -> None:
+    gateway.finish.clear()
+    gateway.waiting = threading.Event()
+    file = write(tmp_path, *({"text": str(number)} for number in range(40)))
+    terminal = Terminal(["submit", "--file", file, "--cancel-on-interrupt"])
+    assert gateway.waiting.wait(60)
+    terminal.interrupt()
+    assert terminal.end() == 130
+    assert "what was handed in is cancelled where it had not ended." in " ".join(terminal.plain.split())
+    assert {view["status"] for view in gateway.tasks.values()} == {"cancelled"}
+    assert gateway.asked("cancel_task")[0]["task_id"] == list(gateway.tasks)[-1]  # those that wait for others go first
+    gateway.finish.set()
+
+
 def test_a_line_keeps_its_key_where_other_lines_change_and_may_bring_its_own() -> None:
     settings = load_settings(environment={})
     lines, _ = TaskFile(settings, {}).read('{"text": "a"}\n{"text": "b"}\n{"text": "c", "idempotency_key": "mine"}')

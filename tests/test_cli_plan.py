@@ -2,6 +2,7 @@
 
 import json
 import os
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -79,6 +80,19 @@ def test_steps_wait_for_each_other_and_for_nothing_else(planner: FakeGateway, ta
     done = tale("submit", "--plan", "x" * 9_001)
     assert (done.code, planner.calls) == (2, [])
     assert "9,000 characters at most" in done.err
+
+
+@pytest.mark.parametrize("planning", [True, False])
+def test_with_cancel_on_interrupt_the_task_is_cancelled_that_ends_all(planner: FakeGateway, planning: bool) -> None:
+    planner.steps = [lambda: planner.finish.clear() if planning or len(planner.tasks) > 1 else None]
+    terminal = Terminal(["submit", "--plan", "--yes", "--cancel-on-interrupt", "Big"])
+    while planner.finish.is_set():
+        time.sleep(0.01)
+    terminal.interrupt()
+    assert terminal.end() == 130
+    assert "what was handed in is cancelled" in " ".join(terminal.plain.split())
+    assert planner.asked("cancel_task") == [{"task_id": list(planner.tasks)[-1]}]
+    planner.finish.set()
 
 
 def test_on_a_terminal_the_plan_can_be_edited_and_refused(

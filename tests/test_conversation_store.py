@@ -44,7 +44,7 @@ async def test_what_there_is_to_know_is_read_in_one_look(database: Database, sto
     await store.append(ID, "user", "Answer in German", now=9.0, kind="wish")
     tasks = TaskStore(database)
     made = [
-        Task(str(uuid.uuid4()), f"Task {place}", TaskStatus.QUEUED, float(place), conversation_id=ID)
+        Task(str(uuid.uuid4()), f"Task {place}", TaskStatus.FAILED, float(place), conversation_id=ID, ended_at=99.0)
         for place in range(25)
     ]
     for task in made:
@@ -57,6 +57,44 @@ async def test_what_there_is_to_know_is_read_in_one_look(database: Database, sto
     assert [task.text for task in view.tasks] == [f"Task {place}" for place in range(5, 25)]
     assert view.first_number == 6
     assert view.numbered[25].text == "Task 24"
+
+
+async def test_all_tasks_under_way_are_known_by_their_numbers(database: Database, store: ConversationStore) -> None:
+    await said(store, 1)
+    tasks = TaskStore(database)
+    made = [
+        Task(f"{place:036}", f"Task {place}", TaskStatus.QUEUED, float(place // 2), conversation_id=ID)
+        for place in range(30)
+    ]
+    for place, task in enumerate(made):
+        ended = replace(task, status=TaskStatus.COMPLETED, ended_at=99.0)
+        await tasks.insert(ended if place in (0, 1, 2, 29) else task)
+    view = await store.view(ID)
+    assert view is not None
+    assert (view.first_number, len(view.tasks)) == (4, 27)
+    assert [task.text for task in view.tasks] == [f"Task {place}" for place in range(3, 30)]
+    assert [await store.number_of(made[place]) for place in (0, 1, 29)] == [1, 2, 30]
+
+
+async def test_a_fresh_start_ends_the_summary_and_the_wishes_said_before(store: ConversationStore) -> None:
+    await store.append(ID, "user", "Answer in German", now=1.0, kind="wish")
+    await store.sum_up(ID, "They greeted.", until=1)
+    last = await store.append(ID, "user", "start over", now=2.0, kind="control")
+    await store.start_afresh(ID, until=last.position + 1)
+    await store.append(ID, "user", "Be brief", now=3.0, kind="wish")
+    await store.sum_up(ID, "A summary of later on.", until=3)
+    view = await store.view(ID)
+    assert view is not None
+    assert (view.wishes, view.conversation.summary) == (("Be brief",), "A summary of later on.")
+
+
+async def test_an_order_becomes_a_wish_and_is_taken_back(store: ConversationStore) -> None:
+    turn = await store.append(ID, "user", "Be brief", now=1.0, kind="control")
+    for kind, wishes in (("wish", ("Be brief",)), ("control", ())):
+        await store.change_kind(turn, kind)
+        view = await store.view(ID)
+        assert view is not None
+        assert view.wishes == wishes
 
 
 async def test_the_first_turn_of_a_view_stays_for_a_hundred_turns(database: Database, store: ConversationStore) -> None:

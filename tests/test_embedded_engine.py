@@ -3,10 +3,12 @@
 import asyncio
 import uuid
 from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from tale.exceptions import NetworkException
 from tale.orchestration.engines.embedded_engine import EmbeddedEngine
 from tale.orchestration.engines.engine import RunAttempt
 from tale.records import NewTask, Task, TaskStatus
@@ -120,6 +122,73 @@ async def test_a_task_withdrawn_before_its_next_attempt_does_not_come_back(store
     assert queue.waiting() == 1
     queue.withdraw(task.id)
     assert (queue.waiting(), attempts) == (0, 1)
+    await queue.stop(1.0)
+
+
+async def test_a_task_that_waits_for_its_next_attempt_goes_by_its_new_priority(store: TaskStore) -> None:
+    runner = Runner(store, 3)
+
+    async def run(task_id: str, attempt: int) -> Task | None:
+        if attempt or task_id != failing.id:
+            return await runner(task_id, attempt)
+        await store.claim(task_id, expected_attempt=0, now=1.0, max_failures=9)
+        return await store.release(task_id, 1, outcome="failed", now=2.0, max_failures=9)
+
+    def put_last(task: Task) -> None:
+        if not task.status.is_final:
+            queue.move(replace(task, priority=-1))
+
+    queue = engine(store, run, ended=put_last)
+    failing, *_ = [await queue.submit(new_task(text, created_at=n)) for n, text in enumerate(("fails", "b", "c"))]
+    await queue.start()
+    await runner.done.wait()
+    await queue.stop(1.0)
+    assert runner.order == ["b", "c", "fails"]
+
+
+async def test_while_the_runner_is_out_of_reach_only_the_first_task_is_tried_and_all_keep_their_places(
+    store: TaskStore,
+) -> None:
+    runner = Runner(store, 3)
+    handed: list[str] = []
+    is_away = True
+
+    async def run(task_id: str, attempt: int) -> Task | None:
+        handed.append(task_id)
+        if is_away:
+            raise NetworkException("The runner does not answer.")
+        return await runner(task_id, attempt)
+
+    queue = EmbeddedEngine(
+        store, run, slots=1, queue_limit=9, retry_delay_s=0.02, on_end=lambda _: None, draw=lambda: 0.0
+    )
+    first, *_ = [await queue.submit(new_task(text, created_at=float(text))) for text in ("1", "2", "3")]
+    await queue.start()
+    while len(handed) < 4:
+        await asyncio.sleep(0.005)
+    assert set(handed) == {first.id}
+    assert queue.waiting() + queue.running() == 3
+    is_away = False
+    await runner.done.wait()
+    await queue.stop(1.0)
+    assert runner.order == ["1", "2", "3"]
+
+
+async def test_a_pause_holds_while_the_runner_is_out_of_reach(store: TaskStore) -> None:
+    handed: list[str] = []
+
+    async def run(task_id: str, attempt: int) -> Task | None:
+        handed.append(task_id)
+        await queue.pause()
+        raise NetworkException("The runner does not answer.")
+
+    queue = engine(store, run)
+    await queue.submit(new_task("x"))
+    await queue.start()
+    while not handed:
+        await asyncio.sleep(0.005)
+    await asyncio.sleep(0.05)
+    assert (len(handed), queue.waiting()) == (1, 1)
     await queue.stop(1.0)
 
 

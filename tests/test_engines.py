@@ -240,10 +240,11 @@ async def test_the_same_key_gives_the_task_stored_first_and_queues_nothing(kit: 
     assert runner.order == ["x", "z"]
 
 
-async def test_a_full_queue_refuses_and_says_when_to_come_back(kit: Kit) -> None:
+async def test_a_full_queue_refuses_what_is_new_and_says_when_to_come_back(kit: Kit) -> None:
     queue = kit.engine(None, queue_limit=2)
-    await queue.submit(new_task("a"))
+    first = await queue.submit(new_task("a", key="k"))
     await queue.submit(new_task("b"))
+    assert (await queue.submit(new_task("a", key="k"))).id == first.id
     with pytest.raises(TaskException, match="The queue is full") as caught:
         await queue.submit(new_task("c"))
     assert caught.value.context["waiting"] == 2
@@ -350,6 +351,18 @@ async def test_a_withdrawn_task_makes_room_at_once_and_is_not_run(kit: Kit) -> N
     await runner.done.wait()
     await queue.stop(1.0)
     assert runner.order == ["kept"]
+
+
+async def test_a_waiting_task_goes_by_the_priority_that_it_is_given_later(kit: Kit) -> None:
+    runner = Runner(kit.store, 3)
+    queue = kit.engine(runner)
+    made = [await queue.submit(new_task(text, created_at=moment)) for moment, text in enumerate("abc")]
+    for task, priority in ((made[0], -5), (made[2], 7)):
+        queue.move(await kit.store.change_priority(task.id, priority) or task)
+    await queue.start()
+    await runner.done.wait()
+    await queue.stop(1.0)
+    assert runner.order == ["c", "b", "a"]
 
 
 async def test_a_database_that_does_not_answer_for_a_while_costs_no_task(kit: Kit) -> None:

@@ -31,6 +31,7 @@ TOOLS = {
     "wait_for_task",
     "list_tasks",
     "cancel_task",
+    "set_priority",
     "predict_task",
     "explain_task",
     "get_learning_report",
@@ -208,6 +209,27 @@ async def test_a_task_that_is_not_there_is_told_by_every_tool(client: HTTPMCPCli
         await client.call_tool(tool, {"task_id": str(uuid.uuid4())})
     with pytest.raises(ValidationException, match="not a task id"):
         await client.call_tool(tool, {"task_id": "nonsense"})
+
+
+async def test_a_waiting_task_goes_before_others_on_demand(process: Process, client: HTTPMCPClient) -> None:
+    running = await running_task(process, client)
+    queued = [(await client.call_tool("submit_task", {"text": text}))["id"] for text in ("first", "second")]
+    moved = await client.call_tool("set_priority", {"task_id": queued[1], "priority": 5})
+    assert (moved["id"], moved["status"], moved["priority"]) == (queued[1], "queued", 5)
+    assert process.backend.word_gate is not None
+    process.backend.word_gate.set()
+    for task_id in queued:
+        await client.call_tool("wait_for_task", {"task_id": task_id})
+    begun = rows(process.settings, "SELECT text FROM tasks ORDER BY started_at")
+    assert [row["text"] for row in begun] == ["Write a haiku", "second", "first"]
+    for task_id, error in (
+        (running["id"], "The task is completed; only one that waits"),
+        (str(uuid.uuid4()), "No such"),
+    ):
+        with pytest.raises(TaskException, match=error):
+            await client.call_tool("set_priority", {"task_id": task_id, "priority": 5})
+    with pytest.raises(ValidationException, match="out of range; use -100 to 100"):
+        await client.call_tool("set_priority", {"task_id": queued[0], "priority": 101})
 
 
 async def test_tasks_are_listed_page_by_page_and_by_status(process: Process, client: HTTPMCPClient) -> None:

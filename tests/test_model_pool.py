@@ -304,6 +304,15 @@ async def test_an_engine_that_cannot_count_is_trusted_with_the_prompt(start: Sta
     assert (await bench.pool.complete(REQUEST, CHAT)).text == "Hello world"
 
 
+async def test_what_surely_does_not_fit_is_refused_though_the_engine_cannot_count(start: Start) -> None:
+    bench = await start(ScriptedBackend(context_tokens=1_000))
+    with pytest.raises(ValidationException, match="at least about 1,666 tokens"):
+        await bench.pool.complete(ChatRequest("", (Message("user", "word " * 2_000),)), CHAT)
+    assert bench.backend.requests == []
+    padded = ChatRequest("", (Message("user", f"word {' ' * 20_000} {'-' * 20_000}"),))  # of which tokens hold many
+    assert (await bench.pool.complete(padded, CHAT)).text == "Hello world"
+
+
 async def test_a_model_is_asked_for_by_name_or_refused(start: Start) -> None:
     bench = await start()
     by_name = ChatRequest("large", REQUEST.messages)

@@ -98,6 +98,18 @@ async def test_ollama_s_refusals_are_told(
         await backend.complete(REQUEST)
 
 
+@pytest.mark.parametrize("told", ["prompt is too long", "the input length exceeds the context length"])
+async def test_a_prompt_beyond_the_context_is_not_to_be_shortened_and_its_refusal_is_final(
+    engine: OllamaServer, backend: OllamaBackend, told: str
+) -> None:
+    await backend.complete(REQUEST)
+    [event async for event in backend.chat(REQUEST)]
+    assert [request["truncate"] for request in engine.script.requests] == [False, False]
+    engine.script.refuse = (400, {"error": told})
+    with pytest.raises(ValidationException, match=f"does not fit the model's context; Ollama said: {told}"):
+        await backend.complete(REQUEST)
+
+
 async def test_closing_a_generation_stops_ollama(engine: OllamaServer, backend: OllamaBackend) -> None:
     engine.script.gate = asyncio.Event()
     stream = backend.chat(REQUEST)
@@ -194,6 +206,14 @@ async def test_tools_pass_in_both_directions(backend: OllamaBackend, engine: Oll
     assert sent["tools"][0]["function"]["name"] == "weather"
     assert sent["messages"][1]["tool_calls"] == [{"function": {"name": "weather", "arguments": {"place": "Bâle"}}}]
     assert sent["messages"][2] == {"role": "tool", "content": "sun", "tool_name": "weather"}
+
+
+@pytest.mark.parametrize(("choice", "told"), [("none", False), ("auto", True), ("required", True), (None, True)])
+async def test_who_wants_no_tools_called_has_ollama_told_of_none(
+    backend: OllamaBackend, engine: OllamaServer, choice: str | None, told: bool
+) -> None:
+    await backend.complete(ChatRequest("small", REQUEST.messages, tools=TOOLS, tool_choice=choice))
+    assert bool(engine.script.requests[-1].get("tools")) is told
 
 
 async def test_pictures_go_as_their_bytes_and_never_as_an_address(backend: OllamaBackend, engine: OllamaServer) -> None:

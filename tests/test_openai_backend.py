@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -145,6 +146,14 @@ async def test_an_engine_that_falls_silent_is_given_up(engine: OpenAIServer) -> 
             ValidationException,
             "900 tokens",
         ),
+        (
+            400,
+            {"object": "error", "message": "This model's maximum context length is 512 tokens.", "code": 400},
+            ValidationException,
+            "do not fit the model's context; the engine said: This model's",
+        ),
+        (400, {"error": {"message": "Too much.", "code": "context_length_exceeded"}}, ValidationException, "Too much"),
+        (500, {"error": "The CUDA context size is wrong"}, ModelException, "refused: The CUDA"),
     ],
 )
 async def test_an_engine_s_refusal_is_told_in_its_own_words(
@@ -215,6 +224,17 @@ async def test_tokens_are_counted_where_the_engine_can(engine: OpenAIServer, bac
     other = OpenAIBackend(engine.base_url, timeout_s=5)
     assert await other.count_tokens(REQUEST) is None
     await other.close()
+
+
+async def test_an_engine_that_tells_its_context_is_asked_for_counts_as_vllm_is(engine: OpenAIServer) -> None:
+    engine.script.context_tokens = 4_096
+    backend = OpenAIBackend(engine.base_url, timeout_s=5)
+    assert [model.context_tokens for model in await backend.list_models()] == [4_096, 4_096]
+    assert await backend.count_tokens(REQUEST) == 3
+    assert await backend.count_tokens(replace(REQUEST, model="other")) is None
+    engine.counts_chats = False  # as SGLang
+    assert await backend.count_tokens(REQUEST) is None
+    await backend.close()
 
 
 async def test_a_json_schema_is_passed_on(engine: OpenAIServer, backend: OpenAIBackend) -> None:

@@ -6,6 +6,7 @@ import sys
 import uuid
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, suppress
+from dataclasses import replace
 from pathlib import Path
 
 import aiohttp
@@ -25,6 +26,7 @@ from tale.orchestration.engines.postgres_worker import Pace
 from tale.records import Task, TaskStatus
 from tale.servers.service import Service
 from tale.settings import Settings
+from tale.storage.call_store import CallStore
 from tale.storage.database import Database
 from tale.storage.engines import postgresql_dsn
 from tale.storage.patient_store import PatientTaskStore
@@ -150,6 +152,28 @@ async def test_kill_9_of_a_worker_and_another_takes_its_task_over(hosts: list[Ho
     assert [past.outcome for past in await here.store.attempts(task.id)] == ["lost", "completed"]
     # What comes from the dead after all is fenced off.
     assert not await here.store.finish(task.id, 1, status=TaskStatus.FAILED, now=3.0)
+
+
+async def test_a_worker_that_comes_back_late_leaves_its_task_to_its_successor(hosts: list[Host]) -> None:
+    late, other = hosts
+    begun: list[int] = []
+
+    async def run(task_id: str, attempt: int) -> Task | None:
+        begun.append(attempt)
+        mine = await late.store.claim(task_id, expected_attempt=attempt, now=1.0, max_failures=3)
+        assert mine is not None
+        await other.store.claim(task_id, expected_attempt=mine.attempt, now=2.0, max_failures=3)
+        await late.store.finish(task_id, mine.attempt, status=TaskStatus.COMPLETED, now=3.0)  # is fenced off
+        return await late.store.get(task_id)
+
+    engine = late.engine(run)
+    await engine.start()
+    task = await engine.submit(new_task())
+    await until(lambda: begun == [0] and not engine.running_tasks())
+    assert await other.store.finish(task.id, 2, status=TaskStatus.COMPLETED, now=4.0) is not None
+    await asyncio.sleep(2 * PACE.heartbeat_s)  # the job is picked once more, and forgotten
+    assert begun == [0]
+    await engine.stop(0.0)
 
 
 async def test_a_database_that_drops_all_connections_costs_no_task(hosts: list[Host]) -> None:
@@ -302,6 +326,58 @@ async def test_handed_in_at_one_host_run_on_a_second_followed_and_cancelled_at_a
         task_id = (await there.call_tool("submit_task", {"text": "Another"}))["id"]
         done = await here.call_tool("wait_for_task", {"task_id": task_id, "timeout_s": PATIENCE_S})
         assert (done["status"], done["result"]) == ("completed", "Hello world!")
+
+
+async def test_an_answer_and_the_row_of_its_call_outlast_a_database_that_is_away_at_their_end(
+    tmp_path: Path, postgres_url: str, postgres_server: str, engine: OpenAIServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with AsyncExitStack() as stack:
+        host = await service(stack, tmp_path, postgres_url, engine, "gateway", "execution")
+        client = await stack.enter_async_context(HTTPMCPClient(host.url_of("gateway")))
+        task_id = (await client.call_tool("submit_task", {"text": "Write a haiku"}))["id"]
+        await engine.script.started.wait()
+        with away(postgres_server, postgres_url):
+            assert engine.script.gate is not None
+            engine.script.gate.set()
+            await until(lambda: "end of an attempt cannot be written yet" in caplog.text)
+        done = await client.call_tool("wait_for_task", {"task_id": task_id, "timeout_s": PATIENCE_S})
+        assert (done["status"], done["result"], done["attempt"]) == ("completed", "Hello world!", 1)
+        calls = CallStore(database := Database.open(postgres_url))
+        stack.push_async_callback(database.close)
+
+        async def is_closed() -> bool:
+            return (await calls.calls(task_id=task_id))[0].finish_reason == "stop"
+
+        await until(is_closed)
+        assert len(engine.script.requests) == 1
+
+
+async def test_those_who_wait_hear_at_once_what_ended_at_another_gateway_and_with_it(
+    tmp_path: Path, postgres_url: str, engine: OpenAIServer
+) -> None:
+    async with AsyncExitStack() as stack:
+        first = await service(stack, tmp_path / "1", postgres_url, engine, "gateway")
+        second = await service(stack, tmp_path / "2", postgres_url, engine, "gateway")
+        here = await stack.enter_async_context(HTTPMCPClient(first.url_of("gateway")))
+        there = await stack.enter_async_context(HTTPMCPClient(second.url_of("gateway")))
+        tasks = [{"text": "first"}, {"text": "second", "after": ["#1"]}, {"text": "third", "after": ["#2"]}]
+        receipts = (await here.call_tool("submit_tasks", {"tasks": tasks}))["tasks"]
+        last = {"task_id": receipts[2]["id"], "timeout_s": PATIENCE_S}
+        waiting = asyncio.create_task(here.call_tool("wait_for_task", last))
+        await asyncio.sleep(0.5)  # so that it listens, and does not find the end in the row
+        await there.call_tool("cancel_task", {"task_id": receipts[0]["id"]})
+        async with asyncio.timeout(PATIENCE_S / 2):
+            assert (await waiting)["error_class"] == "DependencyFailed"
+
+
+async def test_deadlines_of_tasks_that_came_in_elsewhere_are_kept_though_nobody_told_of_them(
+    tmp_path: Path, postgres_url: str, engine: OpenAIServer, hosts: list[Host], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tale.orchestration.coordinator.LONGEST_SLEEP_S", 0.1)
+    async with AsyncExitStack() as stack:
+        await service(stack, tmp_path, postgres_url, engine, "gateway")
+        late = await hosts[0].store.insert(replace(new_task("late"), deadline_at=1.0))  # by a gateway that is gone
+        assert (await hosts[0].ended(late.id)).error_class == "DeadlinePassed"
 
 
 async def test_a_host_that_stops_hands_its_task_to_the_next_at_once(

@@ -112,6 +112,18 @@ async def test_two_homes_cannot_have_gateways_on_one_database_file(tmp_path: Pat
         assert "already runs" in (await refusal(second, "gateway")).message
 
 
+@pytest.mark.parametrize("url", ["sqlite+pysqlite:///{}/shared.db", "sqlite:///~/shared.db", "sqlite:///{}/link.db"])
+async def test_a_database_file_has_one_gateway_however_it_is_named(
+    tmp_path: Path, engine: OpenAIServer, monkeypatch: pytest.MonkeyPatch, url: str
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "link.db").symlink_to(tmp_path / "shared.db")
+    first = settings_of(tmp_path / "one", engine, database_url=f"sqlite:///{tmp_path}/shared.db")
+    second = settings_of(tmp_path / "two", engine, database_url=url.format(tmp_path))
+    async with started(first, "gateway"):
+        assert "already runs" in (await refusal(second, "gateway")).message
+
+
 @pytest.mark.parametrize("role", ROLES)
 async def test_a_port_in_use_is_told_and_all_else_released(tmp_path: Path, engine: OpenAIServer, role: str) -> None:
     settings = settings_of(tmp_path, engine)

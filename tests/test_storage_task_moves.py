@@ -3,6 +3,7 @@
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 from hypothesis import settings
@@ -114,6 +115,13 @@ class TaskLife(RuleBasedStateMachine):
             assert self.task.cancel_requested_at is not None
         if self.before.status is TaskStatus.QUEUED:
             assert self.task.status is TaskStatus.CANCELLED
+
+    @rule(priority=st.integers(-100, 100))
+    def change_priority(self, priority: int) -> None:
+        with self.moved() as connection:
+            changed = task_moves.change_priority(connection, self.task.id, priority)
+        assert (changed is not None) == (self.before.status is TaskStatus.QUEUED)
+        assert self.task == (replace(self.before, priority=priority) if changed else self.before)
 
     @precondition(lambda self: self.task.status.is_final)
     @invariant()

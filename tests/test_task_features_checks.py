@@ -68,6 +68,15 @@ async def test_checks_that_go_on_failing_fail_the_task_and_keep_the_last_answer(
     assert [attempt.error_class for attempt in await store.attempts(task.id)] == [CHECK_FAILED] * 3
 
 
+async def test_the_log_tells_which_check_failed_and_no_word_of_the_answer(
+    store: TaskStore, caplog: pytest.LogCaptureFixture
+) -> None:
+    task = await attempted(store, ScriptedPool(['"secret"']), {"json_schema": SCHEMA}, 1)
+    assert "'secret' is not of type 'object'" in str(task.error)
+    assert "failed its check: json_schema" in caplog.text
+    assert "secret" not in caplog.text
+
+
 async def test_over_http_a_check_goes_with_the_task_and_a_bad_one_is_refused(tmp_path: Path) -> None:
     async with running(settings_for(tmp_path)) as process:
         client = await process.client()

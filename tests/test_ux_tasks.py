@@ -10,6 +10,7 @@ import pytest
 from fakes.servers import PlayedLearning, Process, rows, running, settings_for, soon, until
 from fakes.speaker import INTENTS, Speaker, held
 
+from tale.conversation.context import CHAT_INSTRUCTIONS
 from tale.credentials import Scope
 from tale.exceptions import TaleBaseException, ValidationException
 from tale.mcp.http_client import HTTPMCPClient
@@ -93,9 +94,10 @@ async def test_which_of_several_is_asked_and_all_are_stopped_on_demand(process: 
     await speaker.say("Write about whales")
     await speaker.say("Write about rivers")
     answer = await speaker.say("cancel the thing please")
-    assert (answer["kind"], answer["state"]) == ("clarify", "clarify")
+    assert (answer["kind"], answer["state"]) == ("which", "clarify")
     assert "1. “Write about whales”" in answer["reply"]
     assert "“stop 1”, or “stop all”" in answer["reply"]
+    assert (await speaker.say("the second one"))["reply"].startswith("Cancelled: task 2")
     await speaker.say("stop all")
     assert {row["status"] for row in rows(process.settings, "SELECT status FROM tasks")} == {"cancelled"}
 
@@ -144,14 +146,9 @@ async def test_a_waiting_task_is_put_ahead_of_the_others(process: Process, speak
     for subject in ("whales", "planets", "rivers"):
         await speaker.say(f"Write about {subject}")
     answer = await speaker.say("put the rivers first")
-    assert answer["reply"] == "It waits ahead of the others now, as task 4: “Write about rivers”."
+    assert answer["reply"] == "It waits ahead of the others now: task 3 (“Write about rivers”)."
     found = rows(process.settings, "SELECT status, priority FROM tasks ORDER BY created_at")
-    assert [tuple(row.values()) for row in found] == [
-        ("running", 0),
-        ("queued", 0),
-        ("cancelled", 0),
-        ("queued", 10),
-    ]
+    assert [tuple(row.values()) for row in found] == [("running", 0), ("queued", 0), ("queued", 10)]
     assert "Only a task that waits" in (await speaker.say("put the whales first"))["reply"]
 
 
@@ -212,9 +209,9 @@ async def test_a_wish_holds_for_answers_and_tasks_and_a_fresh_start_forgets_the_
     (file,) = rows(process.settings, "SELECT text FROM attachments WHERE task_id = ?", task["task_id"])
     assert file["text"] == "answer in German from now on"
     await speaker.hear()
-    assert "afresh" in (await speaker.say("start over"))["reply"]
+    assert "your wishes for answers end" in (await speaker.say("start over"))["reply"]
     await speaker.say("Hi again")
-    assert [message.content for message in process.backend.requests[-1].messages][1:] == ["Hi again"]
+    assert [message.content for message in process.backend.requests[-1].messages] == [CHAT_INSTRUCTIONS, "Hi again"]
 
 
 async def test_the_larger_model_answers_on_demand(process: Process, speaker: Speaker) -> None:

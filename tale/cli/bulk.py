@@ -16,6 +16,7 @@ from tale.cli.bulk_progress import BulkProgress, bulk_progress_on
 from tale.cli.edge import FAILED, INTERRUPTED, USAGE, complain
 from tale.cli.following import follow_all
 from tale.cli.gateway import running
+from tale.cli.interrupting import are_cancelled
 from tale.cli.rendering import Screen
 from tale.cli.submit_options import read_text
 from tale.cli.task_file import Line, TaskFile
@@ -34,9 +35,12 @@ Handed = tuple[Line, str]
 
 
 def submit_file(
-    settings: Settings, path: Path, options: Mapping[str, Any], *, wait: bool, as_json: bool, anew: bool
+    settings: Settings, path: Path, options: Mapping[str, Any], *, wait: bool, as_json: bool, anew: bool, cancel: bool
 ) -> None:
-    """Hand in the tasks of a file and print how each ended: with `as_json` a line of JSON each, else id and status."""
+    """Hand in the tasks of a file and print how each ended: with `as_json` a line of JSON each, else id and status.
+
+    With `cancel`, Ctrl-C cancels what was handed in.
+    """
     lines = _read(settings, path, options, salt=str(uuid.uuid4()) if anew else "")
     screen = Screen()
     errand = _Errand(settings, screen, as_json=as_json)
@@ -44,8 +48,7 @@ def submit_file(
         with bulk_progress_on(screen.err, len(lines), quiet=as_json) as progress:
             asyncio.run(errand.run(lines, progress, wait=wait))
     except KeyboardInterrupt:
-        again = "without --anew " if anew else ""
-        complain(f"Interrupted; what was handed in runs on. The same command {again}takes it up again.")
+        complain(_after_interrupt(settings, errand, anew=anew, cancel=cancel))
         raise typer.Exit(INTERRUPTED) from None
     finally:
         errand.show_kept()
@@ -56,6 +59,16 @@ def submit_file(
             raise typer.Exit(FAILED)
 
 
+def _after_interrupt(settings: Settings, errand: "_Errand", *, anew: bool, cancel: bool) -> str:
+    if not cancel:
+        again = "without --anew " if anew else ""
+        return f"Interrupted; what was handed in runs on. The same command {again}takes it up again."
+    if not are_cancelled(settings, [task_id for _, task_id in errand.handed]):
+        return "Interrupted, but not all tasks could be cancelled; `tale list` shows what runs on."
+    rest = "" if errand.all_handed_in else " What was just on its way may have arrived: `tale list` shows it."
+    return f"Interrupted; what was handed in is cancelled where it had not ended.{rest}"
+
+
 class _Errand:
     """The tasks on their way. On a terminal, what is printed of them is kept until the progress is gone."""
 
@@ -64,22 +77,24 @@ class _Errand:
         self._as_json = as_json
         self._keeps = screen.out.is_terminal
         self._kept: list[str] = []
+        self.handed: list[Handed] = []
+        self.all_handed_in = False
         self.ended: Counter[str] = Counter()
 
     async def run(self, lines: Sequence[Line], progress: BulkProgress, *, wait: bool) -> None:
-        handed: list[Handed] = []
         async with running(self._settings, progress.step) as client:
             for batch in batches(lines):
-                handed += await handed_in(client, batch, progress)
-                progress.step(f"{len(handed)} tasks handed in")
+                await hand_in(client, batch, progress, self.handed)
+                progress.step(f"{len(self.handed)} tasks handed in")
+        self.all_handed_in = True
         if not wait:
-            for line, task_id in handed:
+            for line, task_id in self.handed:
                 self._print({"line": line.number, "id": task_id}, task_id)
             return
-        async with aclosing(follow_all(self._settings, [task_id for _, task_id in handed], progress)) as views:
+        async with aclosing(follow_all(self._settings, [task_id for _, task_id in self.handed], progress)) as views:
             position = 0
             async for view in views:
-                line = handed[position][0]
+                line = self.handed[position][0]
                 position += 1
                 self._note(line, view)
                 progress.ended()
@@ -143,22 +158,26 @@ def batches(lines: Sequence[Line]) -> Iterator[list[Line]]:
     yield batch
 
 
-async def handed_in(client: HTTPMCPClient, batch: Sequence[Line], progress: BulkProgress) -> list[Handed]:
-    """The tasks with their ids. When the queue has no room for all, parts are tried, and at last room is waited for."""
+async def hand_in(client: HTTPMCPClient, batch: Sequence[Line], progress: BulkProgress, handed: list[Handed]) -> None:
+    """Add the tasks with their ids to `handed`.
+
+    When the queue has no room for all, parts are tried, and at last room is waited for.
+    """
     while True:
         try:
             # The keys make it safe to send again what may have arrived.
             answer = await client.call_tool(
                 "submit_tasks", {"tasks": [line.request for line in batch]}, idempotent=True
             )
-            return [(line, task["id"]) for line, task in zip(batch, answer["tasks"], strict=True)]
+            handed += [(line, task["id"]) for line, task in zip(batch, answer["tasks"], strict=True)]
+            return
         except TaskException as error:
             pause_s = error.context.get("retry_after_s")
             if not isinstance(pause_s, int | float):
                 raise
             if len(batch) > 1:
                 half = len(batch) // 2
-                first = await handed_in(client, batch[:half], progress)
-                return [*first, *await handed_in(client, batch[half:], progress)]
+                await hand_in(client, batch[:half], progress, handed)
+                return await hand_in(client, batch[half:], progress, handed)
             progress.step("The queue is full; waiting for room")
             await asyncio.sleep(max(SHORTEST_WAIT_S, pause_s))

@@ -13,6 +13,7 @@ from tale.cli.bulk_progress import bulk_progress_on
 from tale.cli.edge import FAILED, INTERRUPTED, complain
 from tale.cli.following import follow, follow_all
 from tale.cli.gateway import running
+from tale.cli.interrupting import are_cancelled
 from tale.cli.plans import QUESTION, Step, parse_plan, requests_of, schema_of, shown, written
 from tale.cli.progress import progress_on
 from tale.cli.rendering import Screen
@@ -39,22 +40,18 @@ def submit_plan(
     yes: bool,
     wait: bool,
     quiet: bool,
+    cancel: bool,
 ) -> dict[str, Any] | None:
     """The task that puts the results together, ended with `wait`; None where nothing was to be run.
 
-    Each step is a task of its own, stored with its result: what dies goes on where it was.
+    Each step is a task of its own, stored with its result: what dies goes on where it was. With `cancel`, Ctrl-C ends
+    them all.
     """
-    if wrong := [name for name in NOT_FOR_PLANS if name in options]:
-        raise ValidationException(
-            f"--plan makes tasks that wait for each other; leave --{wrong[0]} out.".replace("_", "-")
-        )
-    if len(text) > MOST_CHARACTERS:
-        raise ValidationException(
-            f"--plan takes a task of {MOST_CHARACTERS:,} characters at most; --attach takes more."
-        )
+    _refuse_unfit(text, options)
+    handed: list[str] = []
     try:
         with progress_on(screen.err, quiet=quiet) as progress:
-            plan = asyncio.run(_planned(settings, text, options, most, progress))
+            plan = asyncio.run(_planned(settings, text, options, most, progress, handed))
         steps = parse_plan(plan, most, lenient=True)
         if not yes:
             chosen = _chosen(screen, steps, most)
@@ -64,13 +61,34 @@ def submit_plan(
         elif not quiet:
             _show(screen, steps)
         requests = requests_of(text, steps, options, key=str(uuid.uuid4()))
-        return asyncio.run(_carried_out(settings, screen, requests, wait=wait, quiet=quiet))
+        return asyncio.run(_carried_out(settings, screen, requests, handed, wait=wait, quiet=quiet))
     except KeyboardInterrupt:
-        complain(INTERRUPTION)
+        complain(_after_interrupt(settings, handed, cancel=cancel))
         raise typer.Exit(INTERRUPTED) from None
 
 
-async def _planned(settings: Settings, text: str, options: Mapping[str, Any], most: int, progress: Any) -> str:
+def _refuse_unfit(text: str, options: Mapping[str, Any]) -> None:
+    if wrong := [name for name in NOT_FOR_PLANS if name in options]:
+        raise ValidationException(
+            f"--plan makes tasks that wait for each other; leave --{wrong[0]} out.".replace("_", "-")
+        )
+    if len(text) > MOST_CHARACTERS:
+        raise ValidationException(
+            f"--plan takes a task of {MOST_CHARACTERS:,} characters at most; --attach takes more."
+        )
+
+
+def _after_interrupt(settings: Settings, handed: Sequence[str], *, cancel: bool) -> str:
+    if not cancel or not handed:
+        return INTERRUPTION
+    if not are_cancelled(settings, handed[-1:]):  # with the last task of a plan all its steps are
+        return f"Interrupted, but not cancelled; what was handed in may run on: `tale cancel {handed[-1]}` ends it."
+    return "Interrupted; what was handed in is cancelled where it had not ended."
+
+
+async def _planned(
+    settings: Settings, text: str, options: Mapping[str, Any], most: int, progress: Any, handed: list[str]
+) -> str:
     """The plan as the model wrote it."""
     asked = {name: options[name] for name in ("priority", "timeout_s", "attachments") if name in options}
     question = QUESTION.format(most=most, text=text)
@@ -78,6 +96,7 @@ async def _planned(settings: Settings, text: str, options: Mapping[str, Any], mo
     arguments["expect"] = {"json_schema": schema_of(most)}
     async with running(settings, progress.step) as client:
         task = await client.call_tool("submit_task", arguments, idempotent=True)
+    handed.append(task["id"])
     view = await follow(settings, task["id"], progress)
     if view["status"] != "completed":
         complain(f"There is no plan. {ending(view)}")
@@ -119,12 +138,19 @@ def _show(screen: Screen, steps: Sequence[Step]) -> None:
 
 
 async def _carried_out(
-    settings: Settings, screen: Screen, requests: Sequence[dict[str, Any]], *, wait: bool, quiet: bool
+    settings: Settings,
+    screen: Screen,
+    requests: Sequence[dict[str, Any]],
+    handed: list[str],
+    *,
+    wait: bool,
+    quiet: bool,
 ) -> dict[str, Any]:
     with bulk_progress_on(screen.err, len(requests), quiet=quiet or not wait) as progress:
         async with running(settings, progress.step) as client:
             stored = (await client.call_tool("submit_tasks", {"tasks": list(requests)}, idempotent=True))["tasks"]
         ids = [task["id"] for task in stored]
+        handed += ids
         if not wait:
             return stored[-1]
         progress.say(

@@ -45,7 +45,7 @@ STDIN: Final = "-"
 Words = Annotated[list[str] | None, typer.Argument(help='The task in quotes; "-" reads it from stdin.', metavar="TASK")]
 Wait = Annotated[bool, typer.Option("--wait/--no-wait", help="Wait for the answer, or print the id only.")]
 Cancel = Annotated[
-    bool, typer.Option("--cancel-on-interrupt", help="Ctrl-C cancels the task; without it the task runs on.")
+    bool, typer.Option("--cancel-on-interrupt", help="Ctrl-C cancels what was handed in; without it, it runs on.")
 ]
 
 
@@ -81,12 +81,13 @@ def submit(
     given |= {"after": after, "with_results": with_results or None, "attachments": files_of(attach or []) or None}
     options = {name: value for name, value in given.items() if value is not None}
     settings = settings_of(context)
+    how = {"wait": wait, "as_json": as_json, "cancel": cancel_on_interrupt}
     if file is not None:
-        return _from_file(settings, file, words, options, wait=wait, as_json=as_json, anew=anew)
+        return _from_file(settings, file, words, options, anew=anew, **how)
     text = validate_task_text(_text_of(words or []))
     if plan:
-        return _by_plan(settings, text, options, most=max_steps, yes=yes, wait=wait, as_json=as_json)
-    _hand_in(Errand(settings, {"text": text, **options}), wait=wait, as_json=as_json, cancel=cancel_on_interrupt)
+        return _by_plan(settings, text, options, most=max_steps, yes=yes, **how)
+    _hand_in(Errand(settings, {"text": text, **options}), **how)
 
 
 def _from_file(
@@ -98,22 +99,31 @@ def _from_file(
     wait: bool,
     as_json: bool,
     anew: bool,
+    cancel: bool,
 ) -> None:
     from tale.cli.bulk import submit_file
 
     if words:
         raise ValidationException("With --file the tasks come from the file; leave the task on the command line out.")
-    submit_file(settings, file, options, wait=wait, as_json=as_json, anew=anew)
+    submit_file(settings, file, options, wait=wait, as_json=as_json, anew=anew, cancel=cancel)
 
 
 def _by_plan(
-    settings: "Settings", text: str, options: dict[str, Any], *, most: int, yes: bool, wait: bool, as_json: bool
+    settings: "Settings",
+    text: str,
+    options: dict[str, Any],
+    *,
+    most: int,
+    yes: bool,
+    wait: bool,
+    as_json: bool,
+    cancel: bool,
 ) -> None:
     from tale.cli.planning import submit_plan
     from tale.cli.rendering import Screen
 
     screen = Screen()
-    view = submit_plan(settings, screen, text, options, most=most, yes=yes, wait=wait, quiet=as_json)
+    view = submit_plan(settings, screen, text, options, most=most, yes=yes, wait=wait, quiet=as_json, cancel=cancel)
     if view is not None:
         _show_outcome(screen, view, wait=wait, as_json=as_json)
 

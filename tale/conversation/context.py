@@ -3,7 +3,7 @@
 The text grows at its end alone and is cut in large steps, so that an engine finds what it has read before in its cache.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import accumulate, pairwise
 from typing import Final
@@ -28,6 +28,7 @@ WISH_CHARACTERS: Final = 300
 TURN_CHARACTERS: Final = 4_000  # of one old message, so that a single pasted file does not push out all else
 TEMPLATE_TOKENS: Final = 8  # that an engine sets around each message
 CUT: Final = "\n…\n"
+HOW_IT_ENDED: Final = "What came of the task?"  # is read in place of a request that a summary tells of
 SUMMARIZED_SHARE: Final = 0.6  # of the room; from there on old turns are summed up
 KEPT_SHARE: Final = 0.3  # of the room, which stays in the users' own words
 
@@ -80,7 +81,11 @@ def fitting(turns: Sequence[ConversationTurn], *, memory: Memory, room_tokens: i
 
 
 def to_summarize(turns: Sequence[ConversationTurn], *, memory: Memory, room_tokens: int) -> Sequence[ConversationTurn]:
-    """The old turns that should be summed up now, in one large block; none while there is room."""
+    """The old turns that should be summed up now, in one large block; none while there is room.
+
+    All up to the last of them is then told by the summary. A request stays beside its result where there is room for
+    that; one whose result is not among them is summed up all the same, and the result is read alone.
+    """
     readable = _readable(turns, memory)
     ends = _ends(readable)
     total = ends[-1] if ends else 0
@@ -90,7 +95,11 @@ def to_summarize(turns: Sequence[ConversationTurn], *, memory: Memory, room_toke
     end = next((place for place, reached in enumerate(ends) if reached > limit), len(readable))
     while end > 0 and end < len(readable) and readable[end].role != "user":
         end -= 1  # the kept part begins with a message of the user's
-    return readable[:end]
+    soonest = next(
+        (place for place, reached in enumerate(ends) if total - reached <= room_tokens * SUMMARIZED_SHARE), end
+    )
+    end = next((cut for cut in range(end, soonest, -1) if _parts_no_pair(readable, cut)), end)
+    return _with_requests(readable[:end], _requests(turns, memory))
 
 
 def summary_messages(memory: Memory, block: Sequence[ConversationTurn], *, room_tokens: int) -> tuple[Message, ...]:
@@ -132,20 +141,47 @@ def _readable(turns: Sequence[ConversationTurn], memory: Memory) -> list[Convers
 
     The words of a hand-off are not read: small models take to saying them themselves.
     """
-    since = [turn for turn in turns if turn.position >= memory.summarized]
-    requests = {
-        turn.task_id: before
-        for before, turn in pairwise(since)
-        if turn.kind == HAND_OFF and turn.task_id is not None and before.role == "user"
-    }
+    requests = _requests(turns, memory)
     handed_on = {request.position for request in requests.values()}
     readable: list[ConversationTurn] = []
-    for turn in since:
+    for turn in _since(turns, memory):
         if turn.kind == RESULT and turn.task_id is not None and (request := requests.get(turn.task_id)):
             readable += [request, replace(turn, content=turn.content.partition(":\n\n")[2] or turn.content)]
-        elif turn.kind in READ_KINDS and turn.kind != RESULT and turn.position not in handed_on:
+        elif turn.kind == RESULT:
+            readable += [replace(turn, role="user", content=HOW_IT_ENDED, tokens=None), turn]
+        elif turn.kind in READ_KINDS and turn.position not in handed_on:
             readable.append(turn)
     return readable
+
+
+def _since(turns: Sequence[ConversationTurn], memory: Memory) -> list[ConversationTurn]:
+    return [turn for turn in turns if turn.position >= memory.summarized]
+
+
+def _requests(turns: Sequence[ConversationTurn], memory: Memory) -> dict[str, ConversationTurn]:
+    """The messages that became tasks, by the ids of those."""
+    return {
+        turn.task_id: before
+        for before, turn in pairwise(_since(turns, memory))
+        if turn.kind == HAND_OFF and turn.task_id is not None and before.role == "user"
+    }
+
+
+def _parts_no_pair(readable: Sequence[ConversationTurn], cut: int) -> bool:
+    """Whether a cut is before a message of the user's, and all that comes behind it was said behind it, too."""
+    last, kept = max(turn.position for turn in readable[:cut]), readable[cut:]
+    return bool(kept) and kept[0].role == "user" and all(turn.position > last for turn in kept)
+
+
+def _with_requests(
+    block: Sequence[ConversationTurn], requests: Mapping[str, ConversationTurn]
+) -> Sequence[ConversationTurn]:
+    """The block with the requests that came before its end and whose results are not in it."""
+    if not block:
+        return ()
+    told, last = {turn.position for turn in block}, block[-1].position
+    more = [turn for turn in requests.values() if turn.position < last and turn.position not in told]
+    return sorted([*block, *more], key=lambda turn: turn.position)
 
 
 def _answered(turns: Sequence[ConversationTurn]) -> list[ConversationTurn]:

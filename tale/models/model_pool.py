@@ -15,7 +15,7 @@ from tale.models.engine_group import EngineGroup
 from tale.models.model_member import Member, Nursery
 from tale.models.pool import Beside, PoolStatus
 from tale.models.priority_slots import PrioritySlots
-from tale.models.prompt_size import bound_of, bound_of_texts, most_tokens
+from tale.models.prompt_size import bound_of, bound_of_texts, fewest_tokens, most_tokens
 from tale.records import CallContext, ChatRequest, Delta, Dispatched, Reply, Role, Usage, Vectors
 
 FIRST_RETRY_S: Final = 5.0  # wait before a model that failed is tried again; it doubles with each failure
@@ -57,7 +57,7 @@ class TrackedCall(Protocol):
         ...
 
     async def completed(self, reply: Reply) -> None:
-        """It ended well; durable on return."""
+        """It ended well; durable on return, that of a task at the latest when a database that is away is back."""
         ...
 
     async def failed(self, error: BaseException) -> None:
@@ -330,15 +330,17 @@ class ModelPool:
         if most + (request.max_tokens or 0) <= context_tokens:
             return request
         tokens = await self._group.count_tokens(request)
+        known = fewest_tokens(request) if tokens is None else tokens
+        room = context_tokens - known
+        if room < (0 if tokens is None else MIN_ANSWER_TOKENS):
+            about = "at least about " if tokens is None else ""
+            raise ValidationException(
+                f"The prompt has {about}{known:,} tokens; the context of {member.name} holds {context_tokens:,} with "
+                "the answer. Shorten it.",
+                {"input_tokens": known, "context_tokens": context_tokens},
+            )
         if tokens is None:
             return request
-        room = context_tokens - tokens
-        if room < MIN_ANSWER_TOKENS:
-            raise ValidationException(
-                f"The prompt has {tokens:,} tokens; the context of {member.name} holds {context_tokens:,} with the "
-                "answer. Shorten it.",
-                {"input_tokens": tokens, "context_tokens": context_tokens},
-            )
         return replace(request, max_tokens=min(request.max_tokens or room, room))
 
     async def _watch(self) -> None:

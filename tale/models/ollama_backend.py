@@ -17,6 +17,7 @@ from tale.exceptions import ModelException, NetworkException, TaleBaseException,
 from tale.models.apart import done_apart, read_apart
 from tale.models.backend import BackendStream, PullListener
 from tale.models.figures import count_of, seconds_of
+from tale.models.prompt_size import tells_of_length
 from tale.records import (
     ChatRequest,
     Delta,
@@ -39,7 +40,8 @@ CONNECT_LIMIT_S: Final = 5.0
 HEALTH_LIMIT_S: Final = 5.0
 LOAD_SILENCE_S: Final = 600.0  # Ollama says nothing while it loads a model from a slow disk
 NS_PER_S: Final = 1e9
-NOT_FOUND, BUSY = 404, 503
+NOT_FOUND, FIRST_SERVER_ERROR, BUSY = 404, 500, 503
+CHAT: Final = ("/api/chat",)
 
 logger = logging.getLogger(__name__)
 
@@ -187,7 +189,7 @@ class OllamaBackend:
         return {
             "model": request.model,
             "messages": _messages_of(request.messages),
-            "tools": list(request.tools) or None,
+            "tools": None if request.tool_choice == "none" else list(request.tools) or None,
             "options": options,
             "keep_alive": KEEP_FOREVER,
             "format": dict(request.json_schema) if request.json_schema is not None else _format_of(request),
@@ -206,7 +208,7 @@ class OllamaBackend:
         if self._tls is None:
             self._tls = httpx.create_ssl_context()  # reading the certificates takes long; they are read once
         headers = {TRACE_HEADER: traceparent_of(trace_id)} if trace_id else None
-        client = ollama.AsyncClient(self._address, timeout=timeout or self._timeout, headers=headers, verify=self._tls)
+        client = _Client(self._address, timeout=timeout or self._timeout, headers=headers, verify=self._tls)
         try:
             yield client
         except ollama.ResponseError as error:
@@ -222,12 +224,26 @@ class OllamaBackend:
             await client.close()
 
 
-def _refusal(error: ollama.ResponseError, model: str, context: dict[str, Any]) -> ModelException:
+def _refusal(error: ollama.ResponseError, model: str, context: dict[str, Any]) -> TaleBaseException:
     if error.status_code == NOT_FOUND:
         return ModelException(f"Ollama does not have {model}; run `tale models pull {model}`.", context)
     if error.status_code == BUSY:
         return ModelException("Ollama has too many requests waiting; try again in a moment.", context)
+    if error.status_code < FIRST_SERVER_ERROR and tells_of_length(error.error):
+        return ValidationException(f"The prompt does not fit the model's context; Ollama said: {error.error}", context)
     return ModelException(f"Ollama refused: {error.error}.", {**context, "status": error.status_code})
+
+
+class _Client(ollama.AsyncClient):
+    """The official client, which has no word for it that a prompt beyond the context is to be refused.
+
+    Ollama would shorten it and say nothing, as old versions do all the same.
+    """
+
+    async def _request(self, cls: Any, *args: Any, stream: bool = False, **kwargs: Any) -> Any:
+        if args[1:] == CHAT:
+            kwargs["json"] = {**kwargs["json"], "truncate": False}
+        return await super()._request(cls, *args, stream=stream, **kwargs)
 
 
 class _Gathered:

@@ -12,6 +12,7 @@ import aiohttp
 from tale.addresses import without_password
 from tale.exceptions import ModelException, NetworkException, TaleBaseException
 from tale.models.backend import BackendStream, PullListener
+from tale.models.figures import count_of
 from tale.models.openai_wire import (
     Gathered,
     body_of,
@@ -27,6 +28,7 @@ from tale.traces import TRACE_HEADER, traceparent_of
 
 CONNECT_LIMIT_S: Final = 5.0
 HEALTH_LIMIT_S: Final = 5.0
+COUNT_LIMIT_S: Final = 5.0
 REUSE_S: Final = 2.0  # servers close idle connections after 5 s or later, so that none is closed just as it is used
 ERROR_STATUS: Final = 400
 LOOPBACK: Final = frozenset({"127.0.0.1", "localhost", "::1"})
@@ -67,6 +69,7 @@ class OpenAIBackend:
         self._llama_cpp = llama_cpp
         self._timeout = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_LIMIT_S, sock_read=timeout_s)
         self._session: aiohttp.ClientSession | None = None
+        self._contexts: dict[str, int] = {}  # tokens by model, where the engine tells them
 
     async def chat(self, request: ChatRequest) -> BackendStream:
         """Stream a generation; closing the generator closes the connection, which stops the engine."""
@@ -108,7 +111,7 @@ class OpenAIBackend:
     async def count_tokens(self, request: ChatRequest) -> int | None:
         """Input tokens under the model's template; None where the engine has no way to tell."""
         if not self._llama_cpp:
-            return None
+            return await self._counted_by_vllm(request) if request.model in self._contexts else None
         messages: Json = {"messages": messages_of(request)}
         if request.tools:
             messages["tools"] = list(request.tools)
@@ -129,7 +132,7 @@ class OpenAIBackend:
 
     async def list_models(self) -> list[ModelInfo]:
         """The models the engine serves."""
-        return [ModelInfo(name, loaded=True) for name in await self._listed()]
+        return [ModelInfo(name, loaded=True, context_tokens=self._contexts.get(name)) for name in await self._listed()]
 
     async def pull(self, model: str, listener: PullListener | None = None) -> None:
         """Check that the engine serves the model; fetching is its own affair."""
@@ -174,7 +177,24 @@ class OpenAIBackend:
     async def _listed(self) -> list[str]:
         async with self._exchange("", "/models", None, total_s=HEALTH_LIMIT_S) as response:
             body = await json_of(response)
-        return [str(row["id"]) for row in cast("list[Json]", body.get("data") or [])]
+        rows = cast("list[Json]", body.get("data") or [])
+        lengths = {str(row["id"]): count_of(row.get("max_model_len")) for row in rows}
+        self._contexts = {name: length for name, length in lengths.items() if length}
+        return list(lengths)
+
+    async def _counted_by_vllm(self, request: ChatRequest) -> int | None:
+        """Input tokens as vLLM counts them; None where another engine has no such address."""
+        body: Json = {"model": request.model, "messages": messages_of(request)}
+        if request.tools:
+            body["tools"] = list(request.tools)
+        try:
+            async with self._exchange(
+                request.model, "/tokenize", body, at_root=True, total_s=COUNT_LIMIT_S
+            ) as response:
+                return count_of((await json_of(response)).get("count"))
+        except TaleBaseException as error:
+            logger.debug("The engine does not count tokens: %s", error)
+            return None
 
     @asynccontextmanager
     async def _exchange(

@@ -10,6 +10,7 @@ import aiohttp
 from tale import exceptions
 from tale.exceptions import ModelException, TaleBaseException, ValidationException
 from tale.models.figures import count_of, seconds_of
+from tale.models.prompt_size import tells_of_length
 from tale.records import (
     ChatRequest,
     Delta,
@@ -27,6 +28,8 @@ LINE_LIMIT_BYTES: Final = 4 * 1024 * 1024
 REASON_CHARACTERS: Final = 500
 MS_PER_S: Final = 1_000
 BAD_GATEWAY: Final = 502  # the status of an answer that cannot be read
+FIRST_SERVER_ERROR: Final = 500
+CONTEXT_EXCEEDED: Final = "context_length_exceeded"
 REASONING_NAMES: Final = ("reasoning_content", "reasoning")  # engines agree on the thing, not on its name
 
 Json = dict[str, Any]
@@ -208,6 +211,12 @@ def refusal(status: int | None, body: str, model: str, url: str | None) -> TaleB
         return ValidationException(
             f"The prompt has {tokens} tokens; the model's context holds {room}. Shorten it.",
             {"input_tokens": tokens, "context_tokens": room},
+        )
+    is_about_the_request = status is None or status < FIRST_SERVER_ERROR
+    if is_about_the_request and (details.get("code") == CONTEXT_EXCEEDED or tells_of_length(message)):
+        return ValidationException(
+            f"The prompt and its answer do not fit the model's context; the engine said: {message}",
+            {**context, "param": "messages", "code": CONTEXT_EXCEEDED},
         )
     return ModelException(f"The engine refused: {message or 'no reason given'}.".replace("..", "."), context)
 

@@ -1,6 +1,7 @@
-"""How many tokens a prompt can have at most, without asking the model."""
+"""How many tokens a prompt can have at most, and how few, without asking the model."""
 
 import json
+import re
 from collections.abc import Sequence
 from typing import Final
 
@@ -9,12 +10,25 @@ from tale.records import ChatRequest, Message
 MESSAGE_TOKENS: Final = 16  # what a chat template adds to a message, at most
 PREAMBLE_TOKENS: Final = 64  # what a template says by itself where nobody gives instructions
 TOOL_PREAMBLE_TOKENS: Final = 512  # and on how to call tools
+TOKEN_CHARACTERS: Final = 6  # more than a token has on average in any language; English has four and a half
+RUNS: Final = re.compile(r"(\W)\1+")  # of blanks, dashes and the like, of which a token may hold many
+TOO_LONG: Final = re.compile(r"context[ _](length|size|window)|prompt is too long", re.IGNORECASE)
 
 
 def most_tokens(request: ChatRequest) -> int:
     """At least the tokens of the request's prompt: a token is a byte of it or more."""
     most = sum(_of_message(message) for message in request.messages)
     return most + len(json.dumps(list(request.tools))) if request.tools else most
+
+
+def fewest_tokens(request: ChatRequest) -> int:
+    """A low guess at the tokens of the request's prompt: what does not fit by this one surely does not fit."""
+    return sum(len(RUNS.sub(r"\1", message.content)) for message in request.messages) // TOKEN_CHARACTERS
+
+
+def tells_of_length(refusal: str) -> bool:
+    """Whether an engine's words say that what was asked does not fit its model's context."""
+    return TOO_LONG.search(refusal) is not None
 
 
 def bound_of(request: ChatRequest) -> int:

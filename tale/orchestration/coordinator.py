@@ -8,6 +8,7 @@ from typing import Any, Final, Protocol, TypeVar
 from tale.exceptions import DatabaseException, NetworkException, TaleBaseException, TaskException, ValidationException
 from tale.models.pool import Pool
 from tale.orchestration.deadlines import DeadlineWatch
+from tale.orchestration.dependents import touched_by
 from tale.orchestration.engines.attempt import SHORTEST_PAUSE_S
 from tale.orchestration.engines.embedded_engine import EmbeddedEngine
 from tale.orchestration.engines.engine import TaskEngine
@@ -19,6 +20,7 @@ from tale.settings import Settings
 from tale.storage.dependencies import DEPENDENCY_FAILED
 from tale.storage.task_store import TaskStore
 
+LONGEST_SLEEP_S: Final = 60.0  # after which deadlines are looked for that came in at other gateways
 ACKNOWLEDGEMENT_TOKENS: Final = 24
 ACKNOWLEDGE_AFTER_S: Final = 1.0  # of waiting in which the model that does the task has written nothing
 ACKNOWLEDGEMENT: Final = (
@@ -48,7 +50,10 @@ class ExecutionClient(Protocol):
 
 
 class HTTPCoordinator:
-    """gateway → coordinator → execution server → result. The task's row is the truth at every step."""
+    """gateway → coordinator → execution server → result. The task's row is the truth at every step.
+
+    An `engine` that is given belongs to several gateways: there are tasks that were handed in elsewhere.
+    """
 
     def __init__(
         self,
@@ -80,8 +85,14 @@ class HTTPCoordinator:
         self._acknowledge_after_s = acknowledge_after_s
         self._acknowledged: dict[str, asyncio.Task[None]] = {}
         self._steps: set[asyncio.Task[Any]] = set()
-        self._deadlines = DeadlineWatch(store, clock=clock, on_late=self._ended_in_the_queue)
-        self._awaited: set[str] = set()  # tasks for which others wait
+        self._is_one_of_several = engine is not None
+        self._deadlines = DeadlineWatch(
+            store,
+            clock=clock,
+            on_late=self._ended_in_the_queue,
+            longest_sleep_s=LONGEST_SLEEP_S if self._is_one_of_several else None,
+        )
+        self._awaited: set[str] = set()  # tasks for which others wait, as far as they were handed in here
 
     async def start(self) -> None:
         """Take up unfinished tasks and begin handing out, unless the queue is paused."""
@@ -197,6 +208,18 @@ class HTTPCoordinator:
                 await self._cancel(step.id)
         return task
 
+    async def change_priority(self, task_id: str, priority: int) -> Task:
+        """Have a task that waits go before or behind others; returns it. Raises TaskException for one that does not."""
+        return await self._carried_out(self._move(task_id, priority))
+
+    async def _move(self, task_id: str, priority: int) -> Task:
+        task = await self._store.change_priority(task_id, priority)
+        if task is None:
+            stands = (await self.get(task_id)).status.value
+            raise TaskException(f"The task is {stands}; only one that waits in the queue can change its place.")
+        self.engine.move(task)
+        return task
+
     async def get(self, task_id: str) -> Task:
         """The task's row; raises TaskException for an unknown id."""
         task = await self._store.get(task_id)
@@ -221,21 +244,25 @@ class HTTPCoordinator:
             self._tell(task.id, task.status, "The attempt was cut short; the task will be taken up again")
 
     def _tell_how_it_ended(self, task: Task) -> None:
-        self._forget(task.id)
-        self._tell(task.id, task.status, f"Task {task.status.value}")
-
-        if task.id in self._awaited:
+        self._tell_end(task)
+        if self._is_one_of_several or task.id in self._awaited:
             self._awaited.discard(task.id)
             self._take_step(self._tell_dependents(task.id))
 
+    def _tell_end(self, task: Task) -> None:
+        self._forget(task.id)
+        self._tell(task.id, task.status, f"Task {task.status.value}")
+
     async def _tell_dependents(self, task_id: str) -> None:
         """Hand out the tasks that waited for this one alone; tell of those that ended with it."""
-        for task in await self._read_dependents(task_id):
+        async for task in touched_by(task_id, self._read_dependents):
             if task.status is TaskStatus.QUEUED and not task.open_dependencies:
                 self._tell(task.id, task.status, "Queued")
                 self.engine.hand_out(task)
             elif task.error_class == DEPENDENCY_FAILED:
-                self._ended_in_the_queue(task)
+                self._awaited.discard(task.id)
+                self.engine.withdraw(task.id)
+                self._tell_end(task)
 
     async def _read_dependents(self, task_id: str) -> list[Task]:
         while True:

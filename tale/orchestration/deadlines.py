@@ -16,12 +16,23 @@ logger = logging.getLogger(__name__)
 
 
 class DeadlineWatch:
-    """Has the store fail tasks that are late, and tells `on_late` of each."""
+    """Has the store fail tasks that are late, and tells `on_late` of each.
 
-    def __init__(self, store: TaskStore, *, clock: Callable[[], float], on_late: Callable[[Task], None]) -> None:
+    Where others may queue tasks, too, it looks what deadlines there are every `longest_sleep_s` seconds.
+    """
+
+    def __init__(
+        self,
+        store: TaskStore,
+        *,
+        clock: Callable[[], float],
+        on_late: Callable[[Task], None],
+        longest_sleep_s: float | None = None,
+    ) -> None:
         self._store = store
         self._clock = clock
         self._on_late = on_late
+        self._longest_sleep_s = longest_sleep_s
         self._earlier = asyncio.Event()
         self._next: float | None = None
         self._watching: asyncio.Task[None] | None = None
@@ -46,12 +57,17 @@ class DeadlineWatch:
     async def _watch(self) -> None:
         while True:
             self._earlier.clear()
-            left_s = None if self._next is None else max(SHORTEST_PAUSE_S, self._next - self._clock())
             try:
-                async with asyncio.timeout(left_s):
+                async with asyncio.timeout(self._sleep_s()):
                     await self._earlier.wait()
             except TimeoutError:
                 await self._sweep()
+
+    def _sleep_s(self) -> float | None:
+        if self._next is None:
+            return self._longest_sleep_s
+        left_s = max(SHORTEST_PAUSE_S, self._next - self._clock())
+        return left_s if self._longest_sleep_s is None else min(left_s, self._longest_sleep_s)
 
     async def _sweep(self) -> None:
         try:

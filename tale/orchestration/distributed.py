@@ -6,6 +6,7 @@ from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, Final
 
 from tale.exceptions import DatabaseException, ServerException
+from tale.orchestration.dependents import touched_by
 from tale.orchestration.engines.engine import RunAttempt
 from tale.orchestration.engines.postgres_engine import PostgresEngine
 from tale.orchestration.executor import Progress, TaskExecutor
@@ -111,7 +112,7 @@ class Distributed:
     async def _tell_dependents(self, task_id: str) -> None:
         """Tell of the tasks that waited for this one: they are queued now, or ended with it."""
         try:
-            for task in await self._tasks.dependents(task_id):
+            async for task in touched_by(task_id, self._tasks.dependents):
                 if task.status.is_final:
                     self._events.publish(attempt_ended(task))
                 elif not task.open_dependencies:

@@ -277,7 +277,8 @@ class TaskExecutor:
         kept: dict[str, str | None] = {"result": reply.text or None, "finish_reason": reply.finish_reason}
         if failure is None:
             return await self._finish(job, task, TaskStatus.COMPLETED, **kept)
-        logger.warning("Task %s, attempt %d failed its check: %s", task.id, task.attempt, failure)
+        check = failure.partition(":")[0]  # what follows may quote the answer
+        logger.warning("Task %s, attempt %d failed its check: %s", task.id, task.attempt, check)
         error = f"The answer failed its check: {failure}."
         return await self._release(job, task, "failed", result=kept["result"], error_class=CHECK_FAILED, error=error)
 

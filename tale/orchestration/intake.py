@@ -10,6 +10,7 @@ from typing import Any, Final
 from tale.acceptance import parse_expect
 from tale.exceptions import TaleBaseException, ValidationException
 from tale.models.pool import Pool
+from tale.models.prompt_size import fewest_tokens
 from tale.orchestration.checking import refuse_invalid
 from tale.orchestration.task_prompt import messages_for
 from tale.records import Attachment, CallContext, ChatRequest, NewTask, Task, TaskStatus
@@ -71,10 +72,15 @@ def new_task(submission: Submission, settings: Settings, *, now: float) -> NewTa
     return NewTask(task, _awaited_ids(submission.after), _checked_files(submission.attachments))
 
 
-def _refuse_bad_figures(submission: Submission) -> None:
+def refuse_bad_priority(priority: int) -> None:
+    """Raises ValidationException for a priority that no task may have."""
     low, high = PRIORITY_RANGE
-    if not low <= submission.priority <= high:
-        raise ValidationException(f"The priority {submission.priority} is out of range; use {low} to {high}.")
+    if not low <= priority <= high:
+        raise ValidationException(f"The priority {priority} is out of range; use {low} to {high}.")
+
+
+def _refuse_bad_figures(submission: Submission) -> None:
+    refuse_bad_priority(submission.priority)
     limit, deadline_s = submission.max_output_tokens, submission.deadline_s
     if limit is not None and not 1 <= limit <= MAX_ANSWER_TOKENS:
         raise ValidationException(f"The limit of output tokens must be from 1 to {MAX_ANSWER_TOKENS:,}.")
@@ -110,17 +116,33 @@ class Intake:
         if sum(len(message.content.encode()) for message in messages) <= room // 2:
             return
         request = ChatRequest(model="", messages=messages)
+        counted, told = await self._counted(request), await self._told_context_tokens()
+        if counted is None and told is None:
+            return
+        tokens = fewest_tokens(request) if counted is None else counted
+        context_tokens = told or self._settings.task_context_tokens
+        room = context_tokens - MIN_ANSWER_TOKENS
+        if tokens > room:
+            raise ValidationException(
+                f"The task has {'at least about ' if counted is None else ''}{tokens:,} tokens"
+                f"{' with its files' if new.attachments else ''}; "
+                f"the model's context holds {room:,} beside an answer. Shorten it.",
+                {"input_tokens": tokens, "context_tokens": context_tokens},
+            )
+
+    async def _counted(self, request: ChatRequest) -> int | None:
+        """The tokens of a prompt; None where the engine cannot tell, or cannot tell now."""
         try:
-            tokens = await self._pool.count_tokens(request, CallContext(role="task", operation="count"))
+            return await self._pool.count_tokens(request, CallContext(role="task", operation="count"))
         except (TaleBaseException, TimeoutError):
             logger.info("The prompt could not be counted now; it will be when the model is ready.")
-            return
-        if tokens is not None and tokens > room:
-            raise ValidationException(
-                f"The task has {tokens:,} tokens{' with its files' if new.attachments else ''}; "
-                f"the model's context holds {room:,} beside an answer. Shorten it.",
-                {"input_tokens": tokens, "context_tokens": self._settings.task_context_tokens},
-            )
+            return None
+
+    async def _told_context_tokens(self) -> int | None:
+        """What the context of the task model holds as far as its engine tells; the settings may know nothing of it."""
+        models = (await self._pool.status()).models
+        task = next((model for model in models if model.role == "task"), models[0] if models else None)
+        return task.context_tokens if task else None
 
 
 def _earlier(name: str, made: Sequence[NewTask]) -> str:

@@ -7,7 +7,6 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final
-from urllib.parse import urlsplit
 
 from filelock import FileLock, Timeout
 
@@ -15,7 +14,7 @@ from tale import __version__, exceptions
 from tale.constants import SERVER_START_DELAY
 from tale.exceptions import NetworkException, ServerException, TaleBaseException
 from tale.orchestration.run_state import LOCK, LOG_FILE, ServiceState, prepare_folder, take_failure, unusable
-from tale.orchestration.server_status import ServerStatus, look_at
+from tale.orchestration.server_status import ServerStatus, look_at, taken
 from tale.orchestration.service_processes import end_all, living
 from tale.orchestration.watcher import PYTHON, WatchPlan, spawn_watcher
 from tale.settings import Settings
@@ -119,14 +118,9 @@ class ServerManager:
     def _refuse_foreign(self, status: ServerStatus) -> bool:
         if status.state != "foreign":
             return False
-        owner = f"another tale (home {status.home})" if status.home else "another program"
         if not status.home and (ours := self._holding([status.role])):
             raise _deaf(status, ours[0])
-        raise ServerException(
-            f"Port {urlsplit(status.url).port} is used by {owner}; stop it, or choose another port with "
-            f"TALE_{status.role.upper()}_PORT or in tale.toml.",
-            {"url": status.url},
-        )
+        raise taken(status)
 
     def _own_roles(self) -> tuple[str, ...]:
         """The roles that are played here: a server elsewhere, named by its URL, is not ours to start."""

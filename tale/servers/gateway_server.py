@@ -9,7 +9,7 @@ from tale.credentials import Scope
 from tale.exceptions import BudgetException, TaskException, ValidationException
 from tale.mcp.base_server import BaseMCPServer, CallOrigin, ToolContext
 from tale.orchestration.coordinator import HTTPCoordinator
-from tale.orchestration.intake import Submission
+from tale.orchestration.intake import Submission, refuse_bad_priority
 from tale.orchestration.task_events import TaskEvent
 from tale.orchestration.task_view import QueueView, TaskList, TaskReceipt, TaskReceipts, TaskView, task_view
 from tale.records import Task, TaskStatus, TokenTotals
@@ -184,6 +184,16 @@ class GatewayTools:
         """
         return await self._view(await self._coordinator.cancel(validate_task_id(task_id)))
 
+    async def set_priority(self, task_id: str, priority: int) -> TaskView:
+        """Have a task that waits in the queue go before others, or behind them; it keeps its id and all it has.
+
+        Args:
+            task_id: Id of the task, a UUID of version 4.
+            priority: From -100 to 100; more urgent tasks have larger numbers.
+        """
+        refuse_bad_priority(priority)
+        return await self._view(await self._coordinator.change_priority(validate_task_id(task_id), priority))
+
     async def record_feedback(
         self, task_id: str, rating: Literal["good", "bad"], comment: str | None = None
     ) -> TaskView:
@@ -238,6 +248,7 @@ def add_gateway_tools(server: BaseMCPServer, tools: GatewayTools) -> None:
     server.add_tool(tools.wait_for_task, title="Wait for a task", read_only=True)
     server.add_tool(tools.list_tasks, title="List tasks", read_only=True)
     server.add_tool(tools.cancel_task, title="Cancel a task", destructive=True, idempotent=True)
+    server.add_tool(tools.set_priority, title="Change the place of a waiting task", idempotent=True)
     server.add_tool(tools.record_feedback, title="Rate a result", idempotent=True)
     server.add_tool(tools.pause_queue, title="Pause the queue", idempotent=True, scope=Scope.ADMIN)
     server.add_tool(tools.resume_queue, title="Resume the queue", idempotent=True, scope=Scope.ADMIN)

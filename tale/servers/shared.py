@@ -35,8 +35,8 @@ from tale.storage.budget_store import BudgetStore
 from tale.storage.call_store import CallStore
 from tale.storage.conversation_store import ConversationStore
 from tale.storage.database import Database
-from tale.storage.engines import postgresql_dsn
-from tale.storage.patient_store import PatientTaskStore
+from tale.storage.engines import file_of, parse_url, postgresql_dsn
+from tale.storage.patient_store import PatientCallStore, PatientTaskStore
 from tale.storage.task_jobs import TaskJobs, job_settings
 from tale.storage.task_store import TaskStore
 
@@ -129,14 +129,15 @@ async def open_shared(settings: Settings, roles: Sequence[str], stack: AsyncExit
     database = await asyncio.to_thread(Database.open, settings.database, backup_folder=settings.home / "backups")
     stack.push_async_callback(database.close)
     budgets = BudgetStore(database, owner=owner_of(settings))
-    calls = CallStore(database, budgets)
+    dsn = postgresql_dsn(settings.database)
+    calls = _call_store(database, budgets, stack) if dsn else CallStore(database, budgets)
     recorder = Recorder(calls)
     _send_alerts(settings, budgets, stack)
     pool = await _open_pool(settings, calls, recorder, stack)
     tasks, events, texts = TaskStore(database), TaskEvents(), TaskTexts()
     forget_texts_of_ended(events, texts)
     distributed = None
-    if dsn := postgresql_dsn(settings.database):
+    if dsn:
         tasks, distributed = await _open_distributed(settings, database, dsn, events, texts, stack)
     return Shared(
         settings=settings,
@@ -164,6 +165,13 @@ def _send_alerts(settings: Settings, budgets: BudgetStore, stack: AsyncExitStack
         stack.push_async_callback(webhook.stop)
 
 
+def _call_store(database: Database, budgets: BudgetStore, stack: AsyncExitStack) -> CallStore:
+    """The calls of a database that may go away and come back."""
+    calls = PatientCallStore(database, budgets)
+    stack.push_async_callback(calls.stop)
+    return calls
+
+
 async def _open_distributed(
     settings: Settings, database: Database, dsn: str, events: TaskEvents, texts: TaskTexts, stack: AsyncExitStack
 ) -> "tuple[TaskStore, Distributed]":
@@ -181,10 +189,8 @@ async def _open_distributed(
 
 def _hold(settings: Settings, role: str, stack: AsyncExitStack) -> None:
     """One gateway a database, one server of each other role a home; the system frees the lock of a dead process."""
-    if role == "gateway" and settings.database.startswith("sqlite:///"):
-        path = Path(f"{settings.database.removeprefix('sqlite:///')}.gateway.lock")
-    else:
-        path = settings.run_folder / f"{role}.lock"
+    file = file_of(parse_url(settings.database)) if role == "gateway" else None
+    path = settings.run_folder / f"{role}.lock" if file is None else Path(f"{os.path.realpath(file)}.gateway.lock")
     prepare_folder(path.parent)
     lock = FileLock(path, thread_local=False)
     try:

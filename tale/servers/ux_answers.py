@@ -92,6 +92,10 @@ class ModelAnswers:
         async with lock:
             yield
 
+    def is_written(self, conversation_id: str) -> bool:
+        """Whether the model is answering in a conversation."""
+        return conversation_id in self._writing
+
     def stop(self, conversation_id: str) -> bool:
         """Break off the answer that is being written in a conversation; False when there is none."""
         limit = self._writing.get(conversation_id)

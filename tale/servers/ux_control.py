@@ -1,38 +1,48 @@
 """Carries out what is ordered in a conversation: stop, pause, resume, retry, another order or model, a wish."""
 
 import asyncio
-import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
 from tale.conversation import wording
 from tale.conversation.hand_off import HandOff
-from tale.conversation.orders import Action, Order, order_of
+from tale.conversation.orders import Order
 from tale.conversation.phrases import plain
-from tale.conversation.references import Reference, tasks_meant
-from tale.conversation.state import CLARIFY, CONTROL, WISH
+from tale.conversation.references import NAMED, Reference, tasks_meant
+from tale.conversation.state import CONTROL, WHICH, WISH
 from tale.exceptions import TaleBaseException
 from tale.models.pool import Pool
-from tale.records import Role, Task, TaskStatus
+from tale.records import ConversationTurn, Role, Task, TaskStatus
 from tale.servers.ux_answers import ModelAnswers
 from tale.servers.ux_callers import UXCaller
-from tale.servers.ux_tasks import TaskDesk
+from tale.servers.ux_tasks import TaskDesk, key_of
 from tale.storage.conversation_store import ConversationStore, ConversationView
 
-AHEAD, BEHIND = 10, -10  # priorities of a task that is put first or last
-TO_THE_END: Final = re.compile(r"\b(?:end|bottom|back|later|last|ende|fin|final|fondo|konie\w*)\b")
+AHEAD: Final = 10  # of the others goes a task that is put first; as far behind them one that is put last
+MOST_PRIORITY: Final = 100
+LOST: Final = (TaskStatus.FAILED, TaskStatus.CANCELLED)
+TAKES_BACK: Final = "forget that"  # said right after a wish it means the wish, whatever runs
 
 
 @dataclass(frozen=True, slots=True)
 class Done:
-    """What is said of an order: the kinds under which its two messages are kept, and a task that it began."""
+    """What is said of an order: the words, the kind under which they are kept, and a task that it began."""
 
     told: str
     kind: str = CONTROL
-    kind_of_order: str = CONTROL
     task: Task | None = None
-    starts_afresh: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class _Given:
+    """An order as it was given: its words, the tasks they mean, where and by whom, and the message, which is kept."""
+
+    text: str
+    meant: Reference
+    view: ConversationView
+    caller: UXCaller
+    asked: ConversationTurn
 
 
 class Controls:
@@ -53,12 +63,16 @@ class Controls:
         self._pool = pool
         self._clock = clock
 
-    async def carry_out(self, text: str, view: ConversationView, caller: UXCaller) -> Done:
-        """Do what is ordered, and say what was done."""
-        order = order_of(text)
+    async def carry_out(
+        self, order: Order, text: str, view: ConversationView, caller: UXCaller, asked: ConversationTurn
+    ) -> Done:
+        """Do what a text orders, and say what was done.
+
+        `asked` is the message, kept already; `view` ends before it.
+        """
         meant = tasks_meant(text, view.tasks, first_number=view.first_number)
         try:
-            return await self._done(order, text, meant, view, caller)
+            return await self._done(order, _Given(text, meant, view, caller, asked))
         except TaleBaseException as error:
             return Done(f"That could not be done: {error.message}")
 
@@ -68,32 +82,48 @@ class Controls:
         names = {model.role: model.name for model in (await self._pool.status()).models}
         return names.get(role) or next(iter(names.values()), None)
 
-    async def _done(self, order: Order, text: str, meant: Reference, view: ConversationView, caller: UXCaller) -> Done:
-        action = order.action
+    async def _done(self, order: Order, given: "_Given") -> Done:
+        action, wish = order.action, _last_wish(given.view.turns)
+        if wish and self._takes_back(action, given):
+            return await self._forget(wish)
         if action == "stop":
-            return await self._stop(text, meant, view, caller)
+            return await self._stop(given)
         if action == "pause":
-            return await self._pause(meant, caller)
+            return await self._pause(given)
         if action == "resume":
-            return await self._resume(caller)
+            return await self._resume(given.caller)
         if action == "retry":
-            return await self._retry(order, meant, view, caller)
-        if action == "first":
-            return await self._reorder(text, meant, view, caller)
+            return await self._retry(order, given)
+        if action in ("first", "last"):
+            return await self._reorder(given, is_last=action == "last")
         if action == "clear":
-            told = "Let's start afresh: I no longer read what was said before. Your tasks go on."
-            return Done(told, starts_afresh=True)
+            return await self._start_afresh(given)
         if action in ("small_model", "large_model"):
-            return await self._other_model(action, view)
-        return Done(
-            f"Noted for all answers from now on: {wording.name_of(text, 200)}. If you meant one of your tasks, "
-            "say stop, retry, pause or resume, and which.",
-            kind_of_order=WISH,
-        )
+            return await self._other_model(action, given.view)
+        if action == "unclear" and (given.meant.how != "none" or _open(given.view.tasks)):
+            return Done("I'm not sure what to do: say stop, retry, pause or resume, and which task.")
+        return await self._wish(given)
 
-    async def _stop(self, text: str, meant: Reference, view: ConversationView, caller: UXCaller) -> Done:
+    async def _wish(self, given: "_Given") -> Done:
+        await self._conversations.change_kind(given.asked, WISH)
+        wish = wording.name_of(given.text, 200)
+        return Done(f"Noted for all answers from now on: {wish}. Say “{TAKES_BACK}” to take it back.")
+
+    def _takes_back(self, action: str, given: "_Given") -> bool:
+        """Whether a message right after a wish means the wish: so is said, or there is nothing else to be stopped."""
+        if plain(given.text) == TAKES_BACK:
+            return True
+        is_free = not self._answers.is_written(given.view.conversation.id) and not _open(given.view.tasks)
+        return action == "stop" and is_free and given.meant.how in ("none", "pronoun")
+
+    async def _forget(self, wish: ConversationTurn) -> Done:
+        await self._conversations.change_kind(wish, CONTROL)
+        return Done(f"Taken back: {wording.name_of(wish.content, 200)}.")
+
+    async def _stop(self, given: "_Given") -> Done:
+        view, meant = given.view, given.meant
         unfinished = {number: task for number, task in view.numbered.items() if not task.status.is_final}
-        named = meant.how not in ("none", "pronoun", "all")
+        named = meant.how in NAMED
         broken_off = not named and self._answers.stop(view.conversation.id)
         if broken_off and meant.how != "all":
             rest = f" {_these(unfinished)} go on; say “stop all” to stop them too." if unfinished else ""
@@ -108,16 +138,16 @@ class Controls:
         ended = [number for number, task in wanted.items() if task.status.is_final]
         if len(ended) == len(wanted):
             return Done(wording.overview(wanted, now=self._clock(), words={}))
-        if not named and len(wanted) > 1 and meant.how != "all" and not _is_urgent(text):
-            return Done(wording.which(wanted, "stop", now=self._clock()), kind=CLARIFY)
+        if not named and len(wanted) > 1 and meant.how != "all" and not _is_urgent(given.text):
+            return Done(wording.which(wanted, "stop", now=self._clock()), kind=WHICH)
         going = {number: task for number, task in wanted.items() if not task.status.is_final}
-        await asyncio.gather(*(self._desk.cancel(task, caller) for task in going.values()))
+        await asyncio.gather(*(self._desk.cancel(task, given.caller) for task in going.values()))
         return Done(f"Cancelled: {_named(going)}. What was written so far is kept.")
 
-    async def _pause(self, meant: Reference, caller: UXCaller) -> Done:
-        if meant.how in ("id", "number", "order", "topic"):
+    async def _pause(self, given: "_Given") -> Done:
+        if given.meant.how in NAMED:
             return Done("One task cannot be held by itself: “pause” holds the queue, “stop” and its number ends it.")
-        queue = await self._desk.order("pause_queue", caller)
+        queue = await self._desk.order("pause_queue", given.caller)
         rest = f" {queue['running']} under way goes on." if queue["running"] else ""
         return Done(f"Paused: no task begins until you say “resume”.{rest}")
 
@@ -125,31 +155,45 @@ class Controls:
         queue = await self._desk.order("resume_queue", caller)
         return Done(f"The queue goes on: {queue['queued']} waiting, {queue['running']} under way.")
 
-    async def _retry(self, order: Order, meant: Reference, view: ConversationView, caller: UXCaller) -> Done:
+    async def _retry(self, order: Order, given: "_Given") -> Done:
+        view, meant = given.view, given.meant
+        key = key_of(given.asked)
+        if begun := next((each for each in view.numbered.items() if each[1].idempotency_key == key), None):
+            return _once_more(*begun)  # by a server that died before it said so
         if not view.tasks:
             return Done("There is no task in this conversation to try again.")
         task = meant.tasks[0] if meant.tasks and meant.how != "all" else view.tasks[-1]
         if not task.status.is_final:
             return Done(f"It is not finished yet: {wording.standing(task, now=self._clock())}.")
-        given = HandOff(task.text, await self._desk.files_of(task))
+        builds_on = [_latest_try(each, view.tasks) for each in await self._desk.awaited_by(task)]
+        if lost := next((each for each in builds_on if each.status in LOST), None):
+            how = "was cancelled" if lost.status is TaskStatus.CANCELLED else "failed"
+            return Done(f"It builds on {wording.name_of(lost.text)}, which {how}: try that again first.")
+        again = HandOff(task.text, await self._desk.files_of(task), tuple(each.id for each in builds_on))
         limit = order.max_output_tokens or task.max_output_tokens
-        number, again = await self._desk.hand_in(given, view, caller, max_output_tokens=limit)
-        return Done(f"Once more, as task {number}: {wording.name_of(again.text)}.", task=again)
+        return _once_more(*await self._desk.hand_in(again, given.asked, given.caller, max_output_tokens=limit))
 
-    async def _reorder(self, text: str, meant: Reference, view: ConversationView, caller: UXCaller) -> Done:
-        waiting = [task for task in (meant.tasks or view.tasks[-1:]) if task.status is TaskStatus.QUEUED]
+    async def _reorder(self, given: "_Given", *, is_last: bool) -> Done:
+        view, meant = given.view, given.meant
+        waiting = _waiting(meant.tasks or view.tasks[-1:])
         if not waiting:
             return Done("Only a task that waits in the queue can change its place, and none that you mean does.")
-        task, is_last = waiting[0], TO_THE_END.search(plain(text)) is not None
-        given = HandOff(task.text, await self._desk.files_of(task))
-        priority = task.priority + (BEHIND if is_last else AHEAD)
-        limits = {"priority": max(-100, min(100, priority)), "max_output_tokens": task.max_output_tokens}
-        number, again = await self._desk.hand_in(given, view, caller, **limits)
-        await self._desk.cancel(task, caller)
+        task = waiting[0]
+        others = [each.priority for each in _waiting(view.tasks) if each != task] or [0]
+        priority = min(task.priority, min(others) - AHEAD) if is_last else max(task.priority, max(others) + AHEAD)
+        priority = max(-MOST_PRIORITY, min(MOST_PRIORITY, priority))
+        await self._desk.set_priority(task, priority, given.caller)
         place = "behind the others" if is_last else "ahead of the others"
-        return Done(f"It waits {place} now, as task {number}: {wording.name_of(again.text)}.", task=again)
+        return Done(f"It waits {place} now: {_named({n: each for n, each in view.numbered.items() if each == task})}.")
 
-    async def _other_model(self, action: Action, view: ConversationView) -> Done:
+    async def _start_afresh(self, given: "_Given") -> Done:
+        await self._conversations.start_afresh(given.view.conversation.id, until=given.asked.position + 1)
+        return Done(
+            "Let's start afresh: I no longer read what was said before, and your wishes for answers end. "
+            "Your tasks go on."
+        )
+
+    async def _other_model(self, action: str, view: ConversationView) -> Done:
         role: Role = "ux" if action == "small_model" else "task"
         name = await self.choose_model(view, role)
         size = "small" if role == "ux" else "larger"
@@ -167,3 +211,28 @@ def _named(tasks: dict[int, Task]) -> str:
 
 def _these(tasks: dict[int, Task]) -> str:
     return f"Task {next(iter(tasks))}" if len(tasks) == 1 else f"{len(tasks)} tasks"
+
+
+def _once_more(number: int, task: Task) -> Done:
+    return Done(f"Once more, as task {number}: {wording.name_of(task.text)}.", task=task)
+
+
+def _open(tasks: Iterable[Task]) -> list[Task]:
+    return [task for task in tasks if not task.status.is_final]
+
+
+def _waiting(tasks: Iterable[Task]) -> list[Task]:
+    return [task for task in tasks if task.status is TaskStatus.QUEUED]
+
+
+def _latest_try(task: Task, tasks: Sequence[Task]) -> Task:
+    """The task itself; of one that was lost the latest of the same words that was not, if there is one."""
+    if task.status not in LOST:
+        return task
+    return next((each for each in reversed(tasks) if each.text == task.text and each.status not in LOST), task)
+
+
+def _last_wish(turns: Sequence[ConversationTurn]) -> ConversationTurn | None:
+    """The user's last message, if it was a wish."""
+    last = next((turn for turn in reversed(turns) if turn.role == "user"), None)
+    return last if last and last.kind == WISH else None

@@ -7,6 +7,7 @@ from typing import Final
 
 from tale.conversation import wording
 from tale.conversation.hand_off import hand_off_of
+from tale.conversation.orders import order_told
 from tale.conversation.state import (
     CHAT,
     CLARIFY,
@@ -128,9 +129,9 @@ class Talk:
         view = await self.view(conversation_id)
         kept = unanswered(text, view.turns) if again else None
         view = _without(view, kept)
-        decision = settled_by_words(text, view.turns)
+        decision = settled_by_words(text, view.turns, view.tasks)
         if decision is not None:
-            detection = Detection("task" if decision.act == "hand_off" else "chat", 1.0, (CONFIRMED,), "rule")
+            detection = Detection(decision.label, 1.0, (CONFIRMED,), "rule")
         else:
             detection = await self._learning.detect(text)
             decision = decide(text, detection, view.turns)
@@ -145,12 +146,10 @@ class Talk:
             return await self._hand_off(heard)
         if decision.act == "control":
             return await self._control(heard)
-        if decision.act == "status":
-            told, kind = await self._status.answer(text, view), STATUS
-        else:
-            told, kind = wording.question(decision.question or "what_to_do", text), CLARIFY
         await self._keep(heard, decision.kind)
-        return await self._told(told, kind, heard)
+        if decision.act == "status":
+            return await self._told(await self._status.answer(text, view), STATUS, heard)
+        return await self._told(wording.question(decision.question or "what_to_do", text), CLARIFY, heard)
 
     async def _chat(self, heard: "_Heard", on_words: OnWords) -> Said:
         conversation_id, decision = heard.view.conversation.id, heard.decision
@@ -173,21 +172,20 @@ class Talk:
         given = hand_off_of(
             decision.text, material=decision.material, turns=view.turns, numbered=view.numbered, wishes=view.wishes
         )
-        key = f"{view.conversation.id}:{asked.position}"  # asked again after a crash, it is still one task
-        number, task = await self._desk.hand_in(given, view, heard.caller, idempotency_key=key)
+        number, task = await self._desk.hand_in(given, asked, heard.caller)
         told = wording.begun(number, task, waits=bool(given.after), paused=await self._desk.is_paused())
         said = await self._told(told, HAND_OFF, heard, task=task)
         self._desk.follow(task)
         return said
 
     async def _control(self, heard: "_Heard") -> Said:
-        done = await self._controls.carry_out(heard.text, heard.view, heard.caller)
-        await self._keep(heard, done.kind_of_order)
+        asked = await self._keep(heard, heard.decision.kind)
+        text = heard.decision.text
+        order = order_told(text, heard.detection)
+        done = await self._controls.carry_out(order, text, heard.view, heard.caller, asked)
         said = await self._told(done.told, done.kind, heard, task=done.task)
         if done.task:
             self._desk.follow(done.task)
-        if done.starts_afresh:
-            await self._conversations.sum_up(heard.view.conversation.id, None, until=said.turn.position + 1)
         return said
 
     async def _told(self, told: str, kind: str, heard: "_Heard", *, task: Task | None = None) -> Said:

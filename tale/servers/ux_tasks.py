@@ -11,9 +11,9 @@ from tale.constants import ERROR_RETRY_DELAY
 from tale.conversation import wording
 from tale.conversation.hand_off import HandOff
 from tale.exceptions import NetworkException, ServerException, TaleBaseException, TaskException
-from tale.records import Attachment, Task, TaskStatus
+from tale.records import Attachment, ConversationTurn, Task, TaskStatus
 from tale.servers.ux_callers import GatewayLine, UXCaller
-from tale.storage.conversation_store import ConversationStore, ConversationView
+from tale.storage.conversation_store import ConversationStore
 from tale.storage.task_store import TaskStore
 
 WAIT_S: Final = 3_600  # of one wait at the gateway; then it is asked again
@@ -101,22 +101,23 @@ class TaskDesk:
         await self._gateway.close()
 
     async def hand_in(
-        self, given: HandOff, view: ConversationView, caller: UXCaller, **limits: Any
+        self, given: HandOff, asked: ConversationTurn, caller: UXCaller, **limits: Any
     ) -> tuple[int, Task]:
-        """Hand a task in; returns its number in the conversation, and the task. Raises what the gateway raises.
+        """Hand in what `asked` asks for; returns its number in the conversation, and the task.
 
-        It is followed once that is asked for, so that its end is not told before its beginning.
+        Raises what the gateway raises. Asked again after a crash, it is still one task. It is followed once that is
+        asked for, so that its end is not told before its beginning.
         """
-        arguments: dict[str, Any] = {"text": given.text, "conversation_id": view.conversation.id, **limits}
+        whose = {"conversation_id": asked.conversation_id, "idempotency_key": key_of(asked)}
+        arguments: dict[str, Any] = {"text": given.text, **whose, **limits}
         if given.files:
             arguments["attachments"] = [{"name": file.name, "text": file.text} for file in given.files]
         if given.after:
             arguments |= {"after": list(given.after), "with_results": True}
         async with self._gateway.asked_by(caller) as gateway:
             receipt = await gateway.call_tool("submit_task", arguments)
-        known = [task.id for task in view.tasks]
-        place = known.index(receipt["id"]) if receipt["id"] in known else len(known)
-        return view.first_number + place, await self.known(receipt["id"])
+        task = await self.known(receipt["id"])
+        return await self._conversations.number_of(task), task
 
     async def is_paused(self) -> bool:
         """Whether the queue begins no tasks now."""
@@ -129,10 +130,19 @@ class TaskDesk:
             await gateway.call_tool("cancel_task", {"task_id": task.id}, idempotent=True)
         return await self.known(task.id)
 
+    async def set_priority(self, task: Task, priority: int, caller: UXCaller) -> None:
+        """Have a waiting task go before others, or behind them."""
+        async with self._gateway.asked_by(caller) as gateway:
+            await gateway.call_tool("set_priority", {"task_id": task.id, "priority": priority}, idempotent=True)
+
     async def order(self, tool: str, caller: UXCaller) -> Mapping[str, Any]:
         """Call a tool of the gateway that takes nothing."""
         async with self._gateway.asked_by(caller) as gateway:
             return await gateway.call_tool(tool, idempotent=True)
+
+    async def awaited_by(self, task: Task) -> list[Task]:
+        """The tasks whose results a task gets, as they stand."""
+        return await self._tasks.awaited_by(task.id) if task.with_results else []
 
     async def files_of(self, task: Task) -> tuple[Attachment, ...]:
         """The files that came with a task."""
@@ -179,11 +189,11 @@ class TaskDesk:
                 return
 
     async def _tell_end(self, task: Task, conversation_id: str) -> None:
-        view = await self._conversations.view(conversation_id)
-        if view is None or (task.status is TaskStatus.CANCELLED and task.id in self._called_off):
+        is_there = await self._conversations.view(conversation_id) is not None
+        if not is_there or (task.status is TaskStatus.CANCELLED and task.id in self._called_off):
             self._board.tell(conversation_id, said=False)
             return
-        number = next((number for number, each in view.numbered.items() if each.id == task.id), 1)
+        number = await self._conversations.number_of(task)
         summary = await self._sum_up(task) if wording.is_long(task) else None
         told = wording.ended(number, task, summary=summary)
         await self._conversations.append_result(conversation_id, told, task_id=task.id, now=self._clock())
@@ -195,3 +205,8 @@ class TaskDesk:
         if task is None:
             raise TaskException("The task is not there any more.", {"task_id": task_id})
         return task
+
+
+def key_of(asked: ConversationTurn) -> str:
+    """The idempotency key of the task that a message asks for."""
+    return f"{asked.conversation_id}:{asked.position}"

@@ -19,9 +19,9 @@ CARD_CHARACTERS = 80
 class Answer:
     """One answer of a conversation. Tokens and seconds are null where no model was asked, or none were reported.
 
-    `kind` is chat, clarify (a question back), hand_off (a task was begun), status or control; `state` is how the
-    conversation stands after it: chat, clarify, hand_off, progress (tasks under way) or result. `label`, `confidence`
-    and `reasons` tell what the message was taken for.
+    `kind` is chat, clarify or which (a question back), hand_off (a task was begun), status or control; `state` is how
+    the conversation stands after it: chat, clarify, hand_off, progress (tasks under way) or result. `label`,
+    `confidence` and `reasons` tell what the message was taken for.
     """
 
     conversation_id: str
@@ -45,8 +45,8 @@ class Answer:
 class Turn:
     """One message of a conversation; `created_at` in Unix seconds.
 
-    `kind` is what a message of the user was taken for, or what one of tale's is: chat, clarify, hand_off, status,
-    control, result.
+    `kind` is what a message of the user was taken for, or what one of tale's is: chat, clarify, which, hand_off,
+    status, control, result.
     """
 
     position: int

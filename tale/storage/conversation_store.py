@@ -3,9 +3,10 @@
 from dataclasses import dataclass, replace
 from typing import Any, Final, Literal
 
-from sqlalchemy import Connection, Select, and_, exists, func, insert, select, update
+from sqlalchemy import Connection, Select, and_, exists, func, insert, select, tuple_, update
 
 from tale.records import Conversation, ConversationTurn, Role, Task, TaskStatus
+from tale.storage.content import note_words
 from tale.storage.database import Database
 from tale.storage.rows import insert_into, record_of, task_of, values_of
 from tale.storage.tables import conversations, messages, tasks
@@ -14,17 +15,18 @@ Speaker = Literal["system", "user", "assistant"]
 
 PAGE_TURNS: Final = 100
 PAGES_READ: Final = 3  # full pages of the latest turns that a view holds, so that its first turn seldom changes
-TASKS_READ: Final = 20
+TASKS_READ: Final = 20  # at least; more where older ones are under way
 WISHES_READ: Final = 5
 TITLE_CHARACTERS: Final = 80
-RESULT, WISH = "result", "wish"  # kinds of messages that this store looks for
+RESULT, WISH, CONTROL = "result", "wish", "control"  # kinds of messages that this store looks for
 
 
 @dataclass(frozen=True, slots=True)
 class ConversationView:
     """What there is to know of a conversation: its latest turns, standing wishes and latest tasks, oldest first.
 
-    The tasks are numbered within the conversation; `first_number` is that of the first one here.
+    All tasks under way are there, and all since the oldest of them. They are numbered within the conversation without
+    gaps; `first_number` is that of the first one here.
     """
 
     conversation: Conversation
@@ -89,6 +91,17 @@ class ConversationStore:
         """Keep how many tokens a message has by the model's own count."""
         counted = update(messages).where(*_is(turn.conversation_id, turn.position)).values(tokens=tokens)
         await self._database.write(lambda connection: connection.execute(counted))
+
+    async def change_kind(self, turn: ConversationTurn, kind: str) -> None:
+        """Have a message be of another kind: an order that turns out to be a wish, a wish that is taken back."""
+        changed = update(messages).where(*_is(turn.conversation_id, turn.position)).values(kind=kind)
+        await self._database.write(lambda connection: connection.execute(changed))
+
+    async def number_of(self, task: Task) -> int:
+        """The number of a task among all of its conversation, counted from 1."""
+        until = tuple_(tasks.c.created_at, tasks.c.id) <= (task.created_at, task.id)
+        earlier = select(func.count()).where(tasks.c.conversation_id == task.conversation_id, until)
+        return await self._database.read(lambda connection: connection.scalar(earlier) or 1)
 
     async def view(self, conversation_id: str) -> ConversationView | None:
         """What there is to know of a conversation; None for an unknown one."""
@@ -168,6 +181,19 @@ class ConversationStore:
             lambda connection: connection.execute(update(conversations).where(*mine).values(values))
         )
 
+    async def start_afresh(self, conversation_id: str, *, until: int) -> None:
+        """Have the messages before that position be forgotten, the summary and the wishes among them."""
+        mine = (conversations.c.id == conversation_id, conversations.c.summarized < until)
+        forgotten = update(conversations).where(*mine).values(summary=None, summarized=until)
+        of_it = (messages.c.conversation_id == conversation_id, messages.c.position < until)
+        ended = update(messages).where(*of_it, messages.c.kind == WISH).values(kind=CONTROL)
+
+        def work(connection: Connection) -> None:
+            connection.execute(forgotten)
+            connection.execute(ended)
+
+        await self._database.write(work)
+
     async def choose_model(self, conversation_id: str, role: Role) -> None:
         """Whose model answers from now on."""
         chosen = update(conversations).where(conversations.c.id == conversation_id).values(answers=role)
@@ -187,6 +213,10 @@ class ConversationStore:
                 return None
             rated = update(messages).where(*_is(conversation_id, row["position"]))
             connection.execute(rated.values(rating=rating, comment=comment))
+            if comment is not None:
+                mine = conversations.c.id == conversation_id
+                silent_since = connection.scalars(select(conversations.c.updated_at).where(mine)).one()
+                note_words(connection, messages, since=silent_since)
             return replace(record_of(row, ConversationTurn), rating=rating, comment=comment)
 
         return await self._database.write(work)
@@ -223,17 +253,26 @@ def _view(connection: Connection, conversation_id: str) -> ConversationView | No
     since = max(conversation.summarized, (last // PAGE_TURNS - PAGES_READ) * PAGE_TURNS)
     wishes = select(messages.c.content).where(mine, messages.c.kind == WISH)
     wishes = wishes.order_by(messages.c.position.desc()).limit(WISHES_READ)
-    of_conversation = tasks.c.conversation_id == conversation_id
-    count = connection.scalar(select(func.count()).select_from(tasks).where(of_conversation)) or 0
-    newest = select(tasks).where(of_conversation).order_by(tasks.c.created_at.desc(), tasks.c.id.desc())
-    found = [task_of(task) for task in connection.execute(newest.limit(TASKS_READ)).mappings()]
+    found, count = _latest_tasks(connection, conversation_id)
     return ConversationView(
         conversation,
         tuple(_oldest_first(connection, _turns_of(conversation_id).where(messages.c.position >= since))),
         tuple(reversed(connection.scalars(wishes).all())),
-        tuple(reversed(found)),
+        tuple(found),
         count - len(found) + 1,
     )
+
+
+def _latest_tasks(connection: Connection, conversation_id: str) -> tuple[list[Task], int]:
+    """The latest tasks of a conversation, oldest first, back to the oldest under way; and how many there are in all."""
+    mine, place = tasks.c.conversation_id == conversation_id, tuple_(tasks.c.created_at, tasks.c.id)
+    count = connection.scalar(select(func.count()).select_from(tasks).where(mine)) or 0
+    under_way = select(tasks.c.created_at, tasks.c.id).where(mine, tasks.c.ended_at.is_(None))
+    oldest = connection.execute(under_way.order_by(tasks.c.created_at, tasks.c.id).limit(1)).first()
+    since = 0 if oldest is None else connection.scalar(select(func.count()).where(mine, place >= tuple(oldest))) or 0
+    newest = select(tasks).where(mine).order_by(tasks.c.created_at.desc(), tasks.c.id.desc())
+    found = connection.execute(newest.limit(max(TASKS_READ, since))).mappings()
+    return [task_of(task) for task in found][::-1], count
 
 
 def _turns_of(conversation_id: str) -> Select[Any]:

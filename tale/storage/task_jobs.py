@@ -73,6 +73,13 @@ class TaskJobs:
         else:
             connection.exec_driver_sql(self._insert, tuple(list(column) for column in zip(*rows, strict=True)))
 
+    def move(self, connection: Connection, task: Task) -> None:
+        """Give the job of a queued task the task's priority, within the caller's transaction."""
+        statement = text(
+            f"UPDATE {self._table} SET priority = :priority WHERE dedupe_key = :id AND status = 'queued'"  # noqa: S608 - our constant
+        )
+        connection.execute(statement, {"priority": task.priority, "id": task.id})
+
     async def repair(self) -> int:
         """Queue unfinished tasks that have no job, though they should; returns how many there were."""
         has_no_job = text(

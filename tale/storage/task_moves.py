@@ -26,6 +26,7 @@ CHANGE: Final = update(tasks).where(OF_TASK).returning(tasks)
 FINISH: Final = CHANGE.where(tasks.c.attempt == bindparam("of_attempt"), tasks.c.status == TaskStatus.RUNNING).values(
     failures=tasks.c.failures + bindparam("failed")
 )
+MOVE: Final = CHANGE.where(tasks.c.status == TaskStatus.QUEUED, tasks.c.cancel_requested_at.is_(None))
 KEEP_TEXT: Final = (
     update(tasks)
     .where(OF_TASK, tasks.c.attempt == bindparam("of_attempt"), tasks.c.status == TaskStatus.RUNNING)
@@ -185,6 +186,12 @@ def request_cancel(connection: Connection, task_id: str, *, now: float) -> Task 
     if task.status is TaskStatus.QUEUED:
         return _end(connection, task, status=TaskStatus.CANCELLED, cancel_requested_at=now, ended_at=now)
     return _change(connection, task, cancel_requested_at=now)
+
+
+def change_priority(connection: Connection, task_id: str, priority: int) -> Task | None:
+    """Give a queued task another priority and return it; None unless it waits in the queue."""
+    row = connection.execute(MOVE, {"of_task": task_id, "priority": priority}).mappings().first()
+    return None if row is None else task_of(row)
 
 
 def expire(connection: Connection, *, now: float) -> list[Task]:

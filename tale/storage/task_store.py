@@ -10,6 +10,7 @@ from tale.exceptions import ValidationException
 from tale.predictions import Outcome
 from tale.records import Attachment, Attempt, NewTask, Task, TaskStatus
 from tale.storage import new_tasks, task_moves
+from tale.storage.content import note_words
 from tale.storage.database import Database
 from tale.storage.prediction_store import settle
 from tale.storage.rows import insert_into, record_of, task_of, upsert, values_of
@@ -148,6 +149,17 @@ class TaskStore:
         """Cancel a queued task, mark a running one, leave a final one; None for an unknown id."""
         return await self._database.write(lambda connection: task_moves.request_cancel(connection, task_id, now=now))
 
+    async def change_priority(self, task_id: str, priority: int) -> Task | None:
+        """Give a queued task, with its job, another priority and return it; None unless it waits in the queue."""
+
+        def work(connection: Connection) -> Task | None:
+            moved = task_moves.change_priority(connection, task_id, priority)
+            if moved and self._jobs:
+                self._jobs.move(connection, moved)
+            return moved
+
+        return await self._database.write(work)
+
     async def expire(self, now: float) -> builtins.list[Task]:
         """Fail the queued tasks whose deadline has passed, and return them."""
         return await self._database.write(lambda connection: task_moves.expire(connection, now=now))
@@ -251,9 +263,12 @@ class TaskStore:
         values = {"task_id": task_id, "rating": rating, "comment": comment, "created_at": now}
 
         def work(connection: Connection) -> bool:
-            if connection.scalar(select(tasks.c.id).where(tasks.c.id == task_id)) is None:
+            task = connection.execute(select(tasks.c.ended_at).where(tasks.c.id == task_id)).first()
+            if task is None:
                 return False
             upsert(connection, feedback, values, keys=["task_id"])
+            if comment is not None and task.ended_at is not None:
+                note_words(connection, feedback, since=task.ended_at)
             return True
 
         return await self._database.write(work)

@@ -14,6 +14,7 @@ class EngineScript:
     calls: list[tuple[str, str, str]] = field(default_factory=list)  # tools asked for: id, name, arguments as JSON
     reasoning: str = ""  # comes before the words
     input_tokens: int = 11
+    context_tokens: int | None = None  # of each model, where the engine tells it, as vLLM does
     gate: asyncio.Event | None = None  # waited for after the first word
     break_after: int | None = None  # the connection is cut after so many words
     refuse: tuple[int, Any] | None = None  # status and body of every generation

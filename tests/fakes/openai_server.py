@@ -30,6 +30,7 @@ class OpenAIServer:
         self.script = script or EngineScript()
         self.habits = habits or Habits()
         self.api_key = api_key
+        self.counts_chats = True  # as vLLM does at an address at which llama.cpp counts plain text
         self.url = ""
 
     @property
@@ -53,7 +54,8 @@ class OpenAIServer:
         return await handler(request)
 
     async def models(self, request: web.Request) -> web.Response:
-        return web.json_response({"data": [{"id": name} for name in self.script.models]})
+        length = {"max_model_len": self.script.context_tokens} if self.script.context_tokens else {}
+        return web.json_response({"data": [{"id": name, **length} for name in self.script.models]})
 
     async def template(self, request: web.Request) -> web.Response:
         body = await request.json()
@@ -61,7 +63,11 @@ class OpenAIServer:
 
     async def tokenize(self, request: web.Request) -> web.Response:
         body = await request.json()
-        return web.json_response({"tokens": body["content"].split()})
+        if "messages" not in body:
+            return web.json_response({"tokens": body["content"].split()})
+        if not self.counts_chats:
+            return web.json_response({"error": "prompt: field required"}, status=422)
+        return web.json_response({"count": sum(len(message["content"].split()) for message in body["messages"])})
 
     async def embeddings(self, request: web.Request) -> web.Response:
         body = await request.json()

@@ -24,6 +24,7 @@ INTENTS: Final[dict[str, Intent]] = {
     "use": "control",
     "start over": "control",
     "answer": "control",
+    "forget": "control",
     "report.pdf": "ambiguous",
     "that file": "ambiguous",
 }

@@ -4,18 +4,23 @@ import asyncio
 import heapq
 import random
 from collections.abc import Callable, Sequence
+from typing import Final
 
+from tale.exceptions import NetworkException
 from tale.orchestration.engines.attempt import delay_before_next_s, outcome_of, refused_as_full
 from tale.orchestration.engines.engine import AttemptEnded, RunAttempt
-from tale.records import NewTask, Task
+from tale.records import NewTask, Task, TaskStatus
 from tale.storage.task_store import TaskStore
 from tale.traces import within_trace
+
+FIRST_HOLD_S: Final = 0.5  # after a runner that was out of reach; it doubles with each further one
 
 
 class EmbeddedEngine:
     """Hands tasks to `run`, at most `slots` at a time, more urgent first, then in order of submission.
 
-    `retry_delay_s` is the base wait before an attempt that failed, or whose runner was lost, is made again.
+    `retry_delay_s` is the base wait before an attempt that failed, or whose runner was lost, is made again. A runner
+    that is out of reach holds up all tasks, for that time at most, in the order in which they stand.
     """
 
     def __init__(
@@ -42,6 +47,9 @@ class EmbeddedEngine:
         self._arrival = asyncio.Event()
         self._open = asyncio.Event()
         self._open.set()
+        self._in_reach = asyncio.Event()
+        self._in_reach.set()
+        self._hold_s = FIRST_HOLD_S
         self._inserting = 0
         self._attempts: dict[str, asyncio.Task[None]] = {}
         self._retries: dict[str, asyncio.TimerHandle] = {}
@@ -61,7 +69,8 @@ class EmbeddedEngine:
     async def submit_all(self, new: Sequence[NewTask]) -> list[Task]:
         """Store and queue all of these, or none; durable on return."""
         waiting = self.waiting() + self._inserting
-        if waiting + len(new) > self._queue_limit:
+        is_full = waiting + len(new) > self._queue_limit
+        if is_full and not await self._store.has_keys([each.task.idempotency_key for each in new]):
             raise refused_as_full(waiting, self._retry_delay_s)
         self._inserting += len(new)
         # Before they are stored: what they wait for may end, and have them handed out, before this goes on.
@@ -81,6 +90,14 @@ class EmbeddedEngine:
     def hand_out(self, task: Task) -> None:
         """Queue a stored task that waited for others and waits no more."""
         self._push(task)
+
+    def move(self, task: Task) -> None:
+        """Have a waiting task go by the priority that its row has now."""
+        self._heap = [(-task.priority if each[2] == task.id else each[0], *each[1:]) for each in self._heap]
+        heapq.heapify(self._heap)
+        if retry := self._retries.get(task.id):
+            retry.cancel()
+            self._retries[task.id] = asyncio.get_running_loop().call_at(retry.when(), self._push, task)
 
     async def pause(self) -> None:
         """Begin no attempts until `resume`."""
@@ -144,6 +161,7 @@ class EmbeddedEngine:
 
     async def _next(self) -> tuple[str, int, str | None]:
         while True:
+            await self._in_reach.wait()
             await self._open.wait()
             if not self._heap:
                 self._arrival.clear()
@@ -155,15 +173,38 @@ class EmbeddedEngine:
                 return task_id, attempt, trace_id
 
     async def _attempt(self, task_id: str, attempt: int) -> None:
+        was_reached = True
+
+        async def run(task_id: str, attempt: int) -> Task | None:
+            nonlocal was_reached
+            try:
+                return await self._run(task_id, attempt)
+            except NetworkException:
+                was_reached = False
+                raise
+
         try:
-            task = await outcome_of(self._run, self._store, task_id, attempt, pause_s=self._retry_delay_s)
+            task = await outcome_of(run, self._store, task_id, attempt, pause_s=self._retry_delay_s)
         finally:
             del self._attempts[task_id]
+        if was_reached:
+            self._hold_s = FIRST_HOLD_S
         if task is None:
             return
-        if not task.status.is_final:
+        if not was_reached and task.status is TaskStatus.QUEUED and task.attempt == attempt:
+            self._push(task)
+            self._hold()
+        elif not task.status.is_final:
             self._push_later(task)
         self._on_end(task)
+
+    def _hold(self) -> None:
+        """Hand out nothing for a while: no other task would be begun either."""
+        if not self._in_reach.is_set():
+            return
+        self._in_reach.clear()
+        asyncio.get_running_loop().call_later(min(self._hold_s, self._retry_delay_s), self._in_reach.set)
+        self._hold_s *= 2
 
     def _push_later(self, task: Task) -> None:
         delay_s = delay_before_next_s(task, self._retry_delay_s, draw=self._draw())

@@ -40,6 +40,10 @@ class TaskEngine(Protocol):
         """Queue a stored task that waited for others and waits no more; one that is queued already is left alone."""
         ...
 
+    def move(self, task: Task) -> None:
+        """Have a waiting task go by the priority that its row has now; one that does not wait is left alone."""
+        ...
+
     async def pause(self) -> None:
         """Begin no attempts until `resume`; those under way go on. May be called before `start`."""
         ...

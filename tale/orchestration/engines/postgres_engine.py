@@ -71,8 +71,9 @@ class PostgresEngine:
         self._queued = self._running_anywhere = 0
         self._counted_at = float("-inf")
         self._counting: asyncio.Task[None] | None = None
+        self._pace = pace or Pace()
         self._worker = PostgresWorker(
-            dsn, self._settings, self._handle, slots=slots, pace=pace or Pace(), on_connect=self._jobs.repair
+            dsn, self._settings, self._handle, slots=slots, pace=self._pace, on_connect=self._jobs.repair
         )
 
     async def start(self) -> None:
@@ -93,7 +94,8 @@ class PostgresEngine:
         await self._count_if_older(COUNT_AGE_S)
         if self._queued + len(new) > self._queue_limit:
             await self._count_if_older(0.0)
-        if self._queued + len(new) > self._queue_limit:
+        is_full = self._queued + len(new) > self._queue_limit
+        if is_full and not await self._store.has_keys([each.task.idempotency_key for each in new]):
             raise refused_as_full(self._queued, self._retry_delay_s)
         self._queued += len(new)
         added = 0
@@ -106,6 +108,9 @@ class PostgresEngine:
 
     def hand_out(self, task: Task) -> None:
         """Nothing: the job of a task that waited for others is added by the transaction that ends the last of them."""
+
+    def move(self, task: Task) -> None:
+        """Nothing: the job is moved by the transaction that changes its task's priority."""
 
     def withdraw(self, task_id: str) -> None:
         """Forget a task that was cancelled while it waited."""
@@ -162,35 +167,44 @@ class PostgresEngine:
     async def _handle(self, job: Job) -> None:
         """An attempt at a job's task. On return pgqueuer forgets the job, on RetryRequested it queues it again."""
         task_id = (job.payload or b"").decode()
-        before = await read_until_answered(self._store, task_id, pause_s=self._retry_delay_s)
-        if before is None or before.status.is_final:
-            return
-        if before.open_dependencies:
-            return  # its job is added when the last of them completes
+        number = failures = 0
+        if not self._is_new(job):
+            before = await read_until_answered(self._store, task_id, pause_s=self._retry_delay_s)
+            if before is None or before.status.is_final or before.open_dependencies:
+                return
+            number, failures = before.attempt, before.failures
         attempt = self._attempts.get(task_id)  # after an outage we may be given what still runs here
         if attempt is None:
-            attempt = self._attempts[task_id] = asyncio.create_task(self._attempt(before), name=f"task-{task_id}")
+            making = self._attempt(task_id, number)
+            attempt = self._attempts[task_id] = asyncio.create_task(making, name=f"task-{task_id}")
             attempt.add_done_callback(lambda _: self._attempts.pop(task_id))
         await asyncio.wait([attempt])
         if attempt.cancelled():
             raise RetryRequested(timedelta(0), "handed back")
         task = attempt.result()
-        if task is None or task.status.is_final:
-            return
-        if task.status is TaskStatus.RUNNING and task.attempt > before.attempt + 1:
+        if task is None or task.status.is_final or task.open_dependencies:
+            return  # a job is added when the last of those that it waits for completes
+        if task.status is TaskStatus.RUNNING and task.attempt > number + 1:
             raise LeftAlone
-        raise RetryRequested(timedelta(seconds=self._delay_s(before, task)))
+        raise RetryRequested(timedelta(seconds=self._delay_s(failures, task)))
 
-    async def _attempt(self, task: Task) -> Task | None:
+    def _is_new(self, job: Job) -> bool:
+        """Whether nobody can have had this job before, so that to look at its task's row first would tell nothing.
+
+        A job that a dead worker had is picked again after `heartbeat_s`, and not sooner.
+        """
+        return job.attempts == 0 and (job.updated - job.created).total_seconds() < self._pace.heartbeat_s
+
+    async def _attempt(self, task_id: str, number: int) -> Task | None:
         assert self._run is not None  # noqa: S101 - only a worker is given jobs
-        after = await outcome_of(self._run, self._store, task.id, task.attempt, pause_s=self._retry_delay_s)
+        after = await outcome_of(self._run, self._store, task_id, number, pause_s=self._retry_delay_s)
         if after is not None:
             self._on_end(after)
         return after
 
-    def _delay_s(self, before: Task, after: Task) -> float:
+    def _delay_s(self, failures_before: int, after: Task) -> float:
         """What was handed back is for the next worker at once; what failed has to wait."""
-        if after.status is TaskStatus.QUEUED and after.failures == before.failures:
+        if after.status is TaskStatus.QUEUED and after.failures == failures_before:
             return 0.0
         return delay_before_next_s(after, self._retry_delay_s, draw=self._draw())
 

@@ -6,7 +6,7 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Generator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import timedelta
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import asyncpg
 from pgqueuer.adapters.drivers.asyncpg import AsyncpgPoolDriver
@@ -25,6 +25,7 @@ from tale.storage.task_jobs import ENTRYPOINT
 CONNECTIONS: Final = 4  # of one worker: one listens, the others claim, beat and report
 RECONNECT_S: Final = 1.0
 NEVER: Final = timedelta(0)  # as pgqueuer reads it
+LOOK_AGAIN: Final = timedelta(milliseconds=10)  # after a job was seen that is due, and was not got
 DATABASE_FAULTS: Final = (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, TimeoutError)
 
 logger = logging.getLogger(__name__)
@@ -84,6 +85,15 @@ class _Jobs(Queries):
         await super().retry_job(job, delay, None)
         await self.tell_of_jobs()
 
+    async def due_in(self) -> timedelta | None:
+        """Until the next queued job is due, not above zero when one is already; None when none is queued."""
+        table = self.qbq.qualified.queue_table
+        (found,) = await self.driver.fetch(
+            f"SELECT MIN(execute_after) - NOW() AS due_in FROM {table} WHERE status = 'queued' AND entrypoint = $1",  # noqa: S608 - our constant
+            ENTRYPOINT,
+        )
+        return cast("timedelta | None", found["due_in"])
+
     async def tell_of_jobs(self) -> None:
         """Have all workers look for jobs now."""
         settings = self.qbq.settings
@@ -121,17 +131,18 @@ class _Manager(QueueManager):
         while not self.shutdown.is_set() and (free := self.free_slots()) > 0:
             with self._told_when_broken():
                 jobs = await self.queries.dequeue(free, entrypoints, self.queue_manager_id, None, heartbeat_timeout)
-            if not jobs:
-                return
             for job in jobs:
                 yield job
+            if len(jobs) < free:
+                return
 
     async def _effective_dequeue_timeout(self, dequeue_timeout: timedelta) -> timedelta:
-        """While all slots are taken there is nothing to look for: the end of a job is told of."""
+        """Until a queued job is due, asked for at once. With all slots taken the end of a job is waited for."""
         if self.free_slots() <= 0:
             return dequeue_timeout
         with self._told_when_broken():
-            return await super()._effective_dequeue_timeout(dequeue_timeout)
+            due = await self.jobs.due_in()
+        return dequeue_timeout if due is None else min(max(due, LOOK_AGAIN), dequeue_timeout)
 
     @contextmanager
     def _told_when_broken(self) -> Generator[None]:
