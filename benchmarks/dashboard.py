@@ -5,8 +5,9 @@ python benchmarks/dashboard.py --full           ten million too: about 4.5 GB, s
 python benchmarks/dashboard.py --folder FOLDER  where the databases are made, and kept for the next run
 
 The histories are of 100 days, alike but for their density: calls at all times of the day by three models, in four
-operations, with failures, loads and tasks. What a page reads is timed as the dashboard asks for it, of the last day
-and, where people look further back, of thirty days; warm: the best of several times, after a first one.
+operations, with failures, loads and tasks; of the last thirty days there are the monitor's samples, too. What a page
+reads is timed as the dashboard asks for it, of the last day and, where people look further back, of thirty days; warm:
+the best of several times, after a first one.
 
 Where Chromium and Playwright are, a browser opens the dashboard on one more history, of a million calls that end now:
 the time to the first figures of Overview, the memory of the process after all pages were looked at, and, beside a real
@@ -34,16 +35,20 @@ from sqlalchemy import Connection, insert
 from tale.analytics import History, open_history
 from tale.analytics.alerts import told_alerts
 from tale.analytics.learned import learned
+from tale.constants import MONITOR_INTERVAL
 from tale.monitoring.pages import PAGES, Choice
 from tale.records import ModelCall, Task, TaskStatus
 from tale.storage.database import Database
 from tale.storage.learning_tables import predictions
+from tale.storage.monitoring_tables import monitor_samples
 from tale.storage.rollup_rows import Tally
 from tale.storage.rollups import WATERMARK
 from tale.storage.rows import upsert, values_of
 from tale.storage.tables import SCHEMA_REVISION, meta, model_calls, rollup_minute, tasks
 
 DAYS, DAY_S, MINUTE_S, MINUTES_A_DAY = 100, 86_400, 60, 1_440
+SAMPLED_DAYS = 30
+CONTENT = 2  # counts what the databases were made to hold: those of another number are not used again
 NOW_S = 1_767_225_600.0  # the end of a day
 SIZES, FULL_SIZES = (1_000_000,), (1_000_000, 10_000_000)
 LIMITS_MS = {1_000_000: 50.0, 10_000_000: 200.0}
@@ -125,6 +130,7 @@ async def filled(database: Database, count: int, end_s: float) -> None:
     for sql in indexes:
         await database.write(lambda c, sql=sql: c.exec_driver_sql(sql).close())
     await database.write(predicted)
+    await database.write(lambda c: sampled(c, end_s))
     mark = {"key": WATERMARK, "value": str(int(end_s // MINUTE_S))}
     await database.write(lambda c: upsert(c, meta, mark, keys=["key"]))
     await database.write(lambda c: c.exec_driver_sql("ANALYZE").close())
@@ -161,6 +167,27 @@ def predicted(connection: Connection) -> None:
     }
     names, values = ", ".join(told), ", ".join(told.values())
     connection.exec_driver_sql(f"INSERT INTO {predictions.name} ({names}) SELECT {values} FROM tasks").close()
+
+
+def sampled(connection: Connection, end_s: float) -> None:
+    """A sample of the machine each ten seconds, of two models of which the larger is loaded now and then."""
+    large = "CASE WHEN moment % 3600 < 2400 THEN 2072000000 END"
+    model = "json_object('name', '{}', 'role', '{}', 'state', 'ready', 'memory_bytes', {})"
+    told = {
+        **{"id": "printf('%08x-0000-4000-8000-000000000000', moment)", "at": "moment", "owner": "'here'"},
+        **{"memory_bytes": "150000000 + abs(random() % 1000000)", "cpu_share": "abs(random() % 200) / 100.0"},
+        **{"free_memory_bytes": "4000000000", "queued": "abs(random() % 5)", "running": "1"},
+        "models_bytes": f"726000000 + coalesce({large}, 0)",
+        "models": f"json_array({model.format('small', 'ux', 726_000_000)}, {model.format('large', 'task', large)})",
+    }
+    begin = int(end_s) - SAMPLED_DAYS * DAY_S
+    moments = f"""WITH RECURSIVE moments(moment) AS (
+        SELECT {begin} UNION ALL SELECT moment + {MONITOR_INTERVAL} FROM moments WHERE moment < {int(end_s)}
+    )"""
+    names, values = ", ".join(told), ", ".join(told.values())
+    connection.exec_driver_sql(
+        f"INSERT INTO {monitor_samples.name} ({names}) {moments} SELECT {values} FROM moments"
+    ).close()
 
 
 def without_indexes(connection: Connection, table: str) -> list[str]:
@@ -277,7 +304,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="tale-benchmark-") as temporary:
         folder = given.folder or Path(temporary)
         for size in FULL_SIZES if given.full else SIZES:
-            path = folder / f"dashboard-{size}-{SCHEMA_REVISION}.db"
+            path = folder / f"dashboard-{size}-{SCHEMA_REVISION}-{CONTENT}.db"
             if not path.exists():
                 began = time.perf_counter()
                 asyncio.run(made(path, size))

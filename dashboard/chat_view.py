@@ -106,7 +106,7 @@ def _course(said: Said) -> str:
     if said.words:
         return f"{Figures(said.first_s, None, None)}{'' if said.ended else ' · writing'}"
     waited = f"waiting for the first words, {time.time() - said.sent.sent_at:.0f} s"
-    models = (data.health(data.settings().url_of("ux_agent")) or {}).get("models") or []
+    models = (data.health("ux_agent") or {}).get("models") or []
     late = [f"{model['name']}: {model['state']}" for model in models if model["state"] not in ("ready", "unloaded")]
     return " · ".join([waited, *late])
 

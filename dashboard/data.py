@@ -2,28 +2,24 @@
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from typing import Any, Final, Literal
 
 import polars as pl
 import streamlit as st
 
 from tale.analytics import History, open_history
-from tale.exceptions import NetworkException
-from tale.mcp.plain_question import health_at
 from tale.monitoring.pages import PAGES, Choice
-from tale.orchestration.home_key import own_key
+from tale.monitoring.profiles import Profile, profile_of
+from tale.monitoring.targets import Target
+from tale.orchestration.server_status import ServerStatus, is_meant, look_at, taken
 from tale.settings import Settings, load_settings
 from tale.storage.call_pages import CallFilter
 
-if TYPE_CHECKING:
-    from tale.mcp.http_client import HTTPMCPClient
+Role = Literal["gateway", "ux_agent"]
 
 FRESH_S: Final = 10.0  # what is read from the calls of closed minutes is not read again for so long
 LIVE_S: Final = 1.5  # less than the time between two looks
 PATIENCE_S: Final = 2.0
-
-T = TypeVar("T")
 
 
 @st.cache_resource
@@ -44,16 +40,16 @@ def opened() -> History:
 
 
 @st.cache_data(ttl=FRESH_S, max_entries=64, show_spinner=False)
-def shown(page: str, choice: Choice, url: str) -> tuple[Any, float, float]:
+def shown(page: str, choice: Choice, url: str, *further: Any) -> tuple[Any, float, float]:
     """What a page shows, the seconds that reading it took, and when that was (Unix time)."""
     began = time.perf_counter()
-    found = PAGES[page](history(url), choice)
+    found = PAGES[page](history(url), choice, *further)
     return found, time.perf_counter() - began, time.time()
 
 
-def page(name: str, choice: Choice) -> tuple[Any, float, float]:
+def page(name: str, choice: Choice, *further: Any) -> tuple[Any, float, float]:
     """The same of the user's database. Raises DatabaseException."""
-    return shown(name, choice, settings().database)
+    return shown(name, choice, settings().database, *further)
 
 
 @st.cache_data(ttl=LIVE_S, show_spinner=False)
@@ -69,29 +65,28 @@ def calls(wanted: CallFilter, url: str) -> pl.DataFrame:
 
 
 @st.cache_data(ttl=LIVE_S, show_spinner=False)
-def health(url: str) -> dict[str, Any] | None:
-    """What the gateway says of itself; None while it does not answer."""
-    try:
-        found = health_at(url, timeout_s=PATIENCE_S)
-        return found if found is not None else asked(lambda client: client.health())
-    except NetworkException:
-        return None
+def look(role: Role, url: str) -> ServerStatus:
+    """How the server of that role, at that address, looks from outside."""
+    return asyncio.run(look_at(settings(), role, patience_s=PATIENCE_S))
 
 
-def asked(work: "Callable[[HTTPMCPClient], Awaitable[T]]") -> T:
-    """What the gateway answers to one question. Raises TaleBaseException."""
-    from tale.mcp.http_client import HTTPMCPClient  # with aiohttp; most pages ask nothing of this kind
-
-    told = settings()
-    key = own_key(told, "gateway")
-
-    async def answer() -> T:
-        async with HTTPMCPClient(told.url_of("gateway"), api_key=key) as client:
-            return await work(client)
-
-    return asyncio.run(answer())
+def health(role: Role = "gateway") -> dict[str, Any] | None:
+    """What the server of that role says of itself; None while it does not answer, or one of another home does."""
+    status = look(role, settings().url_of(role))
+    return status.health if is_meant(settings(), status) else None
 
 
-def tool(name: str, **arguments: Any) -> dict[str, Any]:
-    """The structured result of one of the gateway's tools. Raises TaleBaseException."""
-    return asked(lambda client: client.call_tool(name, arguments))
+def profile() -> Profile:
+    """The kind of machine on which the models run; UNKNOWN while the service does not answer."""
+    return profile_of(((health() or {}).get("backend") or {}).get("provider"))
+
+
+def targets() -> tuple[Target, ...]:
+    """The targets of that kind of machine, with the user's own limits."""
+    return profile().targets(settings().target_limits)
+
+
+def stranger(role: Role = "gateway") -> str | None:
+    """That a tale of another home answers in its place, which is asked nothing; None where none does."""
+    status = look(role, settings().url_of(role))
+    return taken(status).message if status.home and status.state == "foreign" and health(role) is None else None

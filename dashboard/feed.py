@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import aiohttp
 
+from tale.exceptions import ServerException
 from tale.records import TaskStatus
 
 if TYPE_CHECKING:
@@ -102,13 +103,13 @@ async def listen(service: "Service", heard: Heard, is_wanted: Callable[[], bool]
     pauses = 0
     while not heard.is_over and is_wanted():
         try:
-            async with service.http() as http:
+            async with await service.http() as http:
                 async for place, kind, told in _events(http, service.settings.url_of("gateway"), heard):
                     pauses = 0
                     heard.take(place, kind, told)
                     if not is_wanted():
                         return
-        except (aiohttp.ClientError, TimeoutError, OSError):
+        except (aiohttp.ClientError, TimeoutError, OSError, ServerException):
             heard.is_away = True
         if not heard.is_over:
             await asyncio.sleep(PAUSES_S[min(pauses, len(PAUSES_S) - 1)])

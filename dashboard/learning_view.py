@@ -7,13 +7,14 @@ from typing import Any, Final
 import polars as pl
 import streamlit as st
 import widgets
+from service import service
 
 import data
 from tale import figures
 from tale.analytics.learned import Learned, learned, records_of
 from tale.figures import Theme
-from tale.learning.engine_route import SMALL_COST
 from tale.learning.live_figures import estimated_savings, verified_savings
+from tale.learning.model_weights import small_cost
 
 FRESH_S: Final = 10.0
 KEPT_S: Final = 30.0
@@ -42,17 +43,23 @@ def shown(hours: float, model: str | None, url: str) -> tuple[Learned, dict[str,
     """What the page shows, the savings, the seconds that reading it took, and when that was (Unix time)."""
     began, at = time.perf_counter(), time.time()
     seen = learned(data.history(url), hours, model=model)
+    cost = cost_of_small(seen)
     savings = {
-        "verified": verified_savings(seen.shadows),
-        "estimated": estimated_savings(records_of(seen.predictions)),
+        "verified": verified_savings(seen.shadows, small_cost=cost),
+        "estimated": estimated_savings(records_of(seen.predictions), small_cost=cost),
     }
     return seen, savings, time.perf_counter() - began, at
+
+
+def cost_of_small(seen: Learned) -> float:
+    """What a token of the small model costs, where one of the task model costs 1."""
+    return small_cost(seen.models.get("ux"), seen.models.get("task"), stated=data.settings().small_cost)
 
 
 @st.cache_data(ttl=KEPT_S, max_entries=32, show_spinner=False)
 def explanation(task_id: str, url: str) -> dict[str, Any]:
     """What the gateway at that address says of a task. Raises TaleBaseException."""
-    return data.tool("explain_task", task_id=task_id)
+    return service().ask("explain_task", task_id=task_id)
 
 
 def show_savings(savings: dict[str, Any]) -> None:
@@ -78,6 +85,21 @@ def show_savings(savings: dict[str, Any]) -> None:
             st.caption(f"{estimated.tasks:,} tasks of this time; nothing was done twice")
 
 
+def show_misses(seen: Learned) -> None:
+    """How many answers did not fit into the budget that was predicted for them; nothing where none was."""
+    known = seen.predictions.filter(pl.col("output_tokens").is_not_null())
+    if known.is_empty():
+        return
+    is_missed = (pl.col("output_tokens") > pl.col("budget_tokens")) | pl.col("was_cut").fill_null(False)
+    missed = len(known.filter(is_missed))
+    with st.container(border=True, gap=None):
+        st.caption(":material/straighten: **Missed**: answers longer than the budget that was predicted for them")
+        st.markdown(f"### {missed:,} of {len(known):,}")
+        st.caption(
+            f"{missed / len(known):.1%} of the answers; budgets are meant to be missed by {1 - nominal(known):.0%}"
+        )
+
+
 def show_figures(seen: Learned, at: float, theme: Theme) -> None:
     """How predictions did, how the models were chosen, and which versions there were."""
     known, window = seen.predictions, seen.window
@@ -92,7 +114,7 @@ def show_figures(seen: Learned, at: float, theme: Theme) -> None:
         ),
         (
             ("routes", partial(figures.routes, known, window, theme=theme)),
-            ("regret", partial(figures.regret, known, window, small_cost=SMALL_COST, theme=theme)),
+            ("regret", partial(figures.regret, known, window, small_cost=cost_of_small(seen), theme=theme)),
         ),
     )
     for row in rows:
@@ -113,20 +135,28 @@ def show_versions(seen: Learned, at: float, theme: Theme) -> None:
 
 
 def pick_task(seen: Learned) -> str | None:
-    """A table of the latest attempts, from which one is picked to be explained; its task's id."""
+    """A table of the latest attempts, from which one is picked to be explained; the id of the task picked last."""
     st.subheader("Explain one task", anchor=False)
     st.caption("Pick a row to see what was expected of it, and why.")
     texts = data.opened().tasks(widgets.choice().hours, limit=LISTED).select(pl.col("id").alias("task_id"), "text")
     latest = seen.predictions.reverse().head(LISTED).join(texts, on="task_id", how="left", maintain_order="left")
     columns = ("at", "text", "kind", "complexity", "model", *("predicted_tokens", "budget_tokens", "output_tokens"))
     table = latest.select(*columns, "chance", "succeeded")
-    options = {"column_config": ATTEMPTS, "on_select": "rerun", "selection_mode": "single-row"}
-    picked = widgets.table(table, "predicted", height=280, **options)
-    return next((latest["task_id"][row] for row in picked.selection.rows), None)
+    picked = st.session_state.get("explained-task")
+    ids = latest["task_id"].to_list()
+    widgets.pick(table, f"predicted-{picked}", ids, _pick, column_config=ATTEMPTS, height=280)
+    return picked
+
+
+def _pick(task_id: str) -> None:
+    st.session_state["explained-task"] = task_id
 
 
 def explain(task_id: str, at: float, theme: Theme) -> None:
     """What was expected of each attempt, what came of it, and what the other model would have taken."""
+    if st.button("Close", key="close-explanation", icon=":material/close:"):
+        st.session_state.pop("explained-task", None)
+        st.rerun()
     found = explanation(task_id, data.settings().url_of("gateway"))
     with st.container(border=True):
         st.markdown(f"**{found['text'][:200]}**")

@@ -93,7 +93,7 @@ def fetch(name: str) -> Fetching:
 
 def remove(name: str) -> None:
     """Delete a model's files. Raises ModelException for one that is in use, and TaleBaseException."""
-    running = (data.health(data.settings().url_of("gateway")) or {}).get("models", [])
+    running = (data.health() or {}).get("models", [])
     if any(model["name"] == name and model["state"] in IN_USE for model in running):
         raise ModelException(f"{name} is in use; `tale servers stop` first.")
     asked(lambda backend: backend.remove(name))

@@ -46,7 +46,7 @@ def _offer(info: ModelInfo, *, can_write: bool) -> None:
         st.markdown(f"**{info.name}**, {size(info.size_bytes)}, licence: {info.licence or 'not known'}")
         if info.available:
             st.caption(f"`tale models pull {info.name}` brings it back.")
-        if st.button(f"{verb} it", type="primary", key=f"{verb}-now-{info.name}"):
+        if st.button(f"{verb} it", type="primary", key=f"{verb}-now-{info.name}", disabled=not can_write):
             if info.available:
                 model_files.remove(info.name)
             else:

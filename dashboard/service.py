@@ -3,25 +3,28 @@
 import asyncio
 import logging
 import threading
+import time
 from collections.abc import Callable, Coroutine
 from concurrent.futures import Future
-from typing import Any, Final, Literal, TypeVar
+from typing import Any, Final, TypeVar
 
 import aiohttp
 import streamlit as st
 import widgets
 from batch import Batch
 from feed import Feeds
+from health_view import warn_of_stranger
 from talk import Talk
 
 import data
+from data import Role
 from tale.cli.gateway import client_of
 from tale.cli.task_file import Line
 from tale.mcp.http_client import HTTPMCPClient
 from tale.orchestration.home_key import own_key
+from tale.orchestration.server_status import is_meant, look_at, taken
 from tale.settings import Settings
 
-Role = Literal["gateway", "ux_agent"]
 T = TypeVar("T")
 
 AWAY_S: Final = 2.0  # between two looks whether a server is there
@@ -36,6 +39,7 @@ class Service:
         self.settings = settings
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="service", daemon=True)
+        self._known_until: dict[Role, float] = {}
         self._clients: dict[Role, tuple[str | None, HTTPMCPClient]] = {}
         self._talks: dict[str, Talk] = {}
         self._batches: dict[str, Batch] = {}
@@ -84,7 +88,11 @@ class Service:
         return self._batches.get(batch_id)
 
     async def client(self, role: Role = "gateway") -> HTTPMCPClient:
-        """A client with the key that commands use, too; to be used in the loop."""
+        """A client with the key that commands use, too; to be used in the loop.
+
+        Raises ServerException where a tale of another home answers.
+        """
+        await self._refuse_stranger(role)
         key = own_key(self.settings, role)
         held = self._clients.get(role)
         if held is None or held[0] != key:  # the first start of the servers makes the key
@@ -93,8 +101,9 @@ class Service:
             held = self._clients[role] = (key, client_of(self.settings, role))
         return held[1]
 
-    def http(self) -> aiohttp.ClientSession:
-        """Connections of a kind of their own, for streams; to be made and closed in the loop."""
+    async def http(self) -> aiohttp.ClientSession:
+        """Connections to the gateway of a kind of their own, for streams; to be closed in the loop. Raises likewise."""
+        await self._refuse_stranger("gateway")
         key = own_key(self.settings, "gateway")
         headers = {"Authorization": f"Bearer {key}"} if key else {}
         return aiohttp.ClientSession(headers=headers, read_bufsize=2**20)
@@ -105,6 +114,16 @@ class Service:
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
         self._loop.close()
+
+    async def _refuse_stranger(self, role: Role) -> None:
+        """Raise ServerException where a tale of another home answers; it is looked every other second."""
+        now = time.monotonic()
+        if now < self._known_until.get(role, 0.0):
+            return
+        status = await look_at(self.settings, role)
+        if status.home and status.state == "foreign" and not is_meant(self.settings, status):
+            raise taken(status)
+        self._known_until[role] = now + AWAY_S
 
     async def _close(self) -> None:
         others = asyncio.all_tasks() - {asyncio.current_task()}
@@ -128,7 +147,7 @@ def service() -> Service:
 
 def is_running(role: Role = "gateway") -> bool:
     """Whether that server answers."""
-    return data.health(data.settings().url_of(role)) is not None
+    return data.health(role) is not None
 
 
 @st.fragment(run_every=AWAY_S)
@@ -136,7 +155,8 @@ def show_absence(role: Role = "gateway") -> None:
     """Say what to run; the page comes by itself when the server answers."""
     if is_running(role):
         st.rerun()
-    widgets.empty("The service is not running", "tale servers start")
+    if not warn_of_stranger(role):
+        widgets.empty("The service is not running", "tale servers start")
 
 
 def _logged(done: Future[object]) -> None:

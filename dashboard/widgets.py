@@ -13,11 +13,12 @@ from plotly.graph_objects import Figure
 from polars import selectors
 
 import data
+from tale.analytics.windows import Window
 from tale.constants import POLLING_INTERVAL
 from tale.exceptions import TaleBaseException
 from tale.figures import DARK, LIGHT, Theme
 from tale.monitoring.cards import Card
-from tale.monitoring.pages import Choice
+from tale.monitoring.pages import Choice, exceeds_day
 from tale.settings import LOOPBACK_HOSTS
 
 WINDOWS: Final = {"15m": 0.25, "1h": 1.0, "6h": 6.0, "24h": 24.0, "7d": 168.0, "30d": 720.0}
@@ -105,11 +106,14 @@ def cards(found: Sequence[Card]) -> None:
         )
 
 
-def chart(draw: Callable[[], Figure], key: str, at: float, place: Any = st) -> None:
-    """A figure in a border, with its title as text above it, which wraps; drawn anew only for data of another time."""
+def chart(draw: Callable[[], Figure], key: str, at: float, place: Any = st, *, of: str = "") -> None:
+    """A figure in a border, with its title as text above it, which wraps; drawn anew only for data of another time.
+
+    `of` says in the title of what the figure is, where that is less than was chosen.
+    """
     title, told, height = _drawn(key, at, str(choice()), str(st.context.theme.type), st.context.timezone, draw)
     with place.container(border=True, gap=None):
-        st.markdown(f"**{title}**")
+        st.markdown(f"**{title}{of}**")
         live_chart(told, key, title=title, height=height)
 
 
@@ -133,7 +137,7 @@ def empty(title: str, command: str) -> None:
 
 
 def table(frame: pl.DataFrame, key: str, place: Any = st, **options: Any) -> Any:
-    """A frame as people read it, times in the browser's zone, nothing where there is no text; returns what is picked.
+    """A frame as people read it, times in the browser's zone, nothing where there is no text.
 
     As an Arrow table that is sent whole, which is the one way on which Streamlit needs no pandas (42 MB).
     """
@@ -141,6 +145,36 @@ def table(frame: pl.DataFrame, key: str, place: Any = st, **options: Any) -> Any
     told = frame.with_columns(local, selectors.string().fill_null(""))
     arrow = told.to_arrow(compat_level=pl.CompatLevel.oldest())  # the browser knows no string views
     return place.dataframe(arrow, hide_index=True, key=key, lazy=False, **options)
+
+
+def pick(frame: pl.DataFrame, key: str, ids: Sequence[str], on_pick: Callable[[str], None], **options: Any) -> None:
+    """A table of which one row can be picked; `on_pick` gets the id of what that row showed, whatever has come since.
+
+    For the next choice the table has to be there anew: with another key.
+    """
+
+    def take() -> None:
+        for row in st.session_state[key].selection.rows:
+            if row < len(ids):
+                on_pick(ids[row])
+
+    table(frame, key, on_select=take, selection_mode="single-row", **options)
+
+
+def latest(frame: pl.DataFrame, most: int) -> str:
+    """That it is the latest only, to be said in a title, where as many rows are there as are read."""
+    return f", the latest {most}" if len(frame) >= most else ""
+
+
+def last_day(window: Window) -> str:
+    """That it is the last day only, likewise."""
+    return ", the last day" if exceeds_day(window) else ""
+
+
+def charts_end(window: Window) -> str:
+    """When the last slot was over, for the footer: charts hold no other, figures and tables all up to now."""
+    moment = window.end.astimezone(ZoneInfo(st.context.timezone or "UTC"))
+    return f"charts end at {moment:%H:%M}"
 
 
 def footer(calls: int, taken_s: float, at: float, *further: str) -> None:

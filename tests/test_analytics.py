@@ -12,21 +12,27 @@ from pathlib import Path
 
 import polars as pl
 import pytest
-from fakes.sample_history import LARGE, NOW, SMALL, Sample, call, keep, sample, seeded
+from fakes.sample_history import LARGE, NOW, SMALL, Sample, call, keep, sample, seeded, watch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from polars.testing import assert_frame_equal
+from sqlalchemy import Engine, event
 
 from tale import analytics
 from tale.analytics import frames, summaries
 from tale.analytics.history import History
+from tale.analytics.kept_minutes import MOST_KEPT
 from tale.analytics.windows import Window, last_hours, window_of
 from tale.exceptions import DatabaseException
 from tale.histogram import ERROR
 from tale.records import Task, TaskStatus
-from tale.storage.call_pages import CallFilter
+from tale.storage.call_pages import CallFilter, call_page
+from tale.storage.call_store import CallStore
 from tale.storage.database import Database
 from tale.storage.history_reader import MINUTE_COLUMNS
+from tale.storage.retention import prune
+from tale.storage.rollups import Rollups
+from tale.storage.slow_calls import slowest_calls
 from tale.storage.task_store import TaskStore
 
 HOURS = 3.0
@@ -125,6 +131,12 @@ def test_long_windows_are_told_in_coarse_slots_with_the_same_sums_and_percentile
     assert_frame_equal(told, summaries.percentiles(before, "total", ["model"]))
 
 
+def test_more_hours_than_are_kept_are_told_none_the_less(history: History):
+    """As the calendar of targets reads them; each hour that is read lets go of the oldest one."""
+    window = Window(NOW - 30 - (MOST_KEPT + 100) * 3_600, NOW - 30, 60)
+    assert history.minutes(window=window)["calls"].sum() == history.minutes(HOURS)["calls"].sum()
+
+
 def test_a_window_ends_before_the_minute_that_is_not_over(history: History):
     window = history.window(1)
     assert (window.since, window.until) == (NOW - 30 - 3_600, NOW - 30)
@@ -211,6 +223,29 @@ def test_the_slowest_calls_are_found_without_a_look_at_the_others(history: Histo
         assert found == pytest.approx(sorted(within, reverse=True)[:10], rel=0.04)
 
 
+async def test_what_a_prune_has_left_is_found_beside_what_came_since(tmp_path: Path):
+    """A hundred minutes of slow calls were pruned, but for one whose task is open; faster ones came after them."""
+    chance, asked = random.Random(1), str(uuid.uuid4())
+    old = [replace(call(chance, NOW - 60 * n, NOW), total_s=100.0, model=LARGE) for n in range(100, 200)]
+    old[50] = left = replace(old[50], task_id=asked)
+    new = [replace(call(chance, NOW - 60 * n, NOW), total_s=1.05**n, model=LARGE) for n in range(20, 50)]
+    database = Database.open(f"sqlite:///{tmp_path}/tale.db")
+    await TaskStore(database).insert(Task(asked, "Work.", TaskStatus.QUEUED, NOW - 9_000))
+    for each in old + new:
+        await CallStore(database).close_call(each)
+    await Rollups(database).catch_up(NOW)
+    assert (await prune(database, NOW - 5_000)).model_calls == 99
+    wanted, sent = CallFilter(since=NOW - 20_000, model=LARGE), list[str]()
+    event.listen(Engine, "before_cursor_execute", note := lambda *given: sent.append(given[2]))
+    page = await database.read(lambda connection: call_page(connection, wanted))
+    event.remove(Engine, "before_cursor_execute", note)
+    slowest = await database.read(lambda connection: slowest_calls(connection, NOW - 20_000, NOW, limit=5))
+    await database.close()
+    assert [row[0] for row in page] == [each.id for each in (*new, left)]
+    assert len(sent) < 50
+    assert [row[0] for row in slowest] == [each.id for each in (left, *new[:-5:-1])]
+
+
 def test_tasks_attempts_feedback_and_budgets_are_told(history: History, kept: tuple[Path, Sample]):
     made = kept[1]
     assert set(history.tasks(HOURS)["id"]) == {task.id for task in made.tasks}
@@ -220,6 +255,36 @@ def test_tasks_attempts_feedback_and_budgets_are_told(history: History, kept: tu
     assert history.feedback(HOURS)["rating"].value_counts().sort("rating")["rating"].to_list() == ["bad", "good"]
     assert history.budgets()["limit_tokens"].to_list() == [200_000, 50_000]
     assert history.alerts()["percent"].sort().to_list() == [80, 100]
+
+
+async def test_of_the_samples_of_a_slot_the_last_is_told_with_the_mean_of_the_processor(tmp_path: Path):
+    """Two services, each seen every ten minutes for three days."""
+    url, moments = f"sqlite:///{tmp_path}/tale.db", [NOW - 600.0 * number for number in range(3 * 144)][::-1]
+    for owner in ("here", "there"):
+        await watch(url, moments, owner=owner)
+    with analytics.open_history(url, clock=lambda: NOW) as history:
+        for hours in (6, 24, 7 * 24, 30 * 24):
+            window = replace(history.window(hours), until=NOW)
+            slots: dict[int, list[int]] = {}
+            for number, at in enumerate(moments):
+                if window.since <= at < window.until:
+                    slots.setdefault(int(at // window.slot_s), []).append(number)
+            found = history.samples(window=window)
+            for owner in ("here", "there"):
+                own = found.filter(owner=owner)
+                assert own["models_bytes"].to_list() == [held[-1] for held in slots.values()]
+                assert own["cpu_share"].to_list() == [sum(held) / len(held) for held in slots.values()]
+                assert own["at"].is_sorted()
+
+
+async def test_samples_that_come_while_days_are_looked_at_are_seen(tmp_path: Path):
+    url, now = f"sqlite:///{tmp_path}/tale.db", [NOW]
+    await watch(url, [NOW - 9 * 86_400, NOW - 60])
+    with analytics.open_history(url, clock=lambda: now[0]) as history:
+        assert len(history.samples(30 * 24)) == 2
+        now[0] += 600
+        await watch(url, [NOW + 300], owner="there")
+        assert history.samples(30 * 24)["owner"].to_list() == ["here", "here", "there"]
 
 
 @pytest.mark.parametrize("is_there", [True, False])

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import polars as pl
 import pytest
-from fakes.sample_history import LARGE, NOW, keep, sample
+from fakes.sample_history import LARGE, NOW, keep, sample, watch
 from polars.testing import assert_frame_equal
 
 from tale.analytics import frames, open_history
@@ -30,6 +30,8 @@ READS: dict[str, Callable[[History], pl.DataFrame]] = {
     "attempts": lambda history: history.attempts(HOURS),
     "feedback": lambda history: history.feedback(HOURS),
     "budgets": lambda history: history.budgets(),
+    "samples": lambda history: history.samples(24),
+    "samples of a month": lambda history: history.samples(30 * 24),
 }
 
 
@@ -38,6 +40,7 @@ async def test_everything_reads_as_on_sqlite(postgres_url: str, tmp_path: Path) 
     made, lite = sample(count=200), f"sqlite:///{tmp_path}/tale.db"
     for url in (postgres_url, lite):
         await keep(url, made, now=NOW - 3_600)
+        await watch(url, [NOW - 700.0 * number for number in range(200)])
     with open_history(postgres_url, clock=lambda: NOW) as one, open_history(lite, clock=lambda: NOW) as other:
         for name, read in READS.items():
             found, expected = read(one), read(other)

@@ -9,9 +9,12 @@ from pathlib import Path
 import pytest
 from fakes.command_line import Outcome
 from fakes.in_thread import in_thread
+from fakes.learned_history import keep_alerts
 from fakes.servers import running, settings_for
 from test_budgets import ended, new_call, store_of
 
+from tale.analytics import open_history
+from tale.analytics.alerts import told_alerts
 from tale.storage.call_store import CallStore
 from tale.storage.database import Database
 
@@ -58,7 +61,8 @@ def test_a_budget_is_set_listed_changed_and_removed(tale: Tale, tale_home: Path)
 
 
 def test_alerts_are_shown_until_they_are_acknowledged(tale: Tale, tale_home: Path) -> None:
-    assert "There are no alerts" in tale("budgets", "alerts").out
+    assert tale("budgets", "alerts", "--acknowledge").out == "There are no alerts of budgets.\n"
+    assert not (tale_home / "tale.db").exists()
     tale("budgets", "set", "100", "--soft")
     use(tale_home, 90)
     assert "90 of 100 tokens a day for all calls are used (soft budget, 80 %)" in tale("budgets", "alerts").out
@@ -66,6 +70,16 @@ def test_alerts_are_shown_until_they_are_acknowledged(tale: Tale, tale_home: Pat
     assert (alert["percent"], alert["acknowledged_at"]) == (80, None)
     assert " ago, seen: " in tale("budgets", "alerts").out
     assert tale("budgets", "list").err == ""
+
+
+def test_alerts_of_targets_are_acknowledged_with_them(tale: Tale, tale_home: Path) -> None:
+    tale_home.mkdir()
+    asyncio.run(keep_alerts(f"sqlite:///{tale_home / 'tale.db'}", time.time()))
+    done = tale("budgets", "alerts", "--acknowledge")
+    assert (done.out, done.err) == ("There are no alerts of budgets.\n", "4 alerts of targets marked as seen, too.\n")
+    assert tale("budgets", "alerts", "--acknowledge").err == ""
+    with open_history(tale_home / "tale.db") as history:
+        assert told_alerts(history)["is_open"].to_list() == [False] * 5
 
 
 def test_budgets_of_another_machine_are_its_gateway_s(
@@ -83,7 +97,7 @@ def test_budgets_of_another_machine_are_its_gateway_s(
         (listed,) = json.loads(tale("budgets", "list", "--json").out)
         assert (listed["id"], listed["used_tokens"]) == (made.out.split()[0], 90)
         assert "90 of 100 tokens a day" in tale("budgets", "alerts", "--acknowledge").out
-        assert tale("budgets", "alerts").out == "There are no alerts.\n"
+        assert tale("budgets", "alerts").out == "There are no alerts of budgets.\n"
         assert tale("budgets", "remove", "nope").code == 2
         assert tale("budgets", "remove", listed["id"]).out == f"Removed the budget {listed['id']}.\n"
         assert json.loads(tale("budgets", "list", "--json").out) == []
@@ -96,6 +110,9 @@ def test_budgets_of_another_machine_are_its_gateway_s(
         (("set", "many"), "'many' is no number of tokens"),
         (("set", "0"), "must have from 1 to"),
         (("set", "5", "--model", "m", "--key", "k"), "not both"),
+        (("set", "5", "--model", "m", "--key", ""), "not both"),
+        (("set", "5", "--key", ""), "Name the key"),
+        (("set", "5", "--model", ""), "Name the model"),
         (("set", "5", "--zone", "Mars"), "'Mars' is no time zone"),
         (("set", "5", "--alert-at", "200"), "percentage"),
         (("set", "5", "--per", "hour"), "'hour' is not one of"),

@@ -64,7 +64,7 @@ def test_json_tells_the_figures_of_the_history(tale: Tale, history: Sample):
     found = looked(tale, "--hours", "3")
     windows = (before, last_hours(3, time.time()))
     ended = [call for call in history.calls if call.ended_at]
-    counts = {sum(each.since <= call.started_at < each.until for call in ended) for each in windows}
+    counts = {sum(each.since <= call.started_at for call in ended) for each in windows}
     assert found["figures"]["calls"] in counts
     assert found["queue"]["running"] == sum(task.status is TaskStatus.RUNNING for task in history.tasks)
     assert [card["label"] for card in found["cards"]][:2] == ["First words, p95", "Calls whole, p95"]
@@ -72,6 +72,14 @@ def test_json_tells_the_figures_of_the_history(tale: Tale, history: Sample):
     assert {call["model"] for call in found["calls"]} <= {SMALL, LARGE}
     assert [alert["text"] for alert in found["alerts"] if alert["of"] == "target"] == ["Too slow."]
     assert "ux_first_token" in {target["name"] for target in found["targets"]}
+
+
+def test_targets_are_held_to_ones_own_limits(tale: Tale, history: Sample, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("TALE_TARGET_LIMITS", "ux_first_token=0.01")
+    found = looked(tale, "--hours", "3")
+    target = next(each for each in found["targets"] if each["name"] == "ux_first_token")
+    assert (target["limit"], target["status"]) == (0.01, "missed")
+    assert found["cards"][0]["against"] == "vs 0.01 s"
 
 
 def test_the_keys_of_the_json_are_those_that_help_promises(tale: Tale, history: Sample, gateway: FakeGateway):

@@ -1,6 +1,8 @@
 """Each page of the dashboard shows what the history holds, says what to run where it is empty, and what is broken."""
 
 import asyncio
+import json
+import random
 import sys
 import time
 import tomllib
@@ -12,21 +14,26 @@ from typing import Any
 import pytest
 import streamlit
 import streamlit.config
+from fakes.dashboard_pages import FOLDER, PATIENCE_S, pick, words
 from fakes.gateway import FakeGateway, serving
-from fakes.sample_history import LARGE, SMALL, Sample, keep, sample, seeded
+from fakes.sample_history import LARGE, SMALL, Sample, call, keep, sample, seeded
+from sqlalchemy import insert
 from streamlit.testing.v1 import AppTest
 from streamlit.testing.v1.element_tree import Button
 
+from tale.analytics import open_history
 from tale.analytics.windows import last_hours
 from tale.exceptions import ValidationException
 from tale.mcp.http_server import HTTPMCPServer
+from tale.monitoring.cards import cards_of, percent
+from tale.monitoring.pages import MOST_READ, Choice, overview
 from tale.records import ModelCall
 from tale.storage.database import Database
+from tale.storage.rows import values_of
+from tale.storage.tables import model_calls
 
-FOLDER = Path(__file__).parent.parent / "dashboard"
 PAGES = ("overview", "latency", "targets", "tokens", "models", "reliability", "calls", "tasks")
 WATCHING = PAGES[:-1]
-PATIENCE_S = 60
 
 Open = Callable[..., AppTest]
 
@@ -83,8 +90,8 @@ def look(tale_home: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Open]:
 
     yield opened
     streamlit.cache_resource.clear()
-    for name in ("data", "widgets", "live_chart", "task_view"):
-        sys.modules.pop(name, None)
+    for path in FOLDER.glob("*.py"):
+        sys.modules.pop(path.stem, None)
 
 
 @pytest.fixture(scope="module")
@@ -98,12 +105,6 @@ def kept(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Sample]:
 def history(kept: tuple[Path, Sample], monkeypatch: pytest.MonkeyPatch) -> Sample:
     monkeypatch.setenv("TALE_DATABASE_URL", f"sqlite:///{kept[0]}")
     return kept[1]
-
-
-def words(app: AppTest) -> str:
-    """All the text of a page."""
-    kinds = (app.markdown, app.caption, app.code, app.error, app.warning, app.header, app.subheader)
-    return "\n".join(str(each.value) for kind in kinds for each in kind)
 
 
 def button(app: AppTest, label: str) -> Button:
@@ -125,7 +126,7 @@ def counts(history: Sample, fits: Callable[[ModelCall], bool] = lambda _: True) 
     """How many such calls a page may tell that was looked at within the last minute: slots end in between."""
     moments = (last_hours(6, time.time() - ago_s) for ago_s in (PATIENCE_S, 0))
     ended = [each for each in history.calls if each.ended_at and fits(each)]
-    return {sum(window.since <= each.started_at < window.until for each in ended) for window in moments}
+    return {sum(window.since <= each.started_at for each in ended) for window in moments}
 
 
 @pytest.mark.parametrize("page", WATCHING)
@@ -181,6 +182,108 @@ def test_calls_are_filtered_and_paged(look: Open, history: Sample):
     assert (len(app.dataframe[0].value), set(app.dataframe[0].value["outcome"])) == (failed, {"failed"})
 
 
+def test_what_has_just_happened_is_shown_however_long_the_time_is(look: Open, tale_home: Path):
+    """The first calls of a new history: the slot of six hours is not over, and charts hold none that is."""
+    made = seeded(f"sqlite:///{tale_home}/tale.db", now=time.time(), count=40, hours=0.01)
+    failed = [each for each in made.calls if each.error_class == "ModelException"]
+    ended = [each for each in made.calls if each.ended_at]
+    shown = {metric.label: metric.value for metric in look("overview", window="30d").metric}
+    assert shown["Calls"] == str(len(ended))
+    sums = next(each.value for each in look("tokens", window="30d").dataframe if "unreported" in each.value)
+    assert sums["calls"].sum() == len(ended)
+    assert "charts end at" in words(look("latency", window="30d"))
+    app = look("reliability", window="30d")
+    assert len(app.dataframe[0].value) == len(failed) > 0
+
+
+def test_counts_are_compared_by_the_minute_with_a_time_before_that_is_shorter(kept: tuple[Path, Sample]):
+    path, made = kept
+    now = max(each.started_at for each in made.calls) // 60 * 60 + 40
+    with open_history(path, clock=lambda: now) as history:
+        seen = overview(history, Choice(1.0))
+        card = next(each for each in cards_of(seen, history.reader.under_way()) if each.label == "Calls")
+    since, until = seen.window.since, seen.window.until
+    began = [each.started_at for each in made.calls if each.ended_at]
+    rate = sum(since <= at < now // 60 * 60 + 60 for at in began) / (now - since)
+    before = sum(2 * since - until <= at < since for at in began) / (until - since)
+    assert (seen.until, until) == (now, now - 40)
+    assert card.change == percent(rate / before - 1)
+
+
+def test_what_is_less_than_was_chosen_says_so(look: Open, tale_home: Path):
+    now, chance = time.time(), random.Random(5)
+    made, lost = sample(count=60, now=now), {"error_class": "ModelException", "error": "Gone.", "output_tokens": None}
+    failed = [replace(call(chance, now - 3_600 - n, now), **lost) for n in range(MOST_READ + 5)]
+    history = Sample([*made.calls, *failed], made.tasks, made.attempts)
+    asyncio.run(keep(f"sqlite:///{tale_home}/tale.db", history, now=now))
+    assert "Slowest calls, the last day" in words(look("latency", window="7d"))
+    assert "the last day" not in words(look("latency", window="24h"))
+    assert "Tasks waiting and running, the last day" in words(look("overview", window="7d"))
+    assert f"Why calls failed, the latest {MOST_READ}" in words(look("reliability", window="24h"))
+    assert "the latest" not in words(look("reliability", window="15m"))
+
+
+def store(tale_home: Path, rows: list[dict[str, Any]]) -> None:
+    """Add calls to the history of that home."""
+
+    async def write() -> None:
+        database = Database.open(f"sqlite:///{tale_home}/tale.db")
+        await database.write(lambda c: c.execute(insert(model_calls), rows).rowcount)
+        await database.close()
+
+    asyncio.run(write())
+
+
+def test_a_picked_call_stays_the_one_that_was_picked(look: Open, tale_home: Path):
+    """Another call comes before the choice reaches the page, and moves all rows on."""
+    now = time.time()
+    seeded(f"sqlite:///{tale_home}/tale.db", now=now, count=200)
+    app = look("calls", window="6h")
+    began = app.dataframe[0].value["started_at"][30]
+    store(tale_home, [values_of(call(random.Random(9), now - 0.5, now))])
+    streamlit.cache_data.clear()
+    pick(app, "calls", 30)
+    assert app.dataframe[0].value["started_at"][31] == began
+    told = json.loads(app.json[0].value)
+    app.selectbox(key="outcome").select("failed").run()
+    assert [error.value for error in app.exception] == []
+    assert 0 < len(app.dataframe[0].value) < 30
+    assert "The call" not in words(app)
+    app.selectbox(key="outcome").select(None).run()
+    pick(app, "calls", 31)
+    assert json.loads(app.json[0].value) == told
+    button(app, "Close").click().run()
+    assert "The call" not in words(app)
+    pick(app, "calls", 31)
+    button(app, "Older").click().run()
+    assert "The call" not in words(app)
+
+
+def test_a_picked_task_is_followed(look: Open, history: Sample):
+    app = look("tasks", window="6h")
+    text = app.dataframe[0].value["text"][3]
+    pick(app, "tasks", 3)
+    assert app.query_params["task"] == next(task.id for task in history.tasks if task.text == text)
+
+
+def test_a_service_of_another_home_is_not_taken_for_ours(
+    look: Open, tale_home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    other = PredictingGateway(home=str(tmp_path / "another"))
+    with serving(other) as port:
+        monkeypatch.setenv("TALE_GATEWAY_PORT", str(port))
+        for page in ("overview", "models", "submit"):
+            told = words(look(page))
+            assert "another tale" in told and "TALE_GATEWAY_PORT" in told
+            assert "service ok" not in told and "small-model" not in told
+        assert not look("submit").text_area
+        monkeypatch.setenv("TALE_GATEWAY_URL", f"http://127.0.0.1:{port}")
+        streamlit.cache_data.clear()
+        streamlit.cache_resource.clear()
+        assert "service ok" in words(look("overview"))
+    assert other.calls == []
+
+
 def test_targets_that_are_missed_come_with_what_to_do(look: Open, tale_home: Path):
     """The chat's first words take two seconds."""
     now = time.time()
@@ -192,6 +295,41 @@ def test_targets_that_are_missed_come_with_what_to_do(look: Open, tale_home: Pat
     assert rows.loc["First words of the chat", "stands"] == "✗ missed"
     assert rows.loc["Recovery after a crash", "stands"] == "not measured here"
     assert any("First words of the chat" in warning.value for warning in app.warning)
+
+
+def figure(app: AppTest, key: str) -> dict[str, Any]:
+    """A chart of a page, as Plotly gets it."""
+    (found,) = [each.proto for each in app.get("bidi_component") if each.proto.id.endswith(f"-{key}")]
+    return json.loads(json.loads(found.json)["figure"])
+
+
+def test_ones_own_limits_of_targets_hold_on_all_pages(look: Open, history: Sample, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("TALE_TARGET_LIMITS", "ux_first_token=0.015,model_load=30")
+    app = look("targets", window="6h")
+    row = app.dataframe[0].value.set_index("target").loc["First words of the chat"]
+    assert (row["should be"], row["stands"]) == ("at most 0.015 s", "✗ missed")
+    assert "Machine profile: **unknown**, while the service is stopped." in words(app)
+    app = look("overview", window="6h")
+    card = next(each for each in app.metric if each.label == "First words, p95")
+    assert card.proto.delta_description == "vs 0.015 s"
+    assert "0.015 s" in str(figure(app, "overview-first")["layout"])
+    assert "0.015 s" in str(figure(look("latency", window="6h"), "latency-first")["layout"])
+    assert "30 s" in str(figure(look("models", window="6h"), "models-loads")["layout"])
+
+
+def test_charts_of_first_words_are_of_the_chat_alone(look: Open, tale_home: Path):
+    """The tasks of the small model take a minute to their first token."""
+    now, chance = time.time(), random.Random(3)
+    seeded(f"sqlite:///{tale_home}/tale.db", now=now, count=200, hours=1.0)
+    slow = [replace(call(chance, now - 1_800 - n, now), operation="execute") for n in range(200)]
+    store(tale_home, [values_of(replace(each, time_to_first_token_s=60.0)) for each in slow])
+    app = look("overview", window="6h")
+    drawn = [figure(app, "overview-first"), figure(look("latency", window="6h"), "latency-first")]
+    highest = [value for chart in drawn for trace in chart["data"] for value in trace["y"] if value is not None]
+    assert highest and max(highest) < 30
+    spread = figure(look("latency", window="6h"), "latency-ecdf-first")
+    assert max(value for trace in spread["data"] for value in trace["x"]) < 30
+    assert "first token: distribution, in the chat" in words(look("latency", window="6h"))
 
 
 def test_a_task_is_handed_in_watched_and_its_result_shown(look: Open, gateway: FakeGateway, tale_home: Path):
@@ -248,6 +386,11 @@ def test_the_dashboard_is_bound_to_this_machine_and_tells_nobody():
     told = tomllib.loads((FOLDER / ".streamlit" / "config.toml").read_text())
     assert told["server"]["address"] == "127.0.0.1"
     assert told["browser"]["gatherUsageStats"] is False
+
+
+def test_every_page_of_figures_looks_again_while_it_is_live():
+    for page in (*PAGES, "learning"):
+        assert "@st.fragment(run_every=widgets.pace())" in (FOLDER / "views" / f"{page}.py").read_text()
 
 
 def test_pages_are_short_and_none_is_named_like_a_package():

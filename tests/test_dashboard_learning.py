@@ -4,6 +4,7 @@ import asyncio
 import sys
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import polars as pl
 import pytest
 import streamlit
 import streamlit.config
+from fakes.dashboard_pages import pick
 from fakes.gateway import FakeGateway, model, serving
 from fakes.learned_history import keep_alerts, keep_learned, predicted
 from fakes.sample_history import LARGE, NOW, SMALL, sample
@@ -26,6 +28,7 @@ from tale.exceptions import ModelException
 from tale.learning.live_figures import estimated_savings, live_figures, verified_savings
 from tale.mcp.http_server import HTTPMCPServer
 from tale.storage.database import Database
+from tale.storage.monitoring_store import MonitoringStore
 from tale.storage.prediction_store import PredictionStore
 
 FOLDER = Path(__file__).parent.parent / "dashboard"
@@ -41,6 +44,7 @@ class ExplainingGateway(FakeGateway):
 
     async def explain_task(self, task_id: str) -> dict[str, Any]:
         """What mattered."""
+        self.calls.append(("explain_task", {"task_id": task_id}))
         expected = {"output_tokens": 100, "upper_tokens": 200, "role": "task", "complexity": "simple", "reason": "Why."}
         outcome = {"output_tokens": 120, "succeeded": None}
         known = {
@@ -164,11 +168,20 @@ def test_the_simplest_guess_is_the_median_of_what_came_before(seen: Learned):
     assert guesses[:3] == [None, truths[0], max(truths[:2])]
 
 
+def test_the_simplest_guess_knows_the_answers_before_the_window(kept: Path, seen: Learned):
+    with open_history(kept, clock=lambda: NOW) as history:
+        hour = learned(history, 1.0).predictions
+    known = seen.predictions.tail(len(hour)).select("task_id", "plain_tokens")
+    assert_frame_equal(hour.select("task_id", "plain_tokens"), known)
+    assert hour["plain_tokens"].null_count() == 0
+
+
 def test_a_window_and_a_model_narrow_what_is_read(kept: Path, seen: Learned):
     with open_history(kept, clock=lambda: NOW) as history:
         hour, large = learned(history, 1.0), learned(history, HOURS, model=LARGE)
     assert 0 < len(hour.predictions) < len(seen.predictions)
     assert set(large.predictions["model"]) == {LARGE}
+    assert large.models == seen.models and seen.models["task"] == LARGE  # both, whatever was chosen
     assert hour.is_whole
     assert len(hour.predictions) < MOST_PREDICTIONS
 
@@ -263,6 +276,30 @@ def test_the_page_shows_savings_versions_and_attempts(look: Open, kept: Path, mo
     assert verdicts == [{"refused", "promoted"}]
 
 
+def test_tokens_tell_what_was_saved_and_which_budgets_were_missed(
+    look: Open, tale_home: Path, monkeypatch: pytest.MonkeyPatch
+):
+    expected = asyncio.run(keep_learned(f"sqlite:///{tale_home}/tale.db", now=time.time()))
+    missed = sum(row["true_output_tokens"] > row["upper_tokens"] for row in expected)
+    told = words(look("tokens", window="6h"))
+    assert f"{missed:,} of {len(expected):,}" in told and missed
+    assert "Verified" in told and "12 tasks" in told and "Estimated" in told
+
+
+def test_the_explained_task_stays_the_one_that_was_picked(look: Open, gateway: ExplainingGateway, tale_home: Path):
+    asyncio.run(keep_learned(f"sqlite:///{tale_home}/tale.db", now=time.time()))
+    app = look("learning", window="6h")
+    assert not gateway.asked("explain_task")
+    pick(app, "predicted", 60)
+    (asked,) = gateway.asked("explain_task")
+    app.segmented_control(key="window").set_value("15m").run()
+    assert [error.value for error in app.exception] == []
+    assert len(app.dataframe) and {each["task_id"] for each in gateway.asked("explain_task")} == {asked["task_id"]}
+    assert "Write a haiku about snow." in words(app)
+    app.button(key="close-explanation").click().run()
+    assert "Write a haiku about snow." not in words(app)
+
+
 def test_the_page_without_predictions_says_what_to_run(look: Open):
     app = look("learning")
     assert not app.error
@@ -308,6 +345,20 @@ def test_alerts_are_open_until_met_or_seen(tmp_path: Path):
         assert told_alerts(history).filter("is_open")["name"].to_list() == ["ux_first_token"]
 
 
+async def test_an_alert_of_a_violation_that_ended_without_a_word_is_not_open(tmp_path: Path):
+    url = f"sqlite:///{tmp_path}/tale.db"
+    await keep_alerts(url, NOW)
+    database = Database.open(url)
+    store = MonitoringStore(database)
+    (violation,) = await store.open_violations()
+    await store.keep([replace(violation, ended_at=NOW - 60)], [])
+    await database.close()
+    with open_history(url, clock=lambda: NOW) as history:
+        found = told_alerts(history)
+    assert found.filter("is_open")["name"].to_list() == ["interrupt"]
+    assert found.filter(name="ux_first_token")["action"].to_list() == ["Do less."]
+
+
 def test_overview_and_targets_show_alerts_with_what_to_do(look: Open, tale_home: Path):
     asyncio.run(keep_alerts(f"sqlite:///{tale_home}/tale.db", time.time()))
     strip = [warning.value for warning in look("overview").warning]
@@ -338,3 +389,5 @@ def test_others_on_the_network_only_look_at_models(look: Open):
     streamlit.config.set_option("server.address", "0.0.0.0")
     app = look("models")
     assert "with the key" in words(app)
+    offers = [each for each in app.button if each.label in ("Fetch it", "Delete it")]
+    assert offers and all(each.disabled for each in offers)  # their popovers are, too, but that is only shown

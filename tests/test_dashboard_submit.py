@@ -26,6 +26,7 @@ from fakes.scripted_backend import ScriptedBackend
 from fakes.servers import Process, rows, settings_for
 from streamlit.testing.v1 import AppTest
 
+from tale.exceptions import ServerException
 from tale.mcp.http_server import HTTPMCPServer
 from tale.settings import Settings
 
@@ -87,6 +88,25 @@ def test_without_a_service_one_sentence_says_what_to_run() -> None:
     app = open_page("submit")
     assert "The service is not running" in words(app) and "tale servers start" in words(app)
     assert not app.text_area
+
+
+def test_a_service_of_another_home_is_asked_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from feed import Heard, listen
+    from service import service
+
+    other = PredictingGateway(home=str(tmp_path / "another"))
+    with serving(other) as port:
+        for role in ("GATEWAY", "UX_AGENT"):
+            monkeypatch.setenv(f"TALE_{role}_PORT", str(port))
+        assert "another tale" in words(open_page("chat"))
+        for role in ("gateway", "ux_agent"):
+            with pytest.raises(ServerException, match=f"another tale .* TALE_{role.upper()}_PORT"):
+                service().ask("list_tasks", role)
+        heard = Heard("a-task")
+        listening = service().begin(listen(service(), heard))
+        until(lambda: heard.is_away)
+        listening.cancel()
+    assert other.calls == []
 
 
 def test_a_broken_database_ends_no_page(tale_home: Path) -> None:

@@ -3,6 +3,7 @@
 import asyncio
 import json
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -93,12 +94,20 @@ async def test_a_target_is_met_or_missed_once_there_are_values_enough(service: P
     now = service.shared.clock()
     for number in range(20):
         call = ModelCall(f"call-{number}", now - number, "ux", "chat", "m", "p", time_to_first_token_s=0.1 * number)
-        await service.shared.calls.open_call(call)
+        await service.shared.calls.close_call(replace(call, ended_at=now))
+        await service.shared.calls.close_call(replace(call, id=f"task-{number}", operation="execute", ended_at=now))
     old = ModelCall("old", now - 2 * 86_400, "ux", "chat", "m", "p", time_to_first_token_s=50.0, load_s=2.0)
-    await service.shared.calls.open_call(old)
+    await service.shared.calls.close_call(replace(old, ended_at=now - 86_500))
     found = await read(client, "tale://targets")
-    assert standing(found, "ux_first_token") == (20, pytest.approx(1.8), "missed")
+    assert standing(found, "ux_first_token") == (20, pytest.approx(1.8, rel=0.021), "missed")
     assert standing(found, "model_load") == (0, None, "unknown")
+
+
+async def test_targets_are_told_with_ones_own_limits(tmp_path: Path) -> None:
+    async with running(settings_for(tmp_path, target_limits={"model_load": 30.0})) as process:
+        found = await read(await process.client(), "tale://targets")
+    limits = {each["target"]["name"]: each["target"]["limit"] for each in found["targets"]}
+    assert (limits["model_load"], limits["ux_first_token"]) == (30.0, 1.0)
 
 
 async def test_what_there_is_is_listed_with_titles_and_texts(client: HTTPMCPClient) -> None:

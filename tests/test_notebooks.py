@@ -1,19 +1,28 @@
 """The notebooks run from top to bottom, on the sample history and on other databases, and come to conclusions."""
 
 import asyncio
+import random
 import re
 import time
+import uuid
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import nbformat
 import pytest
-from fakes.sample_history import seeded
+from fakes.learned_history import predicted
+from fakes.sample_history import SMALL, Sample, call, keep, seeded
 from nbclient import NotebookClient
+from nbclient.exceptions import CellExecutionError
 from nbformat import NotebookNode
+from sqlalchemy import insert
 
 from tale.cli.demo import sample_path
+from tale.records import Attempt, Task, TaskStatus
 from tale.storage.database import Database
+from tale.storage.learning_tables import predictions
 from tale.storage.sample_file import load_sample
 
 FOLDER = Path(__file__).parent.parent / "notebooks"
@@ -113,6 +122,49 @@ def test_one_variable_has_it_look_at_a_database_of_ones_own(tmp_path: Path) -> N
     calls = sum(call.ended_at is not None for call in made.calls)
     head = next(cell for cell in book.cells if cell.get("outputs")).outputs[-1]["data"]["text/markdown"]
     assert head.startswith(f"**{calls:,} calls**")
+
+
+def keep_one_task(url: str, **ended: Any) -> None:
+    """A history of one task with what was expected of it, and one answer of the chat, by an engine without a cache."""
+    now, asked = time.time(), str(uuid.uuid4())
+    at = {"started_at": now - 90, "ended_at": now - 80, "attempt": 1}
+    task = Task(asked, "Write a haiku.", TaskStatus.COMPLETED, now - 91, model=SMALL, role="ux", **at)
+    done = replace(call(random.Random(1), now - 90, now), cached_tokens=None, **ended)
+    attempt = Attempt(asked, 1, now - 90, now - 80, "completed", SMALL)
+    calls = [replace(done, id=asked, operation="execute", task_id=asked, attempt=1), done]
+    told = [row | {"ux_success": None, "task_success": None, "succeeded": None} for row in predicted([task])]
+
+    async def kept() -> None:
+        await keep(url, Sample(calls, [task], [attempt]), now=now)
+        database = Database.open(url)
+        await database.write(lambda c: c.execute(insert(predictions), told).rowcount)
+        await database.close()
+
+    asyncio.run(kept())
+
+
+def test_a_single_task_and_an_engine_that_tells_of_no_cache_are_enough(tmp_path: Path) -> None:
+    keep_one_task(f"sqlite:///{tmp_path}/tale.db")
+    found = {name: on(str(tmp_path / "tale.db"), read(name)) for name in NAMES}
+    executed(list(found.values()))
+    told = {name: conclusion_of(book) for name, book in found.items()}
+    assert all(text.count("- ") == 3 and "nan" not in text and "None" not in text for text in told.values())
+    assert "the engine does not tell" in told["01_token_usage"]
+    purposes = next(each for each in figures_of(found["01_token_usage"]) if "kind of call" in str(each["layout"]))
+    assert all(value > 0 for trace in purposes["data"] if trace["name"] == "read" for value in trace["x"])
+    assert told["02_latency_targets"].startswith("- **100% of the answers began within 1 s.**\n")
+    assert "Of no task are both known" in told["03_learning_quality"]
+    assert "no chances were told" in told["04_routing_economics"]
+
+
+def test_where_all_calls_failed_a_notebook_says_so_or_what_there_is(tmp_path: Path) -> None:
+    nothing = dict.fromkeys(("input_tokens", "output_tokens", "time_to_first_token_s"))
+    keep_one_task(f"sqlite:///{tmp_path}/tale.db", error_class="ModelException", **nothing)
+    books = {name: on(str(tmp_path / "tale.db"), read(name)) for name in ("01_token_usage", "04_routing_economics")}
+    executed([books["04_routing_economics"]])
+    assert "no engine has told" in conclusion_of(books["04_routing_economics"])
+    with pytest.raises(CellExecutionError, match="no calls in this time that tell their tokens"):
+        executed([books["01_token_usage"]])
 
 
 @pytest.mark.postgres

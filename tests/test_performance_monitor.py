@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import time
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -9,9 +10,11 @@ from typing import Any
 
 import pytest
 from fakes.sample_history import NOW, keep, sample
+from fakes.servers import running, settings_for, until
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tale import settings
 from tale.analytics import open_history
 from tale.exceptions import DatabaseException, ValidationException
 from tale.histogram import histogram_of
@@ -20,8 +23,8 @@ from tale.monitoring.evaluation import HISTOGRAM, VALUES, standings
 from tale.monitoring.evidence import StoredEvidence
 from tale.monitoring.pages import FramedEvidence
 from tale.monitoring.performance_monitor import Load, MachineProbe, PerformanceMonitor, Work
-from tale.monitoring.profiles import PROFILES, profile_named, profile_of
-from tale.monitoring.targets import TARGETS, Standing, Target, standing_of, standing_of_histogram
+from tale.monitoring.profiles import PROFILES, UNKNOWN, profile_named, profile_of
+from tale.monitoring.targets import TARGETS, Standing, Target, limit_of, standing_of, standing_of_histogram
 from tale.storage.database import Database
 from tale.storage.history_reader import HistoryReader
 from tale.storage.monitoring_store import MonitoringStore, Sample, TargetAlert, Violation
@@ -86,11 +89,32 @@ async def test_the_targets_are_held_against_the_history(tmp_path: Path):
     assert {name for name, standing in found.items() if standing.values} <= {HISTOGRAM, *VALUES}
 
 
+async def test_only_the_answers_of_the_small_model_in_chats_are_first_words(tmp_path: Path):
+    """Tasks, summaries and warm-ups of the small model, and chats with the larger one, are ten times as slow."""
+    url, made = f"sqlite:///{tmp_path}/tale.db", sample()
+    others = [("ux", "execute"), ("ux", "summarize"), ("ux", "warm"), ("ux", "acknowledge"), ("task", "chat")]
+    chats = [each for each in made.calls if each.role == "ux" and each.operation == "chat" and each.ended_at]
+    slow = [
+        replace(each, id=f"{role}-{operation}-{each.id}", role=role, operation=operation, time_to_first_token_s=30.0)
+        for each in chats
+        for role, operation in others
+    ]
+    made.calls += slow
+    await keep(url, made)
+    with open_history(url, clock=lambda: NOW) as history:
+        for evidence in (StoredEvidence(history.reader), FramedEvidence(history)):
+            standing = by_name(standings(evidence, TARGETS, now=NOW))["ux_first_token"]
+            assert (standing.values, standing.status) == (len(chats), "met")
+
+
 async def test_a_machine_profile_and_a_user_may_set_other_limits():
     limits = {target.name: target.limit for target in profile_named("cpu").targets({"recovery": 5.0})}
     assert (limits["recovery"], limits["interrupt"]) == (5.0, 10.0)
     assert [target.name for target in profile_of("ollama").targets()] == [target.name for target in TARGETS]
     assert [profile_of(provider) for provider in ("embedded", "ollama", "openai")] == list(PROFILES)
+    assert profile_of(None) == UNKNOWN
+    assert limit_of("recovery", UNKNOWN.targets({"recovery": 5.0})) == 5.0
+    assert [target.name for target in TARGETS] == list(settings.TARGETS)
     with pytest.raises(ValidationException, match="no target 'speed'"):
         profile_named("cpu").targets({"speed": 1.0})
     with pytest.raises(ValidationException, match="no profile 'huge'"):
@@ -119,11 +143,23 @@ def test_a_violation_keeps_its_worst_and_ends_when_the_target_is_met_again():
     violation = judge(standing_of(LIMIT, [2.0] * 20)).violations[0]
     worse = judge(standing_of(LIMIT, [3.0] * 30), [violation])
     assert (worse.violations, worse.alerts) == ((replace(violation, worst=3.0, measured=30),), ())
-    silent = judge(standing_of(LIMIT, [0.5]), [violation])
+    silent = judge(standing_of(LIMIT, [0.5, 2.0]), [violation])
     assert (silent.violations, silent.alerts) == ((), ())
     met = judge(standing_of(LIMIT, [0.5] * 20), worse.violations, now=NOW + 60)
     assert [(each.worst, each.ended_at) for each in met.violations] == [(3.0, NOW + 60)]
     assert [alert.kind for alert in met.alerts] == ["met"]
+
+
+@pytest.mark.parametrize("values", [[], [0.5, 0.5]])
+@pytest.mark.parametrize(
+    "told", [standing_of, lambda target, values: standing_of_histogram(target, histogram_of(values))]
+)
+def test_a_violation_ends_without_a_word_once_no_value_of_the_window_is_beyond_the_limit(values: Any, told: Any):
+    violation = judge(standing_of(LIMIT, [2.0] * 20)).violations[0]
+    ended = judge(told(LIMIT, values), [violation], now=NOW + 60)
+    assert (ended.violations, ended.alerts) == ((replace(violation, ended_at=NOW + 60),), ())
+    unmeasured = judge(Standing(LIMIT, 0, None, "unknown"), [violation])
+    assert (unmeasured.violations, unmeasured.alerts) == ((), ())
 
 
 def test_what_burns_fast_is_told_before_it_is_missed_and_not_again_within_the_hour():
@@ -184,6 +220,22 @@ async def test_the_monitor_judges_the_history_and_keeps_what_it_found(store: Mon
     assert (alert.kind, alert.target) == ("missed", "ux_first_token")
     assert await watch.judge() == ()
     assert [violation.target for violation in await store.open_violations()] == ["ux_first_token"]
+
+
+async def test_a_service_judges_by_its_own_limits(tmp_path: Path):
+    """All first words of the sample are within a second."""
+    settings = settings_for(tmp_path, target_limits={"ux_first_token": 0.01})
+    now = time.time()
+    await keep(settings.database, sample(now=now), now=now)
+    async with running(settings) as process:
+        store = MonitoringStore(process.shared.database)
+
+        async def is_told() -> bool:
+            return bool(await store.latest_alerts())
+
+        await until(is_told)
+        (violation,) = await store.open_violations()
+    assert (violation.target, violation.limit_value) == ("ux_first_token", 0.01)
 
 
 async def test_a_failure_of_the_database_does_not_end_the_monitor(tmp_path: Path):

@@ -7,8 +7,8 @@ import widgets
 
 import data
 from tale import figures
-from tale.monitoring.cards import FIRST_WORDS_S
-from tale.monitoring.pages import Latency
+from tale.monitoring.pages import Latency, of_chat
+from tale.monitoring.targets import limit_of
 
 SLOWEST = ("started_at", "model", "operation", "total_s", "time_to_first_token_s", "output_tokens", "task_id")
 CONFIG = {
@@ -32,17 +32,17 @@ def _shown() -> None:
         widgets.empty("No calls in this time", "tale submit 'Write a haiku'")
         return
     _charts(seen, at)
-    st.subheader("Slowest calls", anchor=False)
+    st.subheader(f"Slowest calls{widgets.last_day(seen.window)}", anchor=False)
     widgets.table(seen.slowest.select(SLOWEST), "slowest", column_config=CONFIG)
-    widgets.footer(int(seen.minutes["calls"].sum()), taken_s, at)
+    widgets.footer(int(seen.minutes["calls"].sum()), taken_s, at, widgets.charts_end(seen.window))
 
 
 def _charts(seen: Latency, at: float) -> None:
     theme, window, minutes = widgets.theme(seen.models), seen.window, seen.minutes
     left, right = st.columns(2)
-    chat, limit = minutes.filter(role="ux"), FIRST_WORDS_S
+    chat, limit = of_chat(minutes), limit_of("ux_first_token", data.targets())
     first = partial(figures.latency, chat, "first_token", window=window, target=limit, theme=theme)
-    widgets.chart(first, "latency-first", at, left)
+    widgets.chart(first, "latency-first", at, left, of=", in the chat")
     rate = partial(figures.latency, minutes, "decode_rate", window=window, theme=theme)
     widgets.chart(rate, "latency-rate", at, right)
     widgets.chart(lambda: figures.latency(minutes, window=window, theme=theme), "latency-whole", at)
@@ -50,8 +50,8 @@ def _charts(seen: Latency, at: float) -> None:
     widgets.chart(lambda: figures.heatmap(minutes, window=window, theme=theme), "latency-heat", at, left)
     widgets.chart(lambda: figures.parts_of_time(minutes, window=window, theme=theme), "latency-parts", at, right)
     left, right = st.columns(2)
-    first = partial(figures.distribution, minutes, "first_token", target=limit, theme=theme)
-    widgets.chart(first, "latency-ecdf-first", at, left)
+    first = partial(figures.distribution, chat, "first_token", target=limit, theme=theme)
+    widgets.chart(first, "latency-ecdf-first", at, left, of=", in the chat")
     widgets.chart(lambda: figures.distribution(minutes, theme=theme), "latency-ecdf", at, right)
 
 

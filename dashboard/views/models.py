@@ -2,6 +2,7 @@
 
 from functools import partial
 
+import health_view
 import models_view
 import polars as pl
 import streamlit as st
@@ -9,10 +10,10 @@ import widgets
 
 import data
 from tale import figures
-from tale.monitoring.targets import TARGETS
+from tale.monitoring.pages import MOST_READ
+from tale.monitoring.targets import limit_of
 
 can_write = widgets.may_write()
-LOAD_S = next(target.limit for target in TARGETS if target.name == "model_load")
 
 
 @st.fragment(run_every=widgets.pace())
@@ -22,9 +23,10 @@ def show() -> None:
 
 
 def _shown() -> None:
-    found = data.health(data.settings().url_of("gateway"))
+    found = data.health()
     if found is None:
-        widgets.empty("The service does not run", "tale servers start")
+        if not health_view.warn_of_stranger():
+            widgets.empty("The service does not run", "tale servers start")
     else:
         st.caption(found.get("backend", {}).get("reason") or "")
         rows = pl.DataFrame(map(models_view.state_row, found.get("models", [])))
@@ -34,13 +36,14 @@ def _shown() -> None:
     left, right = st.columns(2)
     memory = partial(figures.model_memory, seen.samples, limit_bytes=data.settings().memory_limit_bytes, theme=theme)
     widgets.chart(memory, "models-memory", at, left)
-    widgets.chart(lambda: figures.loads(seen.loads, target=LOAD_S, theme=theme), "models-loads", at, right)
+    loads = partial(figures.loads, seen.loads, target=limit_of("model_load", data.targets()), theme=theme)
+    widgets.chart(loads, "models-loads", at, right, of=widgets.latest(seen.loads, MOST_READ))
     widgets.chart(lambda: figures.speed(seen.minutes, window=window, theme=theme), "models-speed", at, left)
     rate = partial(figures.distribution, seen.minutes, "decode_rate", theme=theme)
     widgets.chart(rate, "models-rate", at, right)
     widgets.chart(lambda: figures.machine(seen.samples, theme=theme), "models-machine", at)
     models_view.show_files(can_write=can_write)
-    widgets.footer(int(seen.minutes["calls"].sum()), taken_s, at)
+    widgets.footer(int(seen.minutes["calls"].sum()), taken_s, at, widgets.charts_end(window))
 
 
 show()

@@ -1,10 +1,13 @@
 """Reliability: what failed and why, what was tried again, and where another model had to answer."""
 
+from functools import partial
+
 import streamlit as st
 import widgets
 
 import data
 from tale import figures
+from tale.monitoring.pages import LISTED, MOST_READ
 
 FAILED = ("started_at", "model", "operation", "error_class", "error", "task_id")
 FALLBACKS = ("started_at", "requested_model", "model", "route_reason", "task_id")
@@ -35,16 +38,18 @@ def _shown() -> None:
     widgets.chart(lambda: figures.outcomes(seen.minutes, window=window, theme=theme), "reliability-outcomes", at, left)
     widgets.chart(lambda: figures.error_rate(seen.minutes, window=window, theme=theme), "reliability-rate", at, right)
     left, right = st.columns(2)
-    widgets.chart(lambda: figures.error_classes(seen.failed, theme=theme), "reliability-classes", at, left)
+    classes = partial(figures.error_classes, seen.failed, theme=theme)
+    widgets.chart(classes, "reliability-classes", at, left, of=widgets.latest(seen.failed, MOST_READ))
     widgets.chart(lambda: figures.recoveries(seen.attempts, theme=theme), "reliability-again", at, right)
-    for title, frame, columns in (
-        ("Latest failed calls", seen.failed, FAILED),
-        ("Calls that another model answered", seen.fallbacks, FALLBACKS),
+    others = widgets.latest(seen.fallbacks, LISTED)
+    for title, key, frame, columns in (
+        ("Latest failed calls", "failed-calls", seen.failed, FAILED),
+        (f"Calls that another model answered{others}", "fallbacks", seen.fallbacks, FALLBACKS),
     ):
         if not frame.is_empty():
             st.subheader(title, anchor=False)
-            widgets.table(frame.select(columns).head(50), title, column_config=CONFIG)
-    widgets.footer(int(seen.minutes["calls"].sum()), taken_s, at)
+            widgets.table(frame.select(columns).head(LISTED), key, column_config=CONFIG)
+    widgets.footer(int(seen.minutes["calls"].sum()), taken_s, at, widgets.charts_end(window))
 
 
 show()

@@ -11,9 +11,7 @@ import widgets
 import data
 from tale import figures
 from tale.monitoring.alerts import shown
-from tale.monitoring.cards import FIRST_WORDS_S
-from tale.monitoring.profiles import profile_of
-from tale.monitoring.targets import Standing
+from tale.monitoring.targets import Standing, limit_of
 
 WORDS = {"met": "✓ met", "missed": "✗ missed", "unknown": "too few values"}
 
@@ -25,16 +23,16 @@ def show() -> None:
 
 
 def _shown() -> None:
-    seen, taken_s, at = data.page("Targets", widgets.choice())
-    found = data.health(data.settings().url_of("gateway")) or {}
-    profile = profile_of(found.get("backend", {}).get("provider"))
+    profile, targets = data.profile(), data.targets()
+    seen, taken_s, at = data.page("Targets", widgets.choice(), targets)
     st.caption(f"Machine profile: **{profile.name}**, {profile.title}. Each target by its own window, a day.")
     widgets.table(pl.DataFrame(map(_row, seen.standings)), "targets", height="content")
     for standing in (each for each in seen.standings if each.action):
         st.warning(f"**{standing.target.title}**: {standing.action}", icon=":material/build:")
     widgets.chart(partial(figures.calendar, seen.days, theme=widgets.theme()), "targets-days", at)
     burn = partial(figures.burn_down, window=seen.window, theme=widgets.theme())
-    widgets.chart(lambda: burn(seen.chat, "first_token", FIRST_WORDS_S), "targets-burn", at)
+    limit_s = limit_of("ux_first_token", targets)
+    widgets.chart(lambda: burn(seen.chat, "first_token", limit_s), "targets-burn", at)
     if not seen.violations.is_empty():
         st.subheader("Times in which targets were missed", anchor=False)
         widgets.table(seen.violations.drop("id"), "violations")

@@ -37,11 +37,7 @@ def _shown() -> None:
     took = (pl.col("ended_at") - pl.col("started_at")).dt.total_milliseconds() / 1_000
     table = found.with_columns(took.alias("took_s")).select(COLUMNS)
     st.subheader("Tasks", anchor=False)
-    options = {"column_config": CONFIG, "on_select": "rerun", "selection_mode": "single-row"}
-    picked = widgets.table(table, f"tasks-{followed}", **options)  # a choice is made once
-    for row in picked.selection.rows[:1]:
-        _follow(found["id"][row])
-        st.rerun(scope="fragment")
+    widgets.pick(table, f"tasks-{followed}", found["id"].to_list(), _follow, column_config=CONFIG)
 
 
 show()

@@ -1,5 +1,6 @@
-"""Tokens & Budgets: what was read and written by which model, and what the budgets say."""
+"""Tokens & Budgets: what was read and written by which model, what the budgets say, and what learning saved."""
 
+import learning_view
 import streamlit as st
 import widgets
 
@@ -24,7 +25,8 @@ def show() -> None:
 
 
 def _shown() -> None:
-    seen, taken_s, at = data.page("Tokens & Budgets", widgets.choice())
+    chosen = widgets.choice()
+    seen, taken_s, at = data.page("Tokens & Budgets", chosen)
     theme = widgets.theme(seen.models)
     for text in seen.alerts["text"].to_list():
         st.warning(text, icon=":material/notifications:")
@@ -38,7 +40,10 @@ def _shown() -> None:
         sums = summaries.totals(seen.minutes, ["model"]).select(SUMS)
         widgets.table(sums, "token-sums", column_config=CONFIG, height="content")
     widgets.chart(lambda: figures.budget_use(seen.budgets, theme=theme), "tokens-budgets", at)
-    widgets.footer(int(seen.minutes["calls"].sum()), taken_s, at)
+    learned, savings, _, _ = learning_view.shown(chosen.hours, chosen.model, data.settings().database)
+    learning_view.show_misses(learned)
+    learning_view.show_savings(savings)
+    widgets.footer(int(seen.minutes["calls"].sum()), taken_s, at, widgets.charts_end(seen.window))
 
 
 show()

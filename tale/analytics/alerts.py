@@ -26,8 +26,8 @@ TOLD: Final[Schema] = {
 def told_alerts(history: History) -> pl.DataFrame:
     """The alerts of the latest thirty days (TOLD), the newest first. Raises DatabaseException.
 
-    One of a target is open while it is the last that was said of it and nobody has acknowledged it; one of a budget
-    until its period is over.
+    One of a target is open while it is the last that was said of it, its violation lasts, and nobody has acknowledged
+    it; one of a budget until its period is over, likewise.
     """
     now = history.now()
     rows = [*_of_targets(history, now), *_of_budgets(history.reader.budget_alerts(limit=LISTED), now)]
@@ -36,15 +36,17 @@ def told_alerts(history: History) -> pl.DataFrame:
 
 def _of_targets(history: History, now: float) -> list[tuple[Any, ...]]:
     reader, since = history.reader, now - DAYS_S
-    place, act = VIOLATION_COLUMNS.index("id"), VIOLATION_COLUMNS.index("action")
-    actions = {row[place]: row[act] for row in reader.violations(since, now + 1)}
+    found = [dict(zip(VIOLATION_COLUMNS, row, strict=True)) for row in reader.violations(since, now + 1)]
+    actions = {each["id"]: each["action"] for each in found}
+    ended = {each["id"] for each in found if each["ended_at"] is not None}
     seen: set[str] = set()
     rows: list[tuple[Any, ...]] = []
     for row in reader.target_alerts(since, now + 1, limit=LISTED):
         told = dict(zip(ALERT_COLUMNS, row, strict=True))
         name, kind, at = told["target"], told["kind"], told["created_at"]
         action = "" if kind == "met" else actions.get(told["violation_id"], "")
-        holds = kind == "missed" or (kind == "burning" and now - at <= BURNS_S)
+        lasts = kind == "missed" and told["violation_id"] not in ended
+        holds = lasts or (kind == "burning" and now - at <= BURNS_S)
         is_open = holds and name not in seen and told["acknowledged_at"] is None
         seen.add(name)
         text = told["text"].removesuffix(action).rstrip()

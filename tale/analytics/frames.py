@@ -103,7 +103,7 @@ LEARNED: Final[Schema] = {
     **dict.fromkeys(("lower_tokens", "coverage"), pl.Float64),
     **dict.fromkeys(("explored", "was_cut"), pl.Boolean),
     "task_tokens": pl.Float64,  # what the task model was expected to write
-    "plain_tokens": pl.Float64,  # the median of all earlier answers of the role: the simplest guess
+    "plain_tokens": pl.Float64,  # the median of earlier answers of the role: the simplest guess
 }
 VERSIONS: Final[Schema] = {
     "id": pl.String,

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable, Hashable
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, TypeVar
@@ -10,8 +11,8 @@ from typing import Any, Final, TypeVar
 import polars as pl
 
 from tale.analytics import frames
-from tale.analytics.kept_minutes import COARSE_S, FRESH_S, KEPT_S, SETTLED_S, KeptMinutes
-from tale.analytics.windows import Window, last_hours
+from tale.analytics.kept_minutes import COARSE_S, DAY_S, FRESH_S, HOUR_S, KEPT_S, SETTLED_S, KeptMinutes
+from tale.analytics.windows import Window, last_hours, slot_length
 from tale.storage.call_pages import CALL_COLUMNS, CallFilter
 from tale.storage.history_reader import (
     ATTEMPT_COLUMNS,
@@ -20,10 +21,12 @@ from tale.storage.history_reader import (
     TASK_COLUMNS,
     VIOLATION_COLUMNS,
     HistoryReader,
+    Rows,
 )
 
 DAY_HOURS: Final = 24.0
 MOST_CALLS: Final = 1_000_000  # of one frame
+SAMPLED_AT: Final = SAMPLE_COLUMNS.index("at")
 
 T = TypeVar("T")
 
@@ -109,9 +112,16 @@ class History:
         return frames.frame_of(self.reader.feedback(since, until), frames.FEEDBACK, FEEDBACK_COLUMNS)
 
     def samples(self, hours: float = DAY_HOURS, *, window: Window | None = None) -> pl.DataFrame:
-        """What the monitor measured of the machine (frames.SAMPLES)."""
+        """What the monitor measured of the machine (frames.SAMPLES): the last of each slot and service.
+
+        The processor's share is the mean of the slot.
+        """
         since, until = self._limits(hours, window)
-        return frames.frame_of(self.reader.samples(since, until), frames.SAMPLES, SAMPLE_COLUMNS)
+        slot_s = window.slot_s if window else slot_length(hours * HOUR_S)
+        rows = self._samples(since, until, slot_s)
+        return frames.frame_of(
+            [row for row in rows if since <= row[SAMPLED_AT] < until], frames.SAMPLES, SAMPLE_COLUMNS
+        )
 
     def violations(self, hours: float = DAY_HOURS, *, window: Window | None = None) -> pl.DataFrame:
         """When targets were missed (frames.VIOLATIONS)."""
@@ -140,6 +150,17 @@ class History:
     def close(self) -> None:
         """Close the connections."""
         self.reader.close()
+
+    def _samples(self, since: float, until: float, slot_s: int) -> Rows:
+        """The samples, read day by day where slots are long: those of a day that is over do not change."""
+        if slot_s < COARSE_S:
+            return self.reader.samples(since, until, slot_s=slot_s)
+        rows: Rows = []
+        for day in range(int(since // DAY_S), int(-(-until // DAY_S))):
+            begin, end = day * DAY_S, (day + 1) * DAY_S
+            read = partial(self.reader.samples, begin, end, slot_s=slot_s)
+            rows += self.kept(("samples", day, slot_s), end, read)
+        return rows
 
     def _limits(self, hours: float, window: Window | None) -> tuple[float, float]:
         now = self._clock()

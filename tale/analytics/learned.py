@@ -3,7 +3,7 @@
 import json
 from bisect import insort
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -15,11 +15,12 @@ from tale.analytics.windows import Window
 from tale.predictions import KeptPrediction, Outcome, Prediction, Shadow
 from tale.storage.history_reader import EVENT_COLUMNS, PREDICTION_COLUMNS, SHADOW_COLUMNS, VERSION_COLUMNS
 
-MOST_PREDICTIONS: Final = 2_000  # of a window with more the newest
+MOST_PREDICTIONS: Final = 2_000  # of a window with more the newest, and as many answers before
 MOST_SHADOWS: Final = 1_000
 MOST_VERSIONS: Final = 50
 MOST_EVENTS: Final = 200
 EVER: Final = 0.0
+ENDED: Final = PREDICTION_COLUMNS.index("ended_at")
 VERDICTS: Final = {"promoted": "promoted", "rejected": "refused", "rolled_back": "rolled back"}
 MADE_OF: Final = {
     "at": "ended_at",
@@ -34,7 +35,8 @@ MADE_OF: Final = {
 class Learned:
     """How predictions did in a window, oldest first, and (of all time) versions and events, newest first.
 
-    `is_whole` is false where the window holds more attempts than were read.
+    `models` are those that did most tasks of each role in the window; `is_whole` is false where it holds more attempts
+    than were read.
     """
 
     window: Window
@@ -42,6 +44,7 @@ class Learned:
     versions: pl.DataFrame  # frames.VERSIONS
     events: pl.DataFrame  # frames.LEARNING_EVENTS
     shadows: Sequence[Shadow]  # of all time
+    models: Mapping[str, str]
     is_whole: bool = True
 
 
@@ -50,7 +53,8 @@ def learned(history: History, hours: float, *, model: str | None = None) -> Lear
     window, reader = history.window(hours), history.reader
     now = history.now() + 1
     rows = reader.predictions(window.since, now, limit=MOST_PREDICTIONS)
-    predictions = learned_frame(rows[::-1])
+    begin = rows[-1][ENDED] if rows else window.since
+    predictions = learned_frame(rows[::-1], reader.earlier_answers(begin, limit=MOST_PREDICTIONS))
     events = frames.frame_of(
         reader.learning_events(EVER, now, limit=MOST_EVENTS), frames.LEARNING_EVENTS, EVENT_COLUMNS
     )
@@ -61,14 +65,25 @@ def learned(history: History, hours: float, *, model: str | None = None) -> Lear
         versions,
         events,
         [shadow_of(row) for row in reader.shadows(EVER, now, limit=MOST_SHADOWS)],
+        _models(predictions),
         is_whole=len(rows) < MOST_PREDICTIONS,
     )
 
 
-def learned_frame(rows: Sequence[Sequence[Any]]) -> pl.DataFrame:
-    """A frame of LEARNED of rows of storage (PREDICTION_COLUMNS), which come in the order in which attempts ended."""
+def _models(predictions: pl.DataFrame) -> dict[str, str]:
+    counts = predictions.drop_nulls("model").group_by("role", "model").len().sort("len")
+    return dict(counts.select("role", "model").iter_rows())
+
+
+def learned_frame(rows: Sequence[Sequence[Any]], answers: Sequence[tuple[str, int]] = ()) -> pl.DataFrame:
+    """A frame of LEARNED of rows of storage (PREDICTION_COLUMNS), which come in the order in which attempts ended.
+
+    `answers` are the role and tokens of those that ended before: the simplest guess is the median of both.
+    """
     held = [dict(zip(PREDICTION_COLUMNS, row, strict=True)) for row in rows]
     earlier: dict[str, list[int]] = defaultdict(list)
+    for role, tokens in answers:
+        insort(earlier[role], tokens)
     told: list[tuple[Any, ...]] = []
     for row in held:
         known = {name: row[MADE_OF.get(name, name)] for name in frames.LEARNED if MADE_OF.get(name, name) in row}

@@ -94,11 +94,14 @@ def totals(frame: pl.DataFrame, by: Sequence[str] = ()) -> pl.DataFrame:
 def over_time(
     frame: pl.DataFrame, window: Window | None = None, *, by: Sequence[str] = ()
 ) -> tuple[pl.DataFrame, Window]:
-    """The totals of each slot (`slot`, `by`, sums); slots without calls have counts of 0 and sums of 0."""
-    minutes, window = slotted(frame, window)
-    found = totals(minutes, ["slot", *by])
-    groups = found.select(by).unique(maintain_order=True) if by else pl.DataFrame({"": [0]})
-    grid = window.slots.to_frame().join(groups, how="cross")
+    """The totals of each slot (`slot`, `by`, sums); slots without calls have counts of 0 and sums of 0.
+
+    The groups are those of the frame: one that has no calls within the window is there, too.
+    """
+    minutes = minutes_of(frame)
+    within, window = slotted(minutes, window)
+    found = totals(within, ["slot", *by])
+    grid = _grid(minutes, window, by)
     whole = grid.join(found, on=["slot", *by], how="left").sort("slot", *by)
     return whole.select(found.columns).with_columns(pl.col(*COUNTS, *TOKENS, *TIMES).fill_null(0)), window
 
@@ -107,10 +110,10 @@ def percentiles_over_time(
     frame: pl.DataFrame, measure: Measure, *, window: Window | None = None, by: Sequence[str] = ()
 ) -> pl.DataFrame:
     """`slot`, `by`, `count`, `p50`, `p95`, `p99` of each slot; null where no call has the measure."""
-    minutes, window = slotted(frame, window)
-    found = percentiles(minutes, measure, ["slot", *by])
-    groups = found.select(by).unique(maintain_order=True) if by else pl.DataFrame({"": [0]})
-    grid = window.slots.to_frame().join(groups, how="cross")
+    minutes = minutes_of(frame)
+    within, window = slotted(minutes, window)
+    found = percentiles(within, measure, ["slot", *by])
+    grid = _grid(minutes, window, by)
     return grid.join(found, on=["slot", *by], how="left").sort("slot", *by).select(found.columns)
 
 
@@ -120,6 +123,12 @@ def queue_over_time(task_times: pl.DataFrame, window: Window) -> pl.DataFrame:
     came, began, ended = (_reached(task_times, name, window) for name in ("created", "started", "ended"))
     gone = _reached(never, "ended", window)
     return pl.DataFrame([window.slots, (came - began - gone).alias("queued"), (began + gone - ended).alias("running")])
+
+
+def _grid(minutes: pl.DataFrame, window: Window, by: Sequence[str]) -> pl.DataFrame:
+    """Each slot of the window with each group of the minutes."""
+    groups = minutes.select(by).unique(maintain_order=True) if by else pl.DataFrame({"": [0]})
+    return window.slots.to_frame().join(groups, how="cross")
 
 
 def _reached(task_times: pl.DataFrame, column: str, window: Window) -> pl.Series:

@@ -1,6 +1,7 @@
 """One look at everything that a dashboard in the terminal shows, as values for a screen or a script."""
 
 import asyncio
+from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any, Final
 
@@ -14,7 +15,7 @@ from tale.monitoring.evaluation import standings
 from tale.monitoring.pages import Choice as Chosen
 from tale.monitoring.pages import FramedEvidence, Overview, of_chat, overview
 from tale.monitoring.profiles import profile_of
-from tale.monitoring.targets import Standing
+from tale.monitoring.targets import Standing, Target
 from tale.orchestration.server_status import ServerStatus, look_at
 from tale.settings import Settings
 from tale.storage.call_pages import CallFilter
@@ -35,6 +36,7 @@ def look(settings: Settings, history: History, *, hours: float) -> dict[str, Any
     is_ours = gateway.state in UP or settings.gateway_url is not None
     health: dict[str, Any] = (gateway.health if is_ours else None) or {}
     now = history.now()
+    targets = profile_of(_backend(health).get("provider")).targets(settings.target_limits)
     seen = overview(history, Chosen(hours))
     under_way = history.reader.under_way()
     return {
@@ -43,9 +45,9 @@ def look(settings: Settings, history: History, *, hours: float) -> dict[str, Any
         "hours": hours,
         "service": _service(gateway, health),
         "queue": under_way,
-        "cards": [{**asdict(card), "course": list(card.course)} for card in cards_of(seen, under_way)],
+        "cards": [{**asdict(card), "course": list(card.course)} for card in cards_of(seen, under_way, targets)],
         "figures": _figures(seen),
-        "targets": history.kept(("targets", hours), now, lambda: _targets(history, health, now)),
+        "targets": history.kept(("targets", targets), now, lambda: _targets(history, targets, now)),
         "tasks": _tasks(history, now),
         "calls": _calls(history, now - hours * 3_600),
         "alerts": _alerts(history),
@@ -70,10 +72,9 @@ def _figures(seen: Overview) -> dict[str, Any]:
     return {**sums, "first_token_p95_s": first, "total_p95_s": whole}
 
 
-def _targets(history: History, health: dict[str, Any], now: float) -> list[dict[str, Any]]:
+def _targets(history: History, targets: Sequence[Target], now: float) -> list[dict[str, Any]]:
     """Those that the running service is measured by; the others are told by benchmarks."""
-    profile = profile_of(_backend(health).get("provider"))
-    found = standings(FramedEvidence(history), profile.targets(), now=now)
+    found = standings(FramedEvidence(history), targets, now=now)
     return [_target(standing) for standing in found if standing.values]
 
 

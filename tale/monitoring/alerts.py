@@ -32,7 +32,7 @@ def judged(
     """What changes as the targets stand so, over their windows and over the last hour.
 
     `told` are the latest alerts. `ids` are fresh ones, two for each standing. A target of which too little was measured
-    changes nothing.
+    changes nothing, but that its violation ends, without a word, once its window holds no value beyond the limit.
     """
     violations: list[Violation] = []
     alerts: list[TargetAlert] = []
@@ -42,7 +42,7 @@ def judged(
         changed = _violation(standing, violation, profile, now, fresh[0])
         if changed is not None:
             violations.append(changed)
-        kind = _kind(violation, changed, _burns(standing, hour, told, now))
+        kind = _kind(standing, violation, changed, _burns(standing, hour, told, now))
         if kind is not None:
             of = changed or violation
             text = sentence(standing, kind)
@@ -93,11 +93,11 @@ def _violation(
     standing: Standing, violation: Violation | None, profile: str, now: float, fresh: str
 ) -> Violation | None:
     """The violation as it is to be kept, where it differs from what is kept."""
+    if standing.status == "met" or standing.beyond == 0:
+        return replace(violation, ended_at=now) if violation else None
     if standing.measured is None:
         return None
     target = standing.target
-    if standing.status == "met":
-        return replace(violation, ended_at=now) if violation else None
     if violation is None:
         limit, action = target.limit, target.action
         return Violation(fresh, target.name, profile, now, None, limit, standing.measured, standing.values, action)
@@ -106,11 +106,13 @@ def _violation(
     return replace(violation, worst=worst, measured=standing.values) if worst != violation.worst else None
 
 
-def _kind(before: Violation | None, after: Violation | None, burns: bool) -> Literal["missed", "burning", "met"] | None:
+def _kind(
+    standing: Standing, before: Violation | None, after: Violation | None, burns: bool
+) -> Literal["missed", "burning", "met"] | None:
     if before is None and after is not None:
         return "missed"
     if after is not None and after.ended_at is not None:
-        return "met"
+        return "met" if standing.status == "met" else None
     return "burning" if burns and before is None else None
 
 

@@ -9,10 +9,9 @@ import polars as pl
 from tale.analytics import summaries
 from tale.analytics.summaries import Measure
 from tale.monitoring.pages import Overview, of_chat
-from tale.monitoring.targets import TARGETS
+from tale.monitoring.targets import TARGETS, Target, limit_of
 
 MINUTE_S: Final = 60
-FIRST_WORDS_S: Final = next(target.limit for target in TARGETS if target.name == "ux_first_token")
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,17 +26,25 @@ class Card:
     course: Sequence[float]
 
 
-def cards_of(seen: Overview, under_way: dict[str, int]) -> list[Card]:
+def cards_of(seen: Overview, under_way: dict[str, int], targets: Sequence[Target] = TARGETS) -> list[Card]:
     """The cards of the page Overview; `under_way` counts what runs now (HistoryReader.under_way)."""
-    return [_first_words(seen), _whole(seen), _written(seen), _failed(seen), _calls(seen), _tasks(seen, under_way)]
+    limit_s = limit_of("ux_first_token", targets)
+    return [
+        _first_words(seen, limit_s),
+        _whole(seen),
+        _written(seen),
+        _failed(seen),
+        _calls(seen),
+        _tasks(seen, under_way),
+    ]
 
 
-def _first_words(seen: Overview) -> Card:
+def _first_words(seen: Overview, limit_s: float) -> Card:
     value = _p95(of_chat(seen.minutes), "first_token")
-    share = None if value is None else value / FIRST_WORDS_S - 1
+    share = None if value is None else value / limit_s - 1
     course = _p95_course(of_chat(seen.minutes), "first_token", seen)
     is_good = None if share is None else share <= 0
-    return Card("First words, p95", seconds(value), percent(share), is_good, f"vs {FIRST_WORDS_S:g} s", course)
+    return Card("First words, p95", seconds(value), percent(share), is_good, f"vs {limit_s:g} s", course)
 
 
 def _whole(seen: Overview) -> Card:
@@ -47,8 +54,7 @@ def _whole(seen: Overview) -> Card:
 
 
 def _written(seen: Overview) -> Card:
-    minutes = (seen.window.until - seen.window.since) / MINUTE_S
-    value, before = (_sum(frame, "output_tokens") / minutes for frame in (seen.minutes, seen.before))
+    value, before = _per_minute(seen, "output_tokens")
     course = _course(seen, pl.col("output_tokens"))
     return _compared("Tokens a minute", f"{value:,.0f}", value, before, course=course)
 
@@ -65,8 +71,9 @@ def _failed(seen: Overview) -> Card:
 
 
 def _calls(seen: Overview) -> Card:
-    value, before = _sum(seen.minutes, "calls"), _sum(seen.before, "calls")
-    card = _compared("Calls", f"{value:,.0f}", value, before, course=_course(seen, pl.col("calls")))
+    value, before = _per_minute(seen, "calls")  # the time before is shorter by the slot that is not over
+    shown = f"{_sum(seen.minutes, 'calls'):,.0f}"
+    card = _compared("Calls", shown, value, before, course=_course(seen, pl.col("calls")))
     return Card(card.label, card.value, card.change, None, card.against, card.course)
 
 
@@ -105,12 +112,14 @@ def seconds(value: float | None) -> str:
 
 
 def percent(share: float | None) -> str | None:
-    """A change in percent, with its sign.
+    """A change in percent, with its sign; what is twice as much or more, as a multiple, for which there is room.
 
-    >>> percent(0.051), percent(-0.5), percent(None)
-    ('+5 %', '-50 %', None)
+    >>> percent(0.051), percent(-0.5), percent(4.62), percent(None)
+    ('+5 %', '-50 %', '5.6x', None)
     """
-    return None if share is None else f"{100 * share:+.0f} %"
+    if share is None:
+        return None
+    return f"{1 + share:,.1f}x" if share >= 1 else f"{100 * share:+.0f} %"
 
 
 def _p95(minutes: pl.DataFrame, measure: Measure) -> float | None:
@@ -125,6 +134,13 @@ def _p95_course(minutes: pl.DataFrame, measure: Measure, seen: Overview) -> list
 def _course(seen: Overview, value: pl.Expr) -> list[float]:
     sums, _ = summaries.over_time(seen.minutes, seen.window)
     return sums.select(value.alias("value"))["value"].to_list()
+
+
+def _per_minute(seen: Overview, column: str) -> tuple[float, float]:
+    """How much of it there was a minute, up to now and in the time before."""
+    window = seen.window
+    now, before = _sum(seen.minutes, column), _sum(seen.before, column)
+    return MINUTE_S * now / (seen.until - window.since), MINUTE_S * before / (window.until - window.since)
 
 
 def _sum(minutes: pl.DataFrame, column: str) -> float:

@@ -4,9 +4,9 @@ from collections.abc import Sequence
 from typing import Final, Protocol
 
 from tale.histogram import Histogram, decoded, merged_histogram
-from tale.records import ACKNOWLEDGE, TaskStatus
+from tale.records import CHAT, TaskStatus
 from tale.storage.call_pages import CALL_COLUMNS, CallFilter
-from tale.storage.history_reader import MINUTE_COLUMNS, SAMPLE_COLUMNS, HistoryReader
+from tale.storage.history_reader import MINUTE_COLUMNS, HistoryReader
 
 MOST_LOADS: Final = 1_000  # the newest of a window
 
@@ -15,7 +15,7 @@ class Evidence(Protocol):
     """Values of [since, until) in Unix seconds. All methods raise DatabaseException."""
 
     def first_tokens(self, since: float, until: float) -> Histogram:
-        """Seconds to the first token of the chat's calls, without acknowledgements."""
+        """Seconds to the first token of the small model's answers in chats."""
         ...
 
     def loads(self, since: float, until: float) -> Sequence[float]:
@@ -46,7 +46,7 @@ class StoredEvidence:
         names = ("role", "operation", "first_token_histogram")
         role, operation, histogram = (MINUTE_COLUMNS.index(name) for name in names)
         rows = self.reader.minutes(since, until)
-        of_chat = (row[histogram] for row in rows if row[role] == "ux" and row[operation] != ACKNOWLEDGE)
+        of_chat = (row[histogram] for row in rows if row[role] == "ux" and row[operation] == CHAT)
         return merged_histogram(map(decoded, of_chat))
 
     def loads(self, since: float, until: float) -> Sequence[float]:
@@ -64,5 +64,4 @@ class StoredEvidence:
 
     def memory(self, since: float, until: float) -> Sequence[float]:
         """See Evidence."""
-        held = (row[SAMPLE_COLUMNS.index("models_bytes")] for row in self.reader.samples(since, until))
-        return [value for value in held if value is not None]
+        return self.reader.models_bytes(since, until)

@@ -1,7 +1,7 @@
 """What each page of a dashboard shows, read from a history: for the one in the browser and the one in the terminal."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any, Final
 
@@ -14,13 +14,13 @@ from tale.histogram import Histogram
 from tale.monitoring.evaluation import standings
 from tale.monitoring.evidence import StoredEvidence
 from tale.monitoring.targets import DAY_S, TARGETS, Standing, Target
-from tale.records import ACKNOWLEDGE
+from tale.records import CHAT
 from tale.storage.call_pages import CallFilter
 
 DAY_HOURS: Final = 24.0
 CALENDAR_DAYS: Final = 28
 LISTED: Final = 50
-MOST_FAILED: Final = 200
+MOST_READ: Final = 200  # of failed calls, and of those that waited for a model: the newest
 MINUTE_S: Final = 60
 DAILY: Final = ("ux_first_token", "model_load", "interrupt")  # told day by day; of all tasks of a month there are many
 
@@ -35,12 +35,16 @@ class Choice:
 
 @dataclass(frozen=True, slots=True)
 class Overview:
-    """The state of the service. `minutes` are of the chosen model, `models` are all that answered in the window."""
+    """The state of the service. `minutes` are of the chosen model, `models` are all that answered in the window.
+
+    As on all pages, `window` is of whole slots, for charts; all else reaches up to now, which is `until`.
+    """
 
     window: Window
+    until: float
     models: list[str]
     minutes: pl.DataFrame
-    before: pl.DataFrame  # of the window before, to compare with
+    before: pl.DataFrame  # of as many whole slots before the window, to compare with
     task_times: pl.DataFrame
     queue_window: Window
 
@@ -79,7 +83,7 @@ class TokensPage:
 
 @dataclass(frozen=True, slots=True)
 class ModelsPage:
-    """The models at work: `loads` are calls that waited for one."""
+    """The models at work: `loads` are the newest calls that waited for one."""
 
     window: Window
     models: list[str]
@@ -90,7 +94,7 @@ class ModelsPage:
 
 @dataclass(frozen=True, slots=True)
 class Reliability:
-    """What failed, what was tried again, and where another model had to answer."""
+    """What failed, what was tried again, and where another model had to answer; of failed calls the newest."""
 
     window: Window
     models: list[str]
@@ -121,13 +125,14 @@ def overview(history: History, choice: Choice) -> Overview:
     before = history.minutes(window=Window(window.since - span_s, window.since, window.slot_s))
     queue_window = _lately(window, history)
     times = history.task_times(queue_window)
-    return Overview(window, models, minutes, summaries.of(before, model=choice.model), times, queue_window)
+    earlier = summaries.of(before, model=choice.model)
+    return Overview(window, history.now(), models, minutes, earlier, times, queue_window)
 
 
 def latency(history: History, choice: Choice) -> Latency:
     """The page Latency."""
     window, models, minutes = _minutes(history, choice)
-    slowest = history.slowest(_lately(window, history), model=choice.model)
+    slowest = history.slowest(_to_now(_lately(window, history), history), model=choice.model)
     return Latency(window, models, minutes, slowest)
 
 
@@ -135,7 +140,7 @@ def targets(history: History, choice: Choice, wanted: Sequence[Target] = TARGETS
     """The page Targets; targets stand by windows of their own, whatever is chosen."""
     window, _, _ = _minutes(history, Choice(choice.hours))
     now = history.now()
-    chat = of_chat(history.minutes(window=window))
+    chat = of_chat(history.minutes(window=_to_now(window, history)))
     days = compliance(history, wanted, now=now)
     found = standings(FramedEvidence(history), wanted, now=now)
     return TargetsPage(window, found, chat, days, history.violations(CALENDAR_DAYS * DAY_HOURS))
@@ -150,17 +155,18 @@ def tokens(history: History, choice: Choice) -> TokensPage:
 def models(history: History, choice: Choice) -> ModelsPage:
     """The page Models."""
     window, names, minutes = _minutes(history, choice)
-    loads = history.page(CallFilter(window.since, window.until, model=choice.model, kind="load", limit=MOST_FAILED))
-    return ModelsPage(window, names, minutes, loads, history.samples(window=window))
+    loads = history.page(CallFilter(window.since, None, model=choice.model, kind="load", limit=MOST_READ))
+    return ModelsPage(window, names, minutes, loads, history.samples(window=_to_now(window, history)))
 
 
 def reliability(history: History, choice: Choice) -> Reliability:
     """The page Reliability."""
     window, names, minutes = _minutes(history, choice)
-    since, until, model = window.since, window.until, choice.model
-    failed = history.page(CallFilter(since, until, model=model, outcome="failed", limit=MOST_FAILED))
-    fallbacks = history.page(CallFilter(since, until, model=model, kind="fallback", limit=LISTED))
-    return Reliability(window, names, minutes, failed, history.attempts(window=window), fallbacks)
+    since, model = window.since, choice.model
+    failed = history.page(CallFilter(since, None, model=model, outcome="failed", limit=MOST_READ))
+    fallbacks = history.page(CallFilter(since, None, model=model, kind="fallback", limit=LISTED))
+    attempts = history.attempts(window=_to_now(window, history))
+    return Reliability(window, names, minutes, failed, attempts, fallbacks)
 
 
 def calls(history: History, choice: Choice) -> pl.DataFrame:
@@ -179,7 +185,7 @@ def compliance(history: History, wanted: Sequence[Target], *, now: float) -> pl.
     return pl.DataFrame(rows, schema=dict(frames.DAYS), orient="row")
 
 
-PAGES: Final[Mapping[str, Callable[[History, Choice], Any]]] = {
+PAGES: Final[Mapping[str, Callable[..., Any]]] = {
     "Overview": overview,
     "Latency": latency,
     "Targets": targets,
@@ -191,20 +197,30 @@ PAGES: Final[Mapping[str, Callable[[History, Choice], Any]]] = {
 
 
 def _minutes(history: History, choice: Choice) -> tuple[Window, list[str], pl.DataFrame]:
-    """The window, the names of all its models, and the minutes of the chosen one."""
+    """The window, the names of all models since it began, and the minutes of the chosen one up to now."""
     window = history.window(choice.hours)
-    minutes = history.minutes(window=window)
+    minutes = history.minutes(window=_to_now(window, history))
     return window, minutes["model"].unique().sort().to_list(), summaries.of(minutes, model=choice.model)
 
 
+def exceeds_day(window: Window) -> bool:
+    """Whether what is looked at one by one, tasks and the slowest calls, is of the window's last day only."""
+    return window.until - window.since > DAY_S
+
+
 def _lately(window: Window, history: History) -> Window:
-    """The window, or its last day: tasks and calls are looked at one by one."""
-    return window if window.until - window.since <= DAY_S else history.window(DAY_HOURS)
+    """The window, or its last day."""
+    return history.window(DAY_HOURS) if exceeds_day(window) else window
+
+
+def _to_now(window: Window, history: History) -> Window:
+    """The window with the slot that is not over yet."""
+    return replace(window, until=history.now())
 
 
 def of_chat(minutes: pl.DataFrame) -> pl.DataFrame:
-    """The calls of the chat, without acknowledgements of tasks."""
-    return minutes.filter(pl.col("role") == "ux", pl.col("operation") != ACKNOWLEDGE)
+    """The small model's answers in chats: not what else it does, such as tasks, acknowledgements and summaries."""
+    return minutes.filter(role="ux", operation=CHAT)
 
 
 def _day(history: History, told: Sequence[Target], day: int) -> list[tuple[Any, ...]]:

@@ -28,6 +28,7 @@ class Profile:
         return tuple(replace(target, limit=own.get(target.name, target.limit)) for target in TARGETS)
 
 
+UNKNOWN: Final = Profile("unknown", "while the service is stopped")
 PROFILES: Final[Sequence[Profile]] = (
     Profile("cpu", "a few cores, with the small embedded pair of models"),
     Profile("workstation", "a graphics card, with the pair of models on Ollama"),
@@ -44,9 +45,10 @@ def profile_named(name: str) -> Profile:
 
 
 def profile_of(provider: str | None) -> Profile:
-    """The profile that fits where the models run; that of the embedded models where nothing is known yet.
+    """The profile that fits where the models run; UNKNOWN, which has the general limits, where that is not known.
 
-    >>> profile_of("ollama").name, profile_of("openai").name, profile_of(None).name
-    ('workstation', 'shared', 'cpu')
+    >>> profile_of("ollama").name, profile_of("embedded").name, profile_of(None).name
+    ('workstation', 'cpu', 'unknown')
     """
-    return profile_named({"ollama": "workstation", "openai": "shared"}.get(provider or "", "cpu"))
+    name = {"embedded": "cpu", "ollama": "workstation", "openai": "shared"}.get(provider or "")
+    return UNKNOWN if name is None else profile_named(name)

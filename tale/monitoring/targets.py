@@ -15,14 +15,6 @@ Status = Literal["met", "missed", "unknown"]
 
 
 @dataclass(frozen=True)
-class Source:
-    """Where the values are found: a column of the model calls, of one role or of all (None)."""
-
-    column: Literal["time_to_first_token_s", "load_s"]
-    role: str | None = None
-
-
-@dataclass(frozen=True)
 class Target:
     """A limit for a percentile of what was measured within a window; with fewer values than `fewest` nothing is said.
 
@@ -38,7 +30,6 @@ class Target:
     percentile: float = 0.95
     window_s: float = DAY_S
     fewest: int = 20
-    source: Source | None = None
     bar: float | None = None
     evidence: str = ""
     action: str = ""
@@ -77,8 +68,7 @@ TARGETS: Final = (
         "at most",
         1.0,
         "s",
-        source=Source("time_to_first_token_s", "ux"),
-        evidence="time to first token of the calls of the chat",
+        evidence="time to first token of the small model's answers in chats",
         action="Give the small model a smaller context or fewer threads to share: tale config show, ux_context_tokens.",
     ),
     Target(
@@ -124,7 +114,6 @@ TARGETS: Final = (
         10.0,
         "s",
         fewest=3,
-        source=Source("load_s"),
         evidence="calls that waited for a model",
         action="Keep the models loaded (memory_limit_bytes), or put their files on a faster disk.",
     ),
@@ -190,6 +179,15 @@ TARGETS: Final = (
 )
 
 
+def limit_of(name: str, targets: Sequence[Target] = TARGETS) -> float:
+    """The limit of one of the targets.
+
+    >>> limit_of("model_load")
+    10.0
+    """
+    return next(target.limit for target in targets if target.name == name)
+
+
 def standing_of(target: Target, values: Sequence[float]) -> Standing:
     """How a target stands by the values of its window: the nearest-rank percentile against the limit.
 
@@ -215,7 +213,7 @@ def standing_of_histogram(target: Target, histogram: Histogram) -> Standing:
 
 def _standing(target: Target, values: int, measured: float | None, beyond: int) -> Standing:
     if measured is None or values < target.fewest:
-        return Standing(target, values, None, "unknown")
+        return Standing(target, values, None, "unknown", beyond)
     is_met = measured <= target.limit if target.sense == "at most" else measured >= target.limit
     burn_rate = beyond / values / target.allowed_share
     return Standing(target, values, measured, "met" if is_met else "missed", beyond, burn_rate)

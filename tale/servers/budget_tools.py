@@ -8,13 +8,15 @@ from tale.models.pool import Pool
 from tale.storage.budget_store import BudgetStore, new_budget_id
 from tale.storage.budget_views import ALERTS_SHOWN, Budgets, alert_view, budget_view
 from tale.storage.budgets import DEFAULT_ALERT_PERCENT, Kind, Of, Period, parsed_budget, refusal
+from tale.storage.monitoring_store import MonitoringStore
 
 
 class BudgetTools:
-    """The tools get_budgets, set_budget and remove_budget."""
+    """The tools get_budgets, set_budget, remove_budget and acknowledge_alerts."""
 
-    def __init__(self, budgets: BudgetStore, *, clock: Callable[[], float]) -> None:
+    def __init__(self, budgets: BudgetStore, monitoring: MonitoringStore, *, clock: Callable[[], float]) -> None:
         self._budgets = budgets
+        self._monitoring = monitoring
         self._clock = clock
 
     async def get_budgets(self) -> Budgets:
@@ -70,8 +72,10 @@ class BudgetTools:
         return await self.get_budgets()
 
     async def acknowledge_alerts(self) -> Budgets:
-        """Mark all alerts of budgets as seen, so that get_budgets tells them no more."""
-        await self._budgets.acknowledge(self._clock())
+        """Mark all alerts, of budgets and of targets, as seen, so that none is told as open any more."""
+        now = self._clock()
+        await self._budgets.acknowledge(now)
+        await self._monitoring.acknowledge(now)
         return await self.get_budgets()
 
 

@@ -1,12 +1,15 @@
 """What the gateway offers beside its tools: tasks and today's figures as resources, and prompts."""
 
+import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Final
 
 from tale.mcp.base_server import BaseMCPServer
-from tale.monitoring.targets import TARGETS, Standing, standing_of
+from tale.monitoring.evaluation import standings
+from tale.monitoring.evidence import Evidence
+from tale.monitoring.targets import Standing, Target
 from tale.orchestration.task_events import TaskEvent, TaskEvents
 from tale.orchestration.task_view import TaskView, UsageView, task_view
 from tale.records import Task
@@ -69,12 +72,26 @@ class Targets:
 
 
 class GatewayResources:
-    """The functions behind the gateway's resources and prompts. `lookup` gives a task or raises TaskException."""
+    """The functions behind the gateway's resources and prompts.
 
-    def __init__(self, lookup: Lookup, *, tasks: TaskStore, calls: CallStore, clock: Callable[[], float]) -> None:
+    `lookup` gives a task or raises TaskException, `targets` those of this machine; `evidence` is read in a thread.
+    """
+
+    def __init__(
+        self,
+        lookup: Lookup,
+        *,
+        tasks: TaskStore,
+        calls: CallStore,
+        evidence: Evidence,
+        targets: Callable[[], Awaitable[Sequence[Target]]],
+        clock: Callable[[], float],
+    ) -> None:
         self._lookup = lookup
         self._tasks = tasks
         self._calls = calls
+        self._evidence = evidence
+        self._targets = targets
         self._clock = clock
 
     async def task(self, task_id: str) -> TaskView:
@@ -93,13 +110,8 @@ class GatewayResources:
 
     async def targets(self) -> Targets:
         """What the service is measured against, and how each target stands by the values of its window."""
-        now = self._clock()
-        standings: list[Standing] = []
-        for target in TARGETS:
-            source, since = target.source, now - target.window_s
-            found = [] if source is None else await self._calls.measured(source.column, role=source.role, since=since)
-            standings.append(standing_of(target, found))
-        return Targets(now, standings)
+        now, wanted = self._clock(), await self._targets()
+        return Targets(now, await asyncio.to_thread(standings, self._evidence, wanted, now=now))
 
     async def delegate_work(self, goal: str) -> str:
         """Have work done by the models of this machine, task by task.

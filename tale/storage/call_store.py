@@ -110,15 +110,6 @@ class CallStore:
             lambda connection: [record_of(row, ModelCall) for row in connection.execute(statement).mappings()]
         )
 
-    async def measured(self, column: str, *, role: str | None, since: float, limit: int = 1_000) -> list[float]:
-        """The latest values of a column in the calls of one role or of all begun since; not in acknowledgements."""
-        call = model_calls.c
-        wanted = [call[column].is_not(None), call.started_at >= since, call.operation != ACKNOWLEDGE]
-        if role is not None:
-            wanted.append(call.role == role)
-        statement = select(call[column]).where(*wanted).order_by(call.started_at.desc()).limit(limit)
-        return await self._database.read(lambda connection: list(connection.scalars(statement)))
-
     async def close_orphans(self, now: float, *, owner: str) -> int:
         """Close the rows that dead processes left open, with the error class ProcessDied; returns how many.
 

@@ -8,12 +8,12 @@ from sqlalchemy import Column, Connection, Executable, Row, Select, and_, func, 
 
 from tale.storage.budget_store import alerts_in
 from tale.storage.budget_views import AlertView, Budgets, alert_view, budgets_of
-from tale.storage.call_pages import CallFilter, call_page, stragglers
+from tale.storage.call_pages import CallFilter, call_page
 from tale.storage.learning_tables import engine_versions, learning_events, predictions, shadows
 from tale.storage.monitoring_tables import monitor_samples, target_alerts, target_violations
 from tale.storage.reader import Reader, reading
 from tale.storage.rollup_rows import MINUTE_S, tallied
-from tale.storage.rollups import watermark_of
+from tale.storage.rollups import stragglers, watermark_of
 from tale.storage.slow_calls import slowest_calls
 from tale.storage.tables import attempts, feedback, model_calls, rollup_minute, tasks
 from tale.storage.usage import floored
@@ -139,10 +139,28 @@ class HistoryReader:
         """The budgets as they stand, and the latest alerts that nobody has acknowledged."""
         return self._read(lambda connection: budgets_of(connection, now), absent=Budgets([], []))
 
-    def samples(self, since: float, until: float) -> Rows:
-        """What the monitor measured of the machine (SAMPLE_COLUMNS), oldest first."""
-        at = monitor_samples.c.at
-        return self._rows(select(monitor_samples).where(at >= since, at < until).order_by(at))
+    def samples(self, since: float, until: float, *, slot_s: int = 1) -> Rows:
+        """What the monitor measured of the machine (SAMPLE_COLUMNS), oldest first: the last of each slot and owner.
+
+        Slots are counted from 1970. `cpu_share` is the mean of the slot.
+        """
+        sample = monitor_samples.c
+
+        def work(connection: Connection) -> Rows:
+            last = select(sample.owner, func.max(sample.at).label("at"), func.avg(sample.cpu_share).label("cpu_share"))
+            within = last.where(sample.at >= since, sample.at < until)
+            slots = within.group_by(sample.owner, floored(connection, sample.at / slot_s)).subquery()
+            told = [slots.c[name] if name == "cpu_share" else sample[name] for name in SAMPLE_COLUMNS]
+            is_last = and_(sample.at == slots.c.at, sample.owner == slots.c.owner)
+            return plain(connection.execute(select(*told).join(slots, is_last).order_by(sample.at)))
+
+        return self._read(work, absent=[])
+
+    def models_bytes(self, since: float, until: float) -> list[int]:
+        """The memory that all models took together, of each sample that tells it."""
+        sample = monitor_samples.c
+        found = select(sample.models_bytes).where(sample.at >= since, sample.at < until)
+        return [row[0] for row in self._rows(found.where(sample.models_bytes.is_not(None)))]
 
     def violations(self, since: float, until: float) -> Rows:
         """Times in which a target was missed (VIOLATION_COLUMNS) and that reach into the window, newest first."""
@@ -169,6 +187,13 @@ class HistoryReader:
         held = held.outerjoin(feedback, feedback.c.task_id == of.task_id)
         named = (*(of[name] for name in OF_PREDICTION), made.model, feedback.c.rating)
         return self._newest(select(*named).select_from(held), of.ended_at, since, until, limit)
+
+    def earlier_answers(self, before: float, *, limit: int) -> list[tuple[str, int]]:
+        """(role, output tokens) of the answers to predicted attempts that ended last before then, newest first."""
+        of = predictions.c
+        named = select(*(of[name] for name in ("role", "true_output_tokens")))
+        rows = self._newest(named.where(of.true_output_tokens.is_not(None)), of.ended_at, 0.0, before, limit)
+        return [(role, tokens) for role, tokens in rows]
 
     def versions(self, since: float, until: float, *, limit: int) -> Rows:
         """The versions of what was learned (VERSION_COLUMNS), newest first."""

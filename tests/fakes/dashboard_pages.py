@@ -1,5 +1,6 @@
 """Pages of the dashboard as a browser opens them, on a real service whose engine is played."""
 
+import json
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -14,6 +15,7 @@ from fakes.in_thread import Gate, in_thread
 from fakes.scripted_backend import ScriptedBackend
 from fakes.servers import Process, running
 from fakes.speaker import INTENTS
+from streamlit.proto.WidgetStates_pb2 import WidgetState
 from streamlit.testing.v1 import AppTest
 from streamlit.testing.v1.element_tree import Button
 
@@ -79,6 +81,17 @@ def looked(app: AppTest, condition: Callable[[AppTest], Any]) -> AppTest:
         time.sleep(LOOK_INTERVAL_S)
         app.run()
         assert [error.value for error in app.exception] == []
+    return app
+
+
+def pick(app: AppTest, key: str, row: int) -> AppTest:
+    """Pick a row of the table whose key begins so, as a browser tells it."""
+    table = next(each for each in app.dataframe if (each.key or "").startswith(key))
+    states = app._tree.get_widget_states()  # of tables, AppTest itself cannot tell a choice
+    chosen = {"selection": {"rows": [row], "columns": [], "cells": []}}
+    states.widgets.append(WidgetState(id=table.proto.id, string_value=json.dumps(chosen)))
+    app._run(states)
+    assert [error.value for error in app.exception] == []
     return app
 
 

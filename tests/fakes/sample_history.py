@@ -1,8 +1,10 @@
 """A history as a busy afternoon leaves it: calls of two models, tasks, retries, feedback, budgets; always the same."""
 
 import asyncio
+import json
 import random
 import uuid
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -12,6 +14,7 @@ from tale.records import Attempt, ModelCall, Task, TaskStatus
 from tale.storage.budget_store import BudgetStore
 from tale.storage.budgets import parsed_budget
 from tale.storage.database import Database
+from tale.storage.monitoring_tables import monitor_samples
 from tale.storage.rollups import Rollups
 from tale.storage.rows import values_of
 from tale.storage.tables import attempts, feedback, model_calls, tasks
@@ -114,6 +117,18 @@ async def keep(url: str, made: Sample, *, now: float = NOW) -> None:
     store = BudgetStore(database)
     await store.set(parsed_budget("b1", 200_000, period="day", now=now))
     await store.set(parsed_budget("b2", 50_000, scope="model", name=LARGE, period="week", kind="soft", now=now))
+    await database.close()
+
+
+async def watch(url: str, moments: Sequence[float], *, owner: str = "here") -> None:
+    """Write samples of the machine at these times into a database; the processor's share counts them up from 0."""
+    database = Database.open(url)
+    rows = [
+        {"id": f"{owner}-{number}", "at": at, "owner": owner, "memory_bytes": 10**8, "cpu_share": float(number)}
+        | {"models_bytes": number, "models": json.dumps([{"name": SMALL, "role": "ux", "memory_bytes": number}])}
+        for number, at in enumerate(moments)
+    ]
+    await database.write(lambda c: c.execute(insert(monitor_samples), rows).rowcount)
     await database.close()
 
 
