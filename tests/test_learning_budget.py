@@ -94,6 +94,20 @@ def test_an_answer_counts_more_where_its_model_goes_with_the_others():
     assert found["even"] > 2 * found["erratic"]
 
 
+def test_the_mean_is_told_by_how_far_answers_go_beyond_the_middle_and_one_that_never_ends_is_not_the_rule():
+    chance = random.Random(5)
+    requests, tokens = answers(900)
+    often = [Request(each.text, "erratic") for each in requests]
+    longer = [count * (10 if chance.random() < 0.1 else 1) for count in tokens]
+    once = [Request(each.text, "endless") for each in requests]
+    learned = TokenBudgetModel(trees=20).fit([*requests, *often, *once], [*tokens, *longer, *tokens[:-1], 1e7])
+    asked = [Request("Write a page about snow.", name) for name in ("wordy", "erratic", "endless", "unheard of")]
+    wordy, erratic, endless, unknown = learned.outlook(asked).smear.tolist()
+    assert (wordy, unknown) == (pytest.approx(1.05, abs=0.03), 1.0)
+    assert endless < 1.4 < 1.7 < erratic < 2.3
+    assert TokenBudgetModel(trees=20).fit(requests[:1], [9]).outlook(asked).smear.tolist() == [1.0] * 4
+
+
 def test_kinds_told_in_training_are_recognised_in_texts():
     requests, tokens = answers(300)
     told = [Request(each.text, each.model, kind=each.text.split()[2]) for each in requests]

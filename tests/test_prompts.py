@@ -8,8 +8,10 @@ import pytest
 from tale.learning.prompts import (
     DEFAULT,
     DEFAULT_CHARACTERS,
+    LEAST_BETWEEN,
     LEAST_OF_KIND,
     LEAST_TRIED,
+    OPEN,
     SHARE_OF_A_KEY,
     TRIED_SHARE,
     VARIANTS,
@@ -22,25 +24,29 @@ RIGHT = {DEFAULT: 8, "brief": 8, "direct": 4, "stated": 8}  # of ten answers
 TOKENS = {DEFAULT: 60.0, "brief": 30.0, "direct": 15.0, "stated": 50.0}
 
 
-def answered(prompts: PromptVariants, variant: str, count: int, **given: Any) -> None:
-    """So many answers with a variant, as many right as such answers are."""
+def answered(prompts: PromptVariants, variant: str, count: int, *, kind: str = "code", **given: Any) -> None:
+    """So many answers with a variant, as many right as such answers are, about as long as they are."""
     for number in range(count):
-        told = {"succeeded": number % 10 < RIGHT[variant], "key_name": None, **given}
-        prompts.observe("large", "code", variant, **told)
+        tokens = round(TOKENS[variant] * (0.8 if number % 2 else 1.25))
+        told = {"succeeded": number % 10 < RIGHT[variant], "key_name": None, "tokens": tokens, **given}
+        prompts.observe("large", kind, variant, **told)
 
 
-def chosen(prompts: PromptVariants, *, kind: str = "code", may_try: bool = True, seed: int | None = 1) -> list[str]:
+def judged(prompts: PromptVariants, variant: str, right: int, wrong: int, *, kind: str) -> None:
+    answered(prompts, variant, right, kind=kind, succeeded=True)
+    answered(prompts, variant, wrong, kind=kind, succeeded=False)
+
+
+def chosen(prompts: PromptVariants, *, kind: str = "code", has_check: bool = True, seed: int | None = 1) -> list[str]:
     chance = None if seed is None else random.Random(seed)
-    return [
-        prompts.choose("large", kind, tokens=TOKENS, may_try=may_try, randomness=chance).variant
-        for _ in range(1 if seed is None else 1_000)
-    ]
+    told = {"tokens": TOKENS, "default_mean_tokens": TOKENS[DEFAULT], "has_check": has_check, "randomness": chance}
+    return [prompts.choose("large", kind, **told).variant for _ in range(1 if seed is None else 1_000)]
 
 
 def test_without_a_history_tasks_go_out_as_ever_and_few_checked_ones_try_others() -> None:
     prompts = PromptVariants()
     assert chosen(prompts, seed=None) == [DEFAULT]
-    assert set(chosen(prompts, may_try=False)) == {DEFAULT}
+    assert set(chosen(prompts, has_check=False)) == {DEFAULT}
     tried = chosen(prompts)
     assert 0 < sum(name != DEFAULT for name in tried) / len(tried) < 1.3 * TRIED_SHARE
 
@@ -49,23 +55,92 @@ def test_the_shortest_of_those_that_succeed_as_often_is_found_by_trying() -> Non
     prompts, chance = PromptVariants(), random.Random(3)
     answered(prompts, DEFAULT, 60)
     for _ in range(300):
-        found = prompts.choose("large", "code", tokens=TOKENS, may_try=True, randomness=chance)
-        answered(prompts, found.variant, 10)
+        told = {"tokens": TOKENS, "default_mean_tokens": TOKENS[DEFAULT], "has_check": True, "randomness": chance}
+        answered(prompts, prompts.choose("large", "code", **told).variant, 10)
     assert chosen(prompts, seed=None) == ["brief"]
     latest = chosen(prompts)
     assert latest.count("brief") > 0.9 * len(latest)
     assert latest.count("direct") < 0.05 * len(latest)  # shorter, but wrong too often
 
 
-def test_a_kind_or_a_model_without_a_history_goes_out_as_ever_and_a_kind_with_little_borrows() -> None:
+def test_a_model_or_a_kind_of_which_nothing_is_known_goes_out_as_ever() -> None:
     prompts = PromptVariants()
     for variant in VARIANTS:
-        answered(prompts, variant, 100)
-    assert chosen(prompts, kind="story", seed=None) == [DEFAULT]
-    assert prompts.choose("other", "code", tokens=TOKENS, may_try=False, randomness=None).variant == DEFAULT
-    for number in range(LEAST_OF_KIND):
-        prompts.observe("large", "story", "brief", succeeded=number > 1, key_name=None)
-    assert chosen(prompts, kind="story", seed=None) == ["brief"]
+        answered(prompts, variant, 1_000)
+    told = {"tokens": TOKENS, "default_mean_tokens": 60.0, "has_check": False, "randomness": None}
+    assert prompts.choose("large", "code", **told).variant == "brief"
+    assert prompts.choose("large", "list", **told).variant == DEFAULT  # one other kind tells too little
+    assert prompts.choose("other", "code", **told).variant == DEFAULT
+
+
+def test_what_is_likely_is_enough_where_a_bad_answer_would_be_noticed() -> None:
+    prompts = PromptVariants()
+    for variant in (DEFAULT, "brief"):
+        answered(prompts, variant, LEAST_TRIED)
+    assert chosen(prompts, seed=None) == ["brief"]
+    assert chosen(prompts, seed=None, has_check=False) == [DEFAULT]
+    judged(prompts, "brief", 0, 2, kind="code")
+    assert chosen(prompts, seed=None) == [DEFAULT]
+
+
+def test_a_kind_with_few_answers_borrows_what_a_variant_brings_elsewhere_unless_kinds_differ() -> None:
+    alike, unlike = PromptVariants(), PromptVariants()
+    for number, kind in enumerate(("code", "question", "other", "edit", "classify")):
+        for prompts in (alike, unlike):
+            judged(prompts, DEFAULT, 80, 20, kind=kind)
+        judged(alike, "brief", 85, 15, kind=kind)
+        judged(unlike, "brief", 100 if number % 2 else 75, 0 if number % 2 else 25, kind=kind)
+    mean, variance = alike.gap("large", "list", "brief")
+    assert mean == pytest.approx(0.05, abs=0.001)
+    assert LEAST_BETWEEN**2 < variance < 1.5 * LEAST_BETWEEN**2
+    assert unlike.gap("large", "list", "brief")[1] > 5 * variance
+    assert chosen(alike, kind="list", seed=None, has_check=False) == ["brief"]
+    assert chosen(unlike, kind="list", seed=None, has_check=False) == [DEFAULT]
+
+
+@pytest.mark.parametrize("has_check", [True, False])
+def test_what_is_known_of_other_kinds_does_not_outweigh_the_failures_of_ones_own(has_check: bool) -> None:
+    prompts = PromptVariants()
+    for kind in ("code", "question", "other"):
+        judged(prompts, DEFAULT, 80, 18, kind=kind)
+        judged(prompts, "brief", 28, 2, kind=kind)
+    judged(prompts, DEFAULT, 10, 10, kind="list")
+    assert chosen(prompts, kind="list", seed=None, has_check=has_check) == ["brief"]
+    judged(prompts, "brief", 0, 8, kind="list")
+    assert chosen(prompts, kind="list", seed=None, has_check=has_check) == [DEFAULT]
+
+
+def test_a_kind_whose_right_answers_are_not_short_borrows_nothing() -> None:
+    prompts = PromptVariants()
+    for kind in ("code", "question", "other", "edit"):
+        judged(prompts, DEFAULT, 80, 20, kind=kind)
+        judged(prompts, "brief", 100, 0, kind=kind)
+    assert chosen(prompts, kind="list", seed=None, has_check=False) == ["brief"]
+    for kind in OPEN:
+        assert chosen(prompts, kind=kind, seed=None) == [DEFAULT]
+        judged(prompts, DEFAULT, 1_000, 0, kind=kind)
+        judged(prompts, "brief", LEAST_OF_KIND - 1, 0, kind=kind)
+        assert chosen(prompts, kind=kind, seed=None) == [DEFAULT]
+        judged(prompts, "brief", 100, 0, kind=kind)
+        assert chosen(prompts, kind=kind, seed=None, has_check=False) == ["brief"]
+
+
+@pytest.mark.parametrize("has_check", [True, False])
+def test_a_task_whose_answer_is_longer_than_those_that_were_judged_goes_out_as_ever(has_check: bool) -> None:
+    prompts = PromptVariants()
+    for variant in (DEFAULT, "brief"):
+        answered(prompts, variant, 1_000)
+        answered(prompts, variant, 1_000, kind="question", tokens=15)
+
+    def told(kind: str, tokens: float) -> str:
+        expected = dict.fromkeys(VARIANTS, tokens)
+        given = {"tokens": expected, "default_mean_tokens": tokens, "has_check": has_check, "randomness": None}
+        return prompts.choose("large", kind, **given).variant
+
+    assert [told("question", tokens) for tokens in (10, 15, 20, 300)] == ["brief", "brief", DEFAULT, DEFAULT]
+    assert [told("code", tokens) for tokens in (60, 300)] == ["brief", DEFAULT]
+    answered(prompts, DEFAULT, 100, kind="question", tokens=300, succeeded=None)  # nobody has judged them
+    assert told("question", 300) == DEFAULT
 
 
 def test_one_key_cannot_have_a_variant_chosen_that_does_worse() -> None:
@@ -83,7 +158,7 @@ def test_what_came_of_variants_survives_as_json_and_unknown_ones_are_left_out() 
     prompts = PromptVariants()
     answered(prompts, "brief", 30)
     answered(prompts, DEFAULT, 30)
-    prompts.observe("large", "code", "of a later tale", succeeded=True, key_name=None)
+    prompts.observe("large", "code", "of a later tale", succeeded=True, key_name=None, tokens=9)
     again = PromptVariants(prompts.as_json())
     assert again.as_json() == prompts.as_json() and "of a later tale" not in str(again.as_json())
     assert chosen(again) == chosen(prompts)

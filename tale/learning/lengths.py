@@ -2,7 +2,8 @@
 
 On the scale log(1 + tokens) an answer is the habit of its model, plus what its text adds, plus chance. What a text adds
 is learned from texts (`text_ensemble`) and corrected by earlier answers to nearly the same text with the weight that
-the spread within and between texts gives them (best linear unbiased prediction, Henderson 1975).
+the spread within and between texts gives them (best linear unbiased prediction, Henderson 1975). That is the middle of
+what may come; the mean is higher, by a factor that the errors of each model and kind tell (smearing, Duan 1983).
 """
 
 from collections import defaultdict
@@ -29,6 +30,8 @@ LOAD_STRENGTH: Final = 50.0  # answers that speak for a model that follows its t
 NOISE_STRENGTH: Final = 20.0  # the same for chance in its answers
 LEAST_LOAD, MOST_LOAD = 0.3, 3.0
 LEAST_NOISE, MOST_NOISE = 0.25, 4.0  # times the chance in answers of all models
+SMEAR_STRENGTH: Final = 10.0  # answers that speak for a mean that is no more than the middle
+MOST_ERROR: Final = 3.0  # of the log, as far as it counts in the mean: one that goes round in circles is not the rule
 ANSWERS_HALF_SURE: Final = 1.0  # answers to a text after which their mean says as much as chance hides
 
 
@@ -40,6 +43,7 @@ class Outlook:
     spread: FloatArray
     kinds: NDArray[np.str_]
     answers: FloatArray  # earlier answers to nearly the same text that were counted in
+    smear: FloatArray  # the mean of 1 + tokens, where exp(centre) is one
 
 
 class LengthModel:
@@ -77,10 +81,12 @@ class LengthModel:
         self._fit_spread(encoded, text_of[used], errors, answers, told)
         self._fit_variances(text_of[used], errors, row_kinds[used])
         pairs = _pairs(models[used], row_kinds[used])
+        self._fit_smears(pairs, errors)
         self._fit_loads(pairs, text_of[used], errors, row_kinds[used])
         self._keep(latest, encoded, guess, text_of[used], errors, pairs)
         spread = self._spreads(self.spread_.unseen_[text_of[used], 0])
-        self.unseen_ = Outlook(centre, spread, row_kinds[used], np.zeros(int(used.sum())))
+        smear = self._smears(models[used], row_kinds[used])
+        self.unseen_ = Outlook(centre, spread, row_kinds[used], np.zeros(int(used.sum())), smear)
         self.rows_used_ = np.flatnonzero(used)
         return self
 
@@ -103,7 +109,8 @@ class LengthModel:
             trust = answers * between / (within + answers * between)
             correction = trust * found.surprises[text_of, 0] * self._loads(models, kinds)
             spread = spread * np.sqrt((within + (1 - trust) * between) / (within + between))
-        return Outlook(self._centre(models, kinds, guess) + correction, spread, kinds, counted)
+        centre = self._centre(models, kinds, guess) + correction
+        return Outlook(centre, spread, kinds, counted, self._smears(models, kinds))
 
     def kinds(self, requests: Sequence[Request], encoded: Encoded) -> NDArray[np.str_]:
         """The kind of each request: as told, or as learned from those that were told, or by its cues."""
@@ -189,6 +196,16 @@ class LengthModel:
             own = kinds == kind
             if int(own.sum()) >= LEAST_ROWS:
                 self.variances_[str(kind)] = _parted(chance[own], total[own], len(np.unique(text_of[own])))
+
+    def _fit_smears(self, pairs: Sequence[str], errors: FloatArray) -> None:
+        """By what factor the mean of 1 + tokens exceeds its middle, for each model and kind (Duan 1983)."""
+        names, number = np.unique(np.array(pairs), return_inverse=True)
+        sums = np.bincount(number, weights=np.exp(np.clip(errors, -MOST_ERROR, MOST_ERROR)))
+        smears = (sums + SMEAR_STRENGTH) / (np.bincount(number) + SMEAR_STRENGTH)
+        self.smear_of_ = {str(name): float(value) for name, value in zip(names, smears, strict=True)}
+
+    def _smears(self, models: NDArray[np.str_], kinds: NDArray[np.str_]) -> FloatArray:
+        return np.array([self.smear_of_.get(pair, 1.0) for pair in _pairs(models, kinds)])
 
     def _fit_loads(
         self, pairs: Sequence[str], text_of: NDArray[np.int64], errors: FloatArray, kinds: NDArray[np.str_]
