@@ -7,6 +7,8 @@ python benchmarks/token_savings.py --requests 100 --policies 'naive; tale' --kee
 Each policy gets a service of its own and the same requests, one after the other. A request costs what the service
 recorded of all calls from its start until none was open any more: the answer, retries, acknowledgements, detection,
 shadows. A weighted token is one of the task model's; one of the small model counts by its share of the parameters.
+"naive, concise" is what instructions alone bring: the task model is told "brief" in place of a task's own ones.
+Trimming cannot be taken out: it is done with conversations alone, and each request is a text by itself.
 Answers are judged by the request's check, which no model and no policy gets to see. Intervals are from a paired
 bootstrap over requests; a request and its near-repeats are drawn together.
 """
@@ -22,12 +24,16 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+import aiohttp
 import numpy as np
 from harness import Row, ServiceUnderTest, running_service, show, until_models_ready
 from rich.console import Console
 from rich.table import Table
 
+from tale.learning.prompts import instruction_of
 from tale.mcp.http_client import HTTPMCPClient
+from tale.models.choice import EMBEDDED_MODELS
+from tale.orchestration.task_prompt import TASK_TEMPERATURE
 
 sys.path.append(str(Path(__file__).parent.parent / "scripts"))
 
@@ -38,7 +44,6 @@ REQUESTS = Path(__file__).parent.parent / "data/workload/savings.jsonl"
 WEIGHTS = {"qwen2.5-coder:0.5b": 0.494 / 1.544, "qwen2.5-coder:1.5b": 1.0}  # billions of parameters, by their makers
 CAP_TOKENS = 2_048
 TASK_LIMIT_S = 1_800
-CONCISE = "Answer as briefly as is right."
 SHORT_RUN = 20
 RESAMPLES = 10_000
 SEED = 7
@@ -57,7 +62,7 @@ SHARES = {
 class Policy:
     """How a request becomes an answer ("" where it becomes none), and the settings of the service that does it."""
 
-    answer: Callable[[HTTPMCPClient, str], Awaitable[str]]
+    answer: Callable[[ServiceUnderTest, HTTPMCPClient, str], Awaitable[str]]
     settings: Mapping[str, object] = field(default_factory=dict)
 
 
@@ -80,7 +85,7 @@ class Outcome:
     total_s: float
 
 
-async def as_task(client: HTTPMCPClient, text: str) -> str:
+async def as_task(service: ServiceUnderTest, client: HTTPMCPClient, text: str) -> str:
     """Hand the text in as a task and wait for its end."""
     task = await client.call_tool("submit_task", {"text": text})
     while task["status"] not in ("completed", "failed", "cancelled"):
@@ -88,17 +93,34 @@ async def as_task(client: HTTPMCPClient, text: str) -> str:
     return (task["result"] or "") if task["status"] == "completed" else ""
 
 
-async def as_concise_task(client: HTTPMCPClient, text: str) -> str:
-    """The same with a word about length."""
-    return await as_task(client, f"{text}\n\n{CONCISE}")
+async def as_concise_call(service: ServiceUnderTest, client: HTTPMCPClient, text: str) -> str:
+    """Ask the task model what a task would ask it, but for the instructions."""
+    body = {
+        "model": EMBEDDED_MODELS[1],
+        "messages": [
+            {"role": "system", "content": instruction_of("brief", None)},
+            {"role": "user", "content": text},
+        ],
+        "max_tokens": CAP_TOKENS,
+        "temperature": TASK_TEMPERATURE,
+    }
+    limits = aiohttp.ClientTimeout(total=TASK_LIMIT_S)
+    async with (
+        aiohttp.ClientSession(timeout=limits) as http,
+        http.post(f"{service.url('gateway')}/v1/chat/completions", json=body) as response,
+    ):
+        told = await response.json()
+    return (told["choices"][0]["message"]["content"] or "") if response.ok else ""
 
 
 FIXED = {"routing": "off", "learning": "off", "acknowledge": "false", "max_output_tokens": CAP_TOKENS}
 POLICIES = {  # to take out one more part of tale, give it a setting and add a line
     "naive": Policy(as_task, FIXED),
-    "naive, concise": Policy(as_concise_task, FIXED),
+    "naive, concise": Policy(as_concise_call, FIXED),
     "tale": Policy(as_task),
     "tale without routing": Policy(as_task, {"routing": "off"}),
+    "tale without variants": Policy(as_task, {"learned_instructions": "off"}),
+    "tale without limits": Policy(as_task, {"learned_limits": "off"}),
     "tale without learning": Policy(as_task, {"learning": "off"}),
     "tale without acknowledging": Policy(as_task, {"acknowledge": "false"}),
 }
@@ -110,7 +132,7 @@ async def run_policy(name: str, requests: Sequence[Request]) -> list[Outcome]:
     with running_service(backend="embedded", task_timeout_s=TASK_LIMIT_S, **policy.settings) as service:
         async with service.client() as client:
             await until_models_ready(client, "ux")
-            await policy.answer(client, "Say hello.")  # loads the task model, where the policy uses it
+            await policy.answer(service, client, "Say hello.")  # loads the task model, where the policy uses it
             outcomes: list[Outcome] = []
             for request in requests:
                 print(f"{name}: {len(outcomes)} of {len(requests)}", end="\r", file=sys.stderr, flush=True)
@@ -121,7 +143,7 @@ async def run_policy(name: str, requests: Sequence[Request]) -> list[Outcome]:
 async def run_request(name: str, request: Request, service: ServiceUnderTest, client: HTTPMCPClient) -> Outcome:
     """One request, from handing it in until nothing is open."""
     began, start = time.time(), time.perf_counter()
-    text = await POLICIES[name].answer(client, request.text)
+    text = await POLICIES[name].answer(service, client, request.text)
     total_s = time.perf_counter() - start
     calls = await calls_since(service.home / "tale.db", began)
     costs = [(WEIGHTS[call["model"]], call["input_tokens"] or 0, call["output_tokens"] or 0) for call in calls]

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from feed import Heard, listen
 
-from tale.cli.bulk import batches, handed_in
+from tale.cli.bulk import batches, hand_in
 from tale.cli.task_file import Line
 from tale.exceptions import TaleBaseException
 
@@ -39,7 +39,7 @@ class Batch:
         try:
             client = await service.client()
             for part in batches(self.lines):
-                self.ids += await handed_in(client, part, self)
+                await hand_in(client, part, self, self.ids)
         except TaleBaseException as error:
             self.problem = f"{error.message} What was handed in goes on; the same file takes up the rest."
             return

@@ -12,12 +12,12 @@ import argparse
 import asyncio
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final
 
 import aiohttp
-from collect_priors import DATA, ROLES, environment_of, link_models, recorded, service, told, until_up
+from collect_priors import CAP_TOKENS, DATA, ROLES, environment_of, link_models, recorded, service, told, until_up
 from workload.checks import is_right
 from workload.requests import Request, read_lines, read_requests, short_hash, shuffled
 
@@ -25,24 +25,24 @@ from tale.learning.intent_data import data_folder
 from tale.learning.performance_engine import PerformanceEngine
 from tale.learning.priors import PRIORS, read_priors
 from tale.learning.prompts import DEFAULT, STATED, VARIANTS, instruction_of, words_of_tokens
+from tale.learning.whole_answers import is_whole
 from tale.orchestration.task_prompt import TASK_TEMPERATURE
-from tale.predictions import TaskQuestion
+from tale.predictions import PastAttempt, TaskQuestion
 from tale.records import Role
 from tale.traces import new_trace_id
 
 RUNS: Final = DATA / "workload/variants.jsonl"
-CAPS: Final[dict[str, int]] = {"ux": 256, "task": 512}  # tokens; what goes on longer goes round in circles
 FOLDS: Final = 5
 Job = tuple[Request, str]
 
 
-def stated_tokens(requests: list[Request]) -> dict[tuple[str, Role], int]:
+def stated_tokens(requests: Sequence[Request], known: Sequence[PastAttempt]) -> dict[tuple[str, Role], int]:
     """How long answers will be, by engines that know nothing of a request, nor of one like it."""
-    priors = [row for row in read_priors(data_folder() / PRIORS) if row.variant == DEFAULT]
+    priors = [row for row in known if row.variant == DEFAULT]
     fold_of = {each.id: int(short_hash(each.of or each.id), 16) % FOLDS for each in requests}
     found: dict[tuple[str, Role], int] = {}
     for fold in range(FOLDS):
-        engine = PerformanceEngine(trees=80).fit([row for row in priors if fold_of[row.task_id] != fold])
+        engine = PerformanceEngine(trees=80).fit([row for row in priors if fold_of.get(row.task_id) != fold])
         for request in (each for each in requests if fold_of[each.id] == fold):
             for role in ("ux", "task"):
                 question = TaskQuestion(request.text, 2_048, role=role, again=True)
@@ -62,7 +62,7 @@ async def answered(
             {"role": "system", "content": instruction_of(variant, tokens)},
             {"role": "user", "content": request.text},
         ],
-        "max_tokens": CAPS[ROLES[model]],
+        "max_tokens": CAP_TOKENS,
         "temperature": TASK_TEMPERATURE,
     }
     headers = {"traceparent": f"00-{trace}-{trace[:16]}-01"}
@@ -85,7 +85,7 @@ async def collect(url: str, home: Path, *, until: float) -> None:
     requests = shuffled(read_requests(DATA / "workload/priors.jsonl"))
     asked = {(line["request"], line["model"]) for line in read_lines(DATA / "workload/runs.jsonl")}
     whole = [each for each in requests if all((each.id, model) in asked for model in ROLES)]
-    lengths = stated_tokens(requests)
+    lengths = stated_tokens(requests, read_priors(data_folder() / PRIORS))
 
     async def lane(http: aiohttp.ClientSession, model: str, jobs: Iterator[Job]) -> None:
         for job in jobs:
@@ -107,7 +107,10 @@ async def collect(url: str, home: Path, *, until: float) -> None:
 
 
 def write_priors() -> int:
-    """Write the runs as attempts at tasks; returns how many there are."""
+    """Write the runs as attempts at tasks; returns how many there are.
+
+    What an answer that was cut would have come to is not known: tale does not cut so early.
+    """
     texts = {request.id: request.text for request in read_requests(DATA / "workload/priors.jsonl")}
     lines = [
         {
@@ -118,7 +121,7 @@ def write_priors() -> int:
             "model": run["model"],
             "output_tokens": run["output_tokens"],
             "finish_reason": run["finish_reason"],
-            "succeeded": run["success"],
+            "succeeded": run["success"] if is_whole(run["output_tokens"], run["finish_reason"]) else None,
             "variant": run["variant"],
         }
         for run in read_lines(RUNS)

@@ -18,7 +18,9 @@ EventKind = Literal["promoted", "rejected", "rolled_back", "drifted", "recovered
 class TaskQuestion:
     """What is known of an attempt before it is made.
 
-    `limit_tokens` is what the answer may have by the user's limit or the settings'.
+    `limit_tokens` is what the answer may have by the user's limit or the settings'. The models are those that fill the
+    roles now, and `small_cost` is what a token of the small one costs, where one of the task model costs 1; None where
+    nobody told: then they are taken to be those that were learned from last, and to cost by their names.
     """
 
     text: str
@@ -27,6 +29,10 @@ class TaskQuestion:
     has_schema: bool = False  # the answer is JSON, which cannot be gone on with once it is cut
     role: Role | None = None  # whose model it is to be, where that is no question
     again: bool = False  # two earlier answers or more failed their check
+    ux_model: str | None = None
+    task_model: str | None = None
+    small_cost: float | None = None
+    keeps_instructions: bool = False  # it goes out with its own, whatever was learned
 
 
 @dataclass(frozen=True)

@@ -36,6 +36,10 @@ CONFIG_FILE: Final = "tale.toml"
 ENVIRONMENT_PREFIX: Final = "TALE_"
 LOOPBACK_HOSTS: Final = frozenset({"127.0.0.1", "localhost", "::1"})
 SHORTEST_KEY: Final = 16  # characters of a key that strangers could try to guess
+TARGETS: Final = (  # the names of tale.monitoring.targets, which is above settings
+    *("ux_first_token", "feedback", "simple_task", "medium_task", "model_switch", "model_load", "models_memory"),
+    *("routing", "task_detection", "token_savings", "recovery", "interrupt"),
+)
 
 
 def _blank_is_none(key: SecretStr | None) -> SecretStr | None:
@@ -45,6 +49,20 @@ def _blank_is_none(key: SecretStr | None) -> SecretStr | None:
 def _split(names: object) -> object:
     """Several names as the environment and the command line give them, separated by commas."""
     return tuple(name.strip() for name in names.split(",") if name.strip()) if isinstance(names, str) else names
+
+
+def _paired(limits: object) -> object:
+    """Names with their values as the environment and the command line give them: a=1,b=2."""
+    if not isinstance(limits, str):
+        return limits
+    pairs = (part.partition("=") for part in limits.split(",") if part.strip())
+    return {name.strip(): value.strip() for name, _, value in pairs}
+
+
+def _of_targets(limits: dict[str, float]) -> dict[str, float]:
+    if unknown := [name for name in limits if name not in TARGETS]:
+        raise ValueError(f"there is no target {unknown[0]!r}, choose from {', '.join(TARGETS)}")
+    return limits
 
 
 def _without_repeats(urls: tuple[str, ...]) -> tuple[str, ...]:
@@ -62,6 +80,9 @@ HttpUrls = Annotated[tuple[HttpUrl, ...], BeforeValidator(_split), AfterValidato
 SecretUrl = Annotated[SecretStr | None, AfterValidator(_secret_http)]
 Key = Annotated[SecretStr | None, AfterValidator(_blank_is_none)]
 Names = Annotated[tuple[str, ...], BeforeValidator(_split)]
+TargetLimits = Annotated[
+    dict[str, Annotated[float, Field(gt=0, allow_inf_nan=False)]], BeforeValidator(_paired), AfterValidator(_of_targets)
+]
 
 
 class Settings(BaseModel):
@@ -103,6 +124,11 @@ class Settings(BaseModel):
     openai_slots: int = Field(64, ge=1, description="calls each engine is given at a time; the others wait their turn")
     ux_model: str | None = Field(None, description="the small model; default: the backend's own")
     task_model: str | None = Field(None, description="the larger model; default: the backend's own")
+    small_cost: float | None = Field(
+        None,
+        gt=0,
+        description="what a token of the small model costs, the task model's being 1; default: by their sizes",
+    )
     routing: Literal["auto", "off"] = Field("auto", description="off: tasks always go to the task model")
     shadow_rate: float = Field(
         0.02, ge=0, le=1, description="share of checked tasks done twice, when idle, to measure savings; 0: none"
@@ -125,8 +151,13 @@ class Settings(BaseModel):
     queue_limit: int = Field(10_000, ge=1, description="tasks that may wait; more are refused")
 
     learning: Literal["on", "off"] = Field("on", description="off: no learning server; plain rules take its place")
+    learned_instructions: Literal["on", "off"] = Field(
+        "on", description="off: tasks go out with their own instructions"
+    )
+    learned_limits: Literal["on", "off"] = Field("on", description="off: answers are cut at max_output_tokens alone")
     encoder: Literal["on", "off"] = Field("on", description="off: messages are told by words alone, in less memory")
 
+    target_limits: TargetLimits = Field({}, description="limits of targets on this machine, by the target's name")
     alert_webhook_url: SecretUrl = Field(None, description="web address to which alerts of budgets are posted")
 
     http_timeout_s: float = Field(DEFAULT_HTTP_TIMEOUT, gt=0, description="longest silence on an HTTP exchange")
@@ -306,6 +337,8 @@ def _told(value: object) -> str:
     """A value as the environment holds it, secrets included."""
     if isinstance(value, tuple):
         return ",".join(cast("tuple[str, ...]", value))
+    if isinstance(value, dict):
+        return ",".join(f"{name}={limit}" for name, limit in cast("dict[str, float]", value).items())
     return value.get_secret_value() if isinstance(value, SecretStr) else str(value)
 
 

@@ -44,6 +44,7 @@ class PlayedServer:
     def __init__(self, engine: PerformanceEngine | None) -> None:
         self.engine = engine
         self.is_away = False
+        self.state = "ready"
 
     async def ask(self, tool: str, arguments: Mapping[str, Any], *, limit_s: float) -> dict[str, Any] | None:
         if self.is_away:
@@ -51,7 +52,7 @@ class PlayedServer:
         if tool in ("tasks_status", "learn_tasks"):
             version = "v1" if self.engine else None
             last = "waiting: there are 3 answers" if tool == "learn_tasks" else None
-            return asdict(LearnerStatus("ready", version, 200, 280, 0.96 if self.engine else None, last))
+            return asdict(LearnerStatus(self.state, version, 200, 280, 0.96 if self.engine else None, last))
         key = "prediction" if tool == "predict" else "explanation"
         if self.engine is None:
             return {key: None}
@@ -213,7 +214,9 @@ def test_the_report_shows_windows_versions_and_what_happened(
     asyncio.run(shadowed(played))
     done = tale("learn", "--report")
     assert done.code == 0
-    assert "verified: 60% (60% to 60%), and 0.0 points of success lost (0.0 to 0.0), on 10 tasks done both" in done.out
+    assert (
+        "verified: 60% (60% to 60%), and 0.0 points of success lost (-16.3 to 16.3), on 10 tasks done both" in done.out
+    )
     assert "estimated: " in done.out
     assert "200 answers are known" in done.out and "loss 0.2 against plain 0.9" in done.out
     assert "drifted: 70%" in done.err
@@ -227,6 +230,9 @@ def test_the_report_shows_windows_versions_and_what_happened(
 def test_the_report_of_an_empty_history_says_what_to_run(played: LearningGateway, tale: Tale) -> None:
     done = tale("learn", "--report")
     assert 'tale submit "Write a haiku"' in done.out and "No version serves yet" in done.out
+    assert "200 answers are known; learning goes on at 280." in done.out
+    played.learning.state = "off"
+    assert "200 answers are known." in tale("learn", "--report").out
     played.learning.is_away = True
     assert "does not answer" in tale("learn", "--report").out
 

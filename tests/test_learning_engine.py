@@ -1,29 +1,21 @@
 """The engine learns from a history, says how sure it is, gets better, and never serves what is worse."""
 
-import asyncio
 import json
 import random
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 from fakes.past_attempts import past
-from fakes.servers import until
 
 from tale.exceptions import ModelException, ValidationException
-from tale.learning import engine_training
 from tale.learning.drift import CoverageWatch
 from tale.learning.engine_explain import explain
 from tale.learning.engine_judgement import Score, is_to_serve, judge
-from tale.learning.engine_learner import LEAST_NEW, EngineLearner, trained_apart
 from tale.learning.engine_route import Chances, choose
 from tale.learning.engine_rows import prepared
 from tale.learning.performance_engine import PerformanceEngine
-from tale.learning.priors import read_priors
-from tale.predictions import EngineVersion, PastAttempt, TaskQuestion
-from tale.storage.database import Database
-from tale.storage.learning_store import Cursor, LearningStore
+from tale.predictions import TaskQuestion
 
 HAIKU = TaskQuestion("Write a haiku about snow", 2_048)
 HISTORY = TaskQuestion("Explain in detail the history of tea", 2_048)
@@ -37,46 +29,6 @@ def engine_bytes() -> bytes:
 @pytest.fixture
 def engine(engine_bytes: bytes) -> PerformanceEngine:
     return PerformanceEngine.from_bytes(engine_bytes)
-
-
-class PlayedHistory(LearningStore):
-    """A store of versions and events whose attempts are told by the test."""
-
-    def __init__(self, database: Database, rows: list[PastAttempt]) -> None:
-        super().__init__(database)
-        self.rows = rows
-
-    async def past_attempts(self, after: Cursor, *, limit: int) -> tuple[list[PastAttempt], Cursor]:
-        found = [row for row in self.rows if (row.ended_at, row.task_id, 1) > after][-limit:]
-        return found, (found[-1].ended_at, found[-1].task_id, 1) if found else after
-
-
-@pytest.fixture
-async def database(tmp_path: Path) -> AsyncIterator[Database]:
-    opened = Database.open(f"sqlite:///{tmp_path / 'tale.db'}")
-    yield opened
-    await opened.close()
-
-
-async def trained_here(folder: Path, rows: list[PastAttempt], priors: list[PastAttempt]) -> None:
-    """Learns without the seconds that a process takes to start."""
-    await asyncio.to_thread(engine_training.train, folder, rows, priors)
-
-
-@pytest.fixture
-async def learning(database: Database) -> AsyncIterator[Callable[[list[PastAttempt]], EngineLearner]]:
-    made: list[EngineLearner] = []
-
-    def start(rows: list[PastAttempt], **given: object) -> EngineLearner:
-        given = {"train": trained_here, **given}
-        learner = EngineLearner(clock=lambda: 1_000.0 + len(made), **given)
-        made.append(learner)
-        learner.start(PlayedHistory(database, rows))
-        return learner
-
-    yield start
-    for learner in made:
-        await learner.stop()
 
 
 def test_lengths_are_told_by_the_text_with_limits_that_hold(engine: PerformanceEngine) -> None:
@@ -105,6 +57,22 @@ def test_too_few_known_lengths_are_refused_and_unknown_ones_left_out() -> None:
     with pytest.raises(ValidationException, match="There are 0"):
         PerformanceEngine().fit([])
     assert PerformanceEngine(trees=20).fit([*past(10, seed=2), *rows]).rows_ == 40
+
+
+def test_an_answer_that_was_cut_does_not_tell_how_long_it_would_have_been(engine: PerformanceEngine) -> None:
+    rows = past(60, roles=("task",))
+    cut = [replace(row, task_id=f"{n}", output_tokens=16, finish_reason="length") for n, row in enumerate(rows)]
+    learned = PerformanceEngine(trees=20).fit([*cut, *rows])
+    assert learned.rows_ == 60 and learned.predict(HISTORY).output_tokens > 300
+    limit, expected = engine.predict(HISTORY).upper_tokens, engine.predict(HISTORY).output_tokens
+    short = replace(rows[0], text=HISTORY.text, output_tokens=16, finish_reason="length")
+    assert engine.update([short] * 9) == []
+    assert (engine.predict(HISTORY).upper_tokens, engine.predict(HISTORY).output_tokens) == (limit, expected)
+    (checked,) = engine.update([replace(short, output_tokens=2 * limit)])
+    assert not checked.covered
+    assert (engine.predict(HISTORY).upper_tokens > limit, engine.predict(HISTORY).output_tokens) == (True, expected)
+    endless = replace(short, output_tokens=2_048)
+    assert len(engine.update([endless])) == 1 and engine.predict(HISTORY).output_tokens > expected
 
 
 @pytest.mark.parametrize("text", ["", "x" * 10_000, "🎉🎉🎉", "\x00"])
@@ -137,14 +105,63 @@ def test_instructions_that_make_answers_shorter_are_used_and_their_lengths_are_t
     found = engine.predict(HISTORY)
     assert (found.variant, found.stated_tokens) == ("brief", None)
     assert found.task_output_tokens is not None and found.output_tokens < 0.6 * found.task_output_tokens
-    for question in (replace(HISTORY, again=True), replace(HISTORY, has_schema=True)):
-        assert engine.predict(question).variant == "default"
+    for fixed in ({"again": True}, {"has_schema": True}, {"keeps_instructions": True}):
+        assert engine.predict(replace(HISTORY, **fixed)).variant == "default"
     checked = replace(HISTORY, has_check=True)
     tried = [engine.predict(checked, randomness=random.Random(seed)) for seed in range(60)]
     stated = next(each for each in tried if each.variant == "stated")
     assert stated.explored and stated.stated_tokens is not None
     assert 0.5 < sum(each.variant == "brief" for each in tried) / len(tried) < 1
     assert engine.predict(checked).variant == "brief"
+
+
+def test_a_letter_that_nobody_checks_keeps_its_instructions_however_brief_answers_to_trivia_may_be() -> None:
+    rows = past(300, roles=("task",)) + past(300, seed=2, begin=300, roles=("task",), stretch=0.4, variant="brief")
+    trivia = [row for row in rows if row.text.startswith("Name")]
+    letter = TaskQuestion("Could you write me a nice invitation to the fete of our street?", 2_048)
+    letters = [
+        replace(row, task_id=f"letter {n}", text=f"{letter.text} {n}?", output_tokens=300, succeeded=None)
+        for n, row in enumerate(past(40, seed=3, begin=600, roles=("task",)))
+    ]
+    engine = PerformanceEngine(trees=20).fit([*trivia, *letters])
+    assert engine.predict(TaskQuestion("Name the capital of Peru", 2_048)).variant == "brief"
+    assert engine.predict(letter).variant == "default"
+
+
+def test_a_small_model_whose_answers_are_seldom_but_then_far_longer_is_not_taken_for_cheap() -> None:
+    checked = replace(HISTORY, has_check=True)
+    rows = past(300, small_succeeds=0.7)
+    assert PerformanceEngine(trees=20).fit(rows).predict(checked).role == "ux"
+    few = [
+        replace(row, output_tokens=15 * (row.output_tokens or 0)) if row.role == "ux" and n % 6 == 0 else row
+        for n, row in enumerate(rows)
+    ]
+    assert PerformanceEngine(trees=20).fit(few).predict(checked).role == "task"
+
+
+def test_what_is_known_of_one_pair_of_models_is_not_said_of_another() -> None:
+    both = past(300)
+    brief = past(150, seed=2, begin=300, roles=("task",), stretch=0.4, variant="brief")
+    engine = PerformanceEngine(trees=20).fit([*both, *brief])
+    ours = engine.predict(replace(HISTORY, role="task"))
+    theirs = engine.predict(replace(HISTORY, ux_model="7b", task_model="14b"))
+    assert ours.ux_success is not None and ours.variant == "brief"
+    assert (theirs.role, theirs.ux_success, theirs.task_success, theirs.variant) == ("task", None, None, "default")
+    assert theirs.output_tokens == ours.task_output_tokens  # there is nothing better to go by
+    found = explain(engine, replace(HISTORY, ux_model="7b", task_model="14b")).alternatives
+    assert [each.model for each in found] == ["7b", "14b"]
+    later = [replace(row, model=f"new {row.model}") for row in past(30, seed=3, begin=500)]
+    follower = PerformanceEngine(trees=20).fit([*both, *later])
+    assert sum(follower.tried_.values()) == 30
+    assert follower.predict(HISTORY).ux_success is not None
+
+
+def test_one_model_for_both_roles_saves_nothing_by_being_asked_as_the_small_one() -> None:
+    rows = [replace(row, model="one") for row in past(160, small_succeeds=1.0)]
+    engine = PerformanceEngine(trees=20).fit(rows)
+    checked = replace(HISTORY, has_check=True)
+    assert engine.predict(checked).ux_success is not None
+    assert engine.predict(checked).role == engine.predict(HISTORY).role == "task"
 
 
 def test_an_engine_is_the_same_after_it_was_stored(engine: PerformanceEngine) -> None:
@@ -264,128 +281,3 @@ def test_misses_that_cannot_be_chance_are_called_drift_until_they_end() -> None:
     assert states([False] * 20) == [False, True]
     assert states(number % 7 != 0 for number in range(300)) == [True]  # 86 %, to and fro about what told it
     assert states([True] * 100) == [True, False]
-
-
-async def test_a_learner_learns_as_soon_as_there_is_enough_and_takes_it_up_after_a_restart(
-    database: Database, learning: Callable[..., EngineLearner]
-) -> None:
-    rows = past(10)
-    first = learning(rows, train=trained_apart)
-    await until(lambda: first.state == "waiting")
-    assert first.predict(HAIKU) is None
-    rows += past(70, seed=2, begin=100)
-    first.look_again()
-    await until(lambda: first.predict(HAIKU))
-    expected = first.predict(HAIKU)
-    assert expected is not None and expected.took_s is not None
-    (version,) = await LearningStore(database).versions(5)
-    assert (expected.version, version.state) == (version.id, "serving")
-    second = learning(rows)
-    await until(lambda: second.state == "ready")
-    assert second.status().rows == 80
-    assert [event.kind for event in await LearningStore(database).events(5)] == ["promoted"]
-
-
-async def test_what_is_stored_but_cannot_be_read_is_learned_anew(
-    database: Database, learning: Callable[..., EngineLearner]
-) -> None:
-    store = LearningStore(database)
-    await store.add_version(EngineVersion("old", 1.0, "serving", 9, 5.0, "0.1"), b"another scikit-learn's")
-    learner = learning(past(80))
-    await until(lambda: learner.state == "ready")
-    states = {version.id: version.state for version in await store.versions(5)}
-    assert states.pop("old") == "rejected"
-    assert list(states.values()) == ["serving"]
-    assert {event.kind for event in await store.events(5)} == {"unreadable", "promoted"}
-
-
-async def test_learning_on_demand_says_what_came_of_it_and_a_broken_history_stops_nothing(
-    database: Database, learning: Callable[..., EngineLearner]
-) -> None:
-    learner = learning(past(5))
-    assert "are needed" in str((await learner.learn_now()).last)
-    chance = random.Random(2)
-    learner = learning(
-        [replace(row, text=f"{chance.random()}", output_tokens=chance.choice([3, 900])) for row in past(80)]
-    )
-    status = await learner.learn_now()
-    assert str(status.last).startswith("rejected") and status.version is None
-    await database.close()
-    learner.look_again()
-    await until(lambda: learner.state == "failed")
-    assert "closed" in str(learner.status().last)
-
-
-async def test_drift_is_told_once_and_stays_on_record(
-    database: Database, learning: Callable[..., EngineLearner]
-) -> None:
-    rows = past(80)
-    learner = learning(rows)
-    await until(lambda: learner.state == "ready")
-    rows += [replace(row, text=f"{row.text} {row.task_id}") for row in past(18, seed=3, begin=200, stretch=30.0)]
-    learner.look_again()
-    store = LearningStore(database)
-
-    async def told() -> bool:
-        return [event.kind for event in await store.events(5)] == ["drifted", "promoted"]
-
-    await until(told)
-    observed = learner.status().covered
-    assert observed is not None and observed < 0.9
-    again = learning(rows)
-    await until(lambda: again.state == "ready")
-    assert again.status().covered == observed
-    assert await told()
-
-
-async def test_a_clock_that_goes_backwards_harms_nothing(learning: Callable[..., EngineLearner]) -> None:
-    rows = past(80, begin=1_000)
-    learner = learning(rows)
-    await until(lambda: learner.state == "ready")
-    rows[:0] = past(20, seed=4)
-    assert (await learner.learn_now()).version is not None
-    assert learner.predict(HAIKU) is not None
-
-
-async def test_how_many_examples_come_with_tale_does_not_delay_learning_from_ones_own_tasks(
-    learning: Callable[..., EngineLearner],
-) -> None:
-    learner = learning([], priors=past(400))
-    await until(lambda: learner.state == "ready")
-    status = learner.status()
-    assert status.next_at == status.rows + LEAST_NEW
-
-
-async def test_priors_that_come_with_tale_serve_before_there_is_a_history(
-    tmp_path: Path, learning: Callable[..., EngineLearner]
-) -> None:
-    from dataclasses import asdict
-
-    folder = tmp_path / "priors"
-    assert read_priors(folder) == []
-    folder.mkdir()
-    (folder / "runs.jsonl").write_text("".join(f"{json.dumps(asdict(row))}\n" for row in past(80)))
-    learner = learning([], priors=read_priors(folder))
-    await until(lambda: learner.state == "ready")
-    assert learner.predict(HAIKU) is not None
-
-
-async def test_a_learner_can_be_stopped_while_it_learns(learning: Callable[..., EngineLearner]) -> None:
-    never = asyncio.Event()
-
-    async def train(folder: Path, rows: list[PastAttempt], priors: list[PastAttempt]) -> None:
-        await never.wait()
-
-    learner = learning(past(80), train=train)
-    await until(lambda: learner.state == "learning")
-    await learner.stop()
-    assert learner.predict(HAIKU) is None
-
-
-async def test_a_learner_that_may_not_learn_says_why() -> None:
-    learner = EngineLearner()
-    learner.decline("content = none keeps no words to learn from")
-    status = await learner.learn_now()
-    assert (status.state, status.last) == ("off", "content = none keeps no words to learn from")
-    assert learner.predict(HAIKU) is None
-    await learner.stop()

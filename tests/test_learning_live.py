@@ -2,20 +2,25 @@
 
 import asyncio
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from fakes.scripted_backend import ScriptedBackend
+from fakes.scripted_pool import ScriptedPool
 from fakes.servers import Process, rows, running, settings_for, until
 
+from tale.learning.engine_learner import LearnerStatus
 from tale.mcp.http_client import HTTPMCPClient
 from tale.mcp.http_server import HTTPMCPServer
 from tale.models.backend import ChatStream
-from tale.predictions import TaskQuestion
+from tale.models.pool import ModelState, PoolStatus
+from tale.predictions import Prediction, TaskQuestion
 from tale.records import ChatRequest
 from tale.servers.learning_link import FAILURE_LIMIT, LearningLink
+from tale.servers.learning_tools import add_task_learning_tools
 from tale.servers.prediction_link import PredictionLink
+from tale.servers.role_models import RoleModels
 
 LENGTHS = {"haiku": 3, "essay": 60}
 THINGS = ("rain", "cats", "tea", "wood", "chess", "salt")
@@ -104,6 +109,53 @@ async def test_answers_that_cannot_be_understood_count_as_none() -> None:
         assert link.asked[0][1]["has_check"] is True
 
 
+async def test_the_models_that_fill_the_roles_are_told_with_the_question() -> None:
+    pool, link, now = ScriptedPool(), PlayedLink(), [0.0]
+    models = RoleModels(pool, timer=lambda: now[0])
+    question = TaskQuestion("Write a haiku", 100)
+
+    async def told() -> tuple[object, ...]:
+        await PredictionLink(link, models).predict(question)
+        return tuple(link.asked[-1][1][name] for name in ("ux_model", "task_model", "small_cost"))
+
+    assert await told() == (None, None, 0.32)
+    pool.states = (ModelState("qwen2.5:7b", "ux", "ready"), ModelState("qwen2.5:14b", "task", "ready"))
+    assert await told() == ("qwen2.5:7b", "qwen2.5:14b", 0.516)
+    pool.states = (ModelState("qwen2.5:7b", "ux", "ready"),)
+    assert await told() == ("qwen2.5:7b", "qwen2.5:14b", 0.516)
+    now[0] = 61.0
+    assert await told() == ("qwen2.5:7b", "qwen2.5:7b", 1.0)
+    await PredictionLink(link, RoleModels(pool, small_cost=0.1)).explain(question)
+    assert (link.asked[-1][0], link.asked[-1][1]["task_model"]) == ("explain", "qwen2.5:7b")
+    pool.states = (ModelState("mini", "ux", "ready"), ModelState("large", "task", "ready"))
+    assert await PredictionLink(link, RoleModels(pool, small_cost=0.1)).small_cost() == 0.1
+
+
+async def test_what_was_learned_of_instructions_and_limits_can_be_left_out() -> None:
+    expected = Prediction("v1", "story", "simple", {}, 20, 10, 30, 0.95, "task", "", cap_tokens=512)
+    question, usual, bare = TaskQuestion("Write a haiku", 100), PlayedLink(), PlayedLink()
+    usual.answer = bare.answer = {"prediction": asdict(expected)}
+    assert await PredictionLink(usual).predict(question) == expected
+    without = PredictionLink(bare, keeps_instructions=True, has_limits=False)
+    assert await without.predict(question) == replace(expected, cap_tokens=None)
+    await without.explain(question)
+    assert [each[1]["keeps_instructions"] for each in (*usual.asked, *bare.asked)] == [False, True, True]
+
+
+async def test_a_pool_that_does_not_answer_keeps_no_task_waiting() -> None:
+    link = PlayedLink()
+    assert await PredictionLink(link, RoleModels(SilentPool())).predict(TaskQuestion("Write a haiku", 100)) is None
+    assert link.asked[0][1]["task_model"] is None
+
+
+class SilentPool(ScriptedPool):
+    """Never says how it stands."""
+
+    async def status(self) -> PoolStatus:
+        await asyncio.Event().wait()
+        return await super().status()
+
+
 class BusyLearning:
     """Answers tasks too late, and takes its time for people."""
 
@@ -124,6 +176,46 @@ class BusyLearning:
         """Take longer than a task waits, too."""
         await asyncio.sleep(0.1)
         return {"version": 3}
+
+
+class PlayedLearner:
+    """Expects the same of every task, and keeps what it was asked."""
+
+    def __init__(self) -> None:
+        self.asked: list[TaskQuestion] = []
+
+    def predict(self, question: TaskQuestion) -> Prediction:
+        self.asked.append(question)
+        return Prediction("v1", "story", "simple", {}, 20, 10, 30, 0.95, "task", "", cap_tokens=512)
+
+    def status(self) -> LearnerStatus:
+        return LearnerStatus("ready", "v1", 60, 100, None, None)
+
+
+async def test_settings_reach_the_question_and_what_is_made_of_the_answer(tmp_path: Path) -> None:
+    learner = PlayedLearner()
+    server = HTTPMCPServer("played", version="1", port=0, health=BusyLearning().health)
+    add_task_learning_tools(server, learner)
+    await server.start()
+    address = {"learning": "on", "learning_url": f"http://127.0.0.1:{server.port}"}
+    off = {"learned_instructions": "off", "learned_limits": "off", "small_cost": 0.4}
+    try:
+        for name, chosen in (("usual", {}), ("off", off)):
+            async with running(settings_for(tmp_path / name, **address, **chosen), backend=Writer()) as process:
+                await process.shared.learning.start()
+                process.stack.push_async_callback(process.shared.learning.stop)
+                link = process.shared.learning
+                await until(lambda link=link: link.ask("tasks_status", {}, limit_s=5.0))
+                limits: list[int | None] = []
+                asked = len(learner.asked)
+                while asked == len(learner.asked) or (not chosen and limits[-1] != 512):  # an answer may come too late
+                    await process.done("Write a haiku about tea")
+                    limits.append(process.backend.requests[-1].max_tokens)
+                assert limits[-1] == (2_048 if chosen else 512)
+    finally:
+        await server.stop()
+    told = [(each.ux_model, each.task_model, each.small_cost, each.keeps_instructions) for each in learner.asked]
+    assert set(told) == {("small", "large", 0.32, False), ("small", "large", 0.4, True)}
 
 
 async def test_who_waits_longer_than_tasks_do_is_answered_by_a_busy_server(tmp_path: Path) -> None:

@@ -54,10 +54,20 @@ async def running(store: TaskStore, *, text: str = "Write a haiku", expect: str 
     return claimed
 
 
-async def called(database: Database, task: Task, *, at: float = 2.5, tokens: int | None = 30, role: str = "ux") -> None:
+async def called(
+    database: Database,
+    task: Task,
+    *,
+    at: float = 2.5,
+    tokens: int | None = 30,
+    role: str = "ux",
+    asked_for: str | None = None,
+) -> None:
     call = ModelCall(
         *(new_call_id(), at, role, "execute", "small", "scripted"),
         task_id=task.id,
+        requested_model=asked_for,
+        input_tokens=5,
         attempt=task.attempt,
         output_tokens=tokens,
         finish_reason="stop",
@@ -137,6 +147,19 @@ async def test_the_history_tells_what_can_be_learned_from_and_in_order(database:
     assert (found[0].text, found[0].key_name, found[0].ended_at) == ("Write a haiku", "ann", 5.0)
     assert await learning.past_attempts(cursor, limit=10) == ([], cursor)
     assert len((await learning.past_attempts(NOTHING_YET, limit=1))[0]) == 1
+
+
+async def test_an_answer_of_a_stand_in_counts_as_its_own_and_not_as_the_task_model_s(database: Database) -> None:
+    tasks, predictions = TaskStore(database), PredictionStore(database)
+    task = await running(tasks, expect=CHECK)
+    await called(database, task, role="task", asked_for="large")
+    await called(database, task, at=3.5, tokens=20, role="ux", asked_for="small")
+    await tasks.finish(task.id, 1, status=TaskStatus.COMPLETED, now=5.0)
+    ((found,), _) = await LearningStore(database).past_attempts(NOTHING_YET, limit=10)
+    assert (found.role, found.model) == ("ux", "small")
+    await predictions.add_shadow(task.id, succeeded=True, naive_tokens=90, naive_succeeded=True, now=9.0)
+    (shadow,) = await predictions.newest_shadows(1)
+    assert (shadow.small_tokens, shadow.large_tokens) == (60, 0)
 
 
 async def test_the_history_tells_which_instructions_an_attempt_went_out_with(database: Database) -> None:

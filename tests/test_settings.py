@@ -206,6 +206,30 @@ def test_the_password_of_each_of_several_addresses_is_masked(folder: Path):
     assert shown == f"http://a:8000/v1,http://ann:{MASK}@b:8000/v1"
 
 
+@pytest.mark.parametrize("toml", ["target_limits = { ux_first_token = 2 }", "[target_limits]\nux_first_token = 2.0"])
+def test_limits_of_targets_are_a_table_or_pairs_with_commas(folder: Path, toml: str):
+    (folder / "tale.toml").write_text(toml)
+    assert _load(folder).target_limits == {"ux_first_token": 2.0}
+    given = _load(folder, {"TALE_TARGET_LIMITS": "ux_first_token=0.5, model_load = 20,"})
+    assert given.target_limits == {"ux_first_token": 0.5, "model_load": 20.0}
+    assert given.environment()["TALE_TARGET_LIMITS"] == "ux_first_token=0.5,model_load=20.0"
+    assert load_settings(environment=given.environment(), folder=folder) == given
+
+
+@pytest.mark.parametrize(
+    ("limits", "complaint"),
+    [
+        ("speed=1", r"there is no target 'speed', choose from ux_first_token, .*, interrupt; `tale config"),
+        ("model_load=0", "greater than 0"),
+        ("model_load=inf", "finite"),
+        ("model_load", "valid number"),
+    ],
+)
+def test_a_limit_of_no_target_or_that_nothing_can_keep_is_refused(folder: Path, limits: str, complaint: str):
+    with pytest.raises(ValidationException, match=rf"Setting target_limits \(environment\): .*{complaint}"):
+        _load(folder, {"TALE_TARGET_LIMITS": limits})
+
+
 @pytest.mark.parametrize("blank", ["", "   "])
 def test_a_blank_key_is_no_key(folder: Path, blank: str):
     (folder / "tale.toml").write_text(f'host = "0.0.0.0"\napi_key = "{blank}"\n')

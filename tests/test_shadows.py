@@ -10,7 +10,7 @@ from fakes.scripted_pool import ScriptedPool
 from fakes.servers import until
 
 from tale.ids import new_call_id
-from tale.learning.live_figures import estimated_savings, verified_savings
+from tale.learning.live_figures import LiveFigures, estimated_savings, live_figures, verified_savings
 from tale.models.pool import ModelState, PoolStatus
 from tale.orchestration.predicting import TaskPredictor
 from tale.orchestration.shadows import SHADOW, Shadows, is_sampled
@@ -202,12 +202,31 @@ def test_verified_savings_are_told_with_their_intervals_and_not_of_a_few_tasks()
     assert found is not None and found.tasks == 20
     assert found.saved == found.saved_lower == found.saved_upper == 0.5
     assert (found.success_lost, found.success_lost_lower < 0 < found.success_lost_upper) == (0.05, True)
+    all_right = verified_savings([shadow(n, small=0, large=40, naive=80) for n in range(10)])
+    assert all_right is not None and all_right.success_lost == 0.0
+    assert (all_right.success_lost_lower, all_right.success_lost_upper) == (-0.1633, 0.1633)  # 1.96 / 12
+    all_lost = verified_savings([shadow(n, small=0, large=40, naive=80, right=False) for n in range(10)])
+    assert all_lost is not None and (all_lost.success_lost, all_lost.success_lost_upper) == (1.0, 1.0)
+    assert 0.5 < all_lost.success_lost_lower < 0.9
     mixed = [shadow(n, small=100 * (n % 2), large=50 * (n % 3), naive=100 + n) for n in range(60)]
     some, more = verified_savings(mixed), verified_savings(mixed * 4)
     assert some is not None and more is not None
     assert 0 < some.saved_lower < some.saved < some.saved_upper < 1
     assert more.saved_upper - more.saved_lower < 0.6 * (some.saved_upper - some.saved_lower)
+    itself = [shadow(n, small=100, large=0, naive=100) for n in range(10)]
+    assert [getattr(verified_savings(itself, small_cost=cost), "saved", None) for cost in (1.0, 0.5)] == [0.0, 0.5]
     assert verified_savings(half[:9]) is None
+
+
+def test_an_answer_that_was_cut_tells_of_its_prediction_only_where_it_was_too_long_already() -> None:
+    def figures(tokens: int, finish_reason: str) -> list[LiveFigures]:
+        return live_figures(
+            [KeptPrediction(str(n), 1, 0.0, EXPECTED, 1.0, Outcome(tokens, finish_reason)) for n in range(10)]
+        )
+
+    assert figures(16, "length") == []
+    assert [(each.answers, each.covered) for each in figures(16, "stop")] == [(10, 1.0)]
+    assert [each.covered for each in figures(61, "length")] == [0.0]  # of 60
 
 
 def test_estimated_savings_go_by_what_was_expected_of_the_task_model() -> None:
@@ -216,6 +235,7 @@ def test_estimated_savings_go_by_what_was_expected_of_the_task_model() -> None:
     assert found is not None and (found.tasks, found.saved) == (10, 0.76)  # 0.32 x 50 of 50 x 40 / 30
     large = Prediction("v1", "other", None, {}, 9, 1, 60, 0.95, "task", "", task_output_tokens=9)
     again = [KeptPrediction(str(n), 2, 0.0, large, 1.0, Outcome(24)) for n in range(10)]
+    assert getattr(estimated_savings(small, small_cost=1.0), "saved", None) == 0.25
     retried = estimated_savings([*small, *again])
     assert retried is not None and (retried.tasks, retried.saved) == (10, 0.4)
     as_ever = [KeptPrediction(str(n), 1, 0.0, large, 1.0, Outcome(70)) for n in range(20, 30)]

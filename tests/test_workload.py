@@ -6,12 +6,14 @@ import sqlite3
 import time
 from collections import Counter
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestServer
+from fakes.past_attempts import past
 
 ROOT = Path(__file__).parent.parent
 DATA = ROOT / "data"
@@ -168,7 +170,7 @@ async def gateway(tmp_path: Path) -> AsyncIterator[tuple[str, list[dict[str, Any
 
     async def chat(request: web.Request) -> web.Response:
         asked.append(await request.json())
-        trace = request.headers["traceparent"].split("-")[1]
+        trace = request.headers.get("traceparent", "-none-").split("-")[1]
         figures = (trace, 1_800_000_000 + len(asked), 30, 4, 0, 0.0, 0.0, 0.1, 0.2, 0.3)
         database.execute(f"INSERT INTO model_calls VALUES ({', '.join('?' * len(figures))})", figures)
         text = "It is 2." if asked[-1]["model"].endswith("1.5b") else "It is 3."
@@ -208,11 +210,57 @@ async def test_what_was_answered_is_not_asked_again_but_can_be_judged_anew(
     assert await collect(url, folders, until=0.0) == 0
 
 
+def test_whether_an_answer_that_was_cut_was_right_counts_as_unknown() -> None:
+    runs = lines_of(WORKLOAD / "variants.jsonl")
+    whole = [None if run["finish_reason"] == "length" else run["success"] for run in runs]
+    assert None in whole
+    assert [prior["succeeded"] for prior in lines_of(DATA / "priors/variants.jsonl")] == whole
+
+
+def test_how_long_an_answer_is_said_to_be_is_told_by_attempts_at_other_requests() -> None:
+    from collect_variants import stated_tokens
+    from workload.requests import read_requests
+
+    requests = read_requests(WORKLOAD / "priors.jsonl")[:10]
+    others, first = past(60, roles=("task",)), requests[0]
+    theirs = [replace(row, task_id=first.id, text=first.text, output_tokens=1_500) for row in others[:5]]
+    told = stated_tokens(requests, [*others, *theirs])
+    assert set(told) == {(each.id, role) for each in requests for role in ("ux", "task")}
+    assert told[first.id, "task"] < 700
+
+
 def test_priors_are_attempts_that_the_learning_engine_can_read() -> None:
     from tale.learning.priors import read_priors
 
     rows = read_priors(DATA / "priors")
     assert {row.role for row in rows} == {"ux", "task"} and all(row.output_tokens is not None for row in rows)
+
+
+def test_each_policy_has_settings_that_there_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    from token_savings import POLICIES
+
+    from tale.settings import load_settings
+
+    assert {"naive", "naive, concise", "tale", "tale without variants", "tale without limits"} <= set(POLICIES)
+    for policy in POLICIES.values():
+        load_settings({**policy.settings, "backend": "embedded"}, environment={}, folder=ROOT / "tests")
+
+
+async def test_the_concise_baseline_replaces_the_instructions_as_the_replay_does(
+    monkeypatch: pytest.MonkeyPatch, gateway: tuple[str, list[dict[str, Any]]]
+) -> None:
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    from token_savings import as_concise_call
+
+    class Service:
+        def url(self, role: str) -> str:
+            return gateway[0]
+
+    assert await as_concise_call(Service(), None, "1 + 1?") == "It is 2."
+    ((body,),) = (gateway[1],)
+    assert [message["content"] for message in body["messages"]] == ["Answer as briefly as is right.", "1 + 1?"]
+    assert (body["model"], body["max_tokens"], body["temperature"]) == ("qwen2.5-coder:1.5b", 2_048, 0.2)
 
 
 def test_savings_are_told_with_intervals_that_hold_what_is_known(monkeypatch: pytest.MonkeyPatch) -> None:

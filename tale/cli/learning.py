@@ -208,10 +208,15 @@ def _status_lines(status: dict[str, Any]) -> list[str]:
     covered = (
         "" if status["covered"] is None else f"; {status['covered']:.0%} of the latest answers within their limits"
     )
-    lines = [f"{status['rows']:,} answers are known; learning goes on at {status['next_at']:,}{covered}."]
+    goes_on = f"; learning goes on {_when(status)}" if status["state"] != "off" else ""
+    lines = [f"{status['rows']:,} answers are known{goes_on}{covered}."]
     if status["last"]:
         lines.insert(0, f"The last round of learning: {status['last']}.")
     return lines if status["version"] else [*lines, "No version serves yet: tasks go to the task model."]
+
+
+def _when(status: dict[str, Any]) -> str:
+    return f"at {status['next_at']:,}" if status["rows"] < status["next_at"] else "now"
 
 
 def _savings(found: dict[str, Any]) -> list[str]:

@@ -10,8 +10,8 @@ from typing import Final, get_args
 import numpy as np
 
 from tale.learning.encoding import Encoded
-from tale.learning.engine_route import SMALL_COST
 from tale.learning.features import FEATURE_NAMES, Request
+from tale.learning.model_weights import small_cost
 from tale.learning.performance_engine import PerformanceEngine
 from tale.predictions import TaskQuestion
 from tale.records import Role
@@ -95,9 +95,11 @@ def parts_of(engine: PerformanceEngine, text: str) -> list[Part]:
 def _alternative(engine: PerformanceEngine, question: TaskQuestion, role: Role) -> Alternative:
     expected = engine.predict(replace(question, role=role))
     success = expected.ux_success if role == "ux" else expected.task_success
-    weighted = expected.output_tokens * (SMALL_COST if role == "ux" else 1.0)
+    names = engine.names_of(question)
+    cost = question.small_cost or small_cost(names["ux"], names["task"])
     tokens = (expected.output_tokens, expected.upper_tokens)
-    return Alternative(role, engine.names_.get(role), *tokens, round(weighted, 1), success)
+    weighted = expected.output_tokens * (cost if role == "ux" else 1.0)
+    return Alternative(role, names[role] or None, *tokens, round(weighted, 1), success)
 
 
 def _columns() -> dict[str, list[int]]:

@@ -138,7 +138,7 @@ def _first_judged(rows: Sequence[PastAttempt], serving: PerformanceEngine | None
 
 def _of_engine(engine: PerformanceEngine) -> Forecast:
     def forecast(row: PastAttempt) -> tuple[float, float, float | None]:
-        chances = engine.chances(row.text)
+        chances = engine.chances(row.text, {"ux": row.model, "task": row.model})
         return *engine.expected(row), chances.small if row.role == "ux" else chances.large
 
     return forecast
@@ -149,9 +149,9 @@ def _plain(rows: Sequence[PastAttempt]) -> Forecast:
     tokens: dict[str, list[int]] = defaultdict(list)
     successes: dict[str, list[bool]] = defaultdict(list)
     for row in rows:
-        if row.output_tokens is not None:
-            tokens[row.role].append(row.output_tokens)
-            tokens[""].append(row.output_tokens)
+        if has_length(row):
+            tokens[row.role].append(row.output_tokens or 0)
+            tokens[""].append(row.output_tokens or 0)
         if row.succeeded is not None:
             successes[row.role].append(row.succeeded)
 

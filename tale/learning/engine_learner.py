@@ -182,9 +182,11 @@ class EngineLearner:
         await self._catch_up(is_start=is_start)
         if is_asked or self._rows >= self._next_at:
             self.state = "learning"
-            if await self._learn():
-                await self._catch_up()
-            self._next_at = self._rows + max(LEAST_NEW, int(GROWTH * self._own(self._rows)))
+            try:
+                if await self._learn():
+                    await self._catch_up()
+            finally:  # what fails is not to be tried again with each task that ends
+                self._next_at = self._rows + max(LEAST_NEW, int(GROWTH * self._own(self._rows)))
 
     async def _take_up(self) -> None:
         """Have the stored version serve, with all that came after it learned in addition."""
@@ -198,16 +200,19 @@ class EngineLearner:
             await self._history.reject(serving.id)
             await self._tell("unreadable", str(error), serving.id)
             return
-        self._serve(engine, serving)
+        await self._serve(engine, serving)
 
-    def _serve(self, engine: PerformanceEngine, version: EngineVersion) -> None:
+    async def _serve(self, engine: PerformanceEngine, version: EngineVersion) -> None:
         """From now on this one predicts; what came after it was made is taken in anew."""
+        has_drifted = self._watch.drifted
         self._engine, self._version = engine, version
         self._watch = CoverageWatch(COVERAGE)
         self._cursor = (version.trained_until, "g", 0)  # no id comes after that
         self._rows = version.rows
         # Twice as many, as some were kept out to judge it.
         self._next_at = self._rows + max(LEAST_NEW, int(2 * GROWTH * self._own(self._rows)))
+        if has_drifted:
+            await self._tell("recovered", "the version that missed its limits serves no more", version.id)
 
     def _own(self, rows: int) -> int:
         return max(0, rows - len(self._priors))
@@ -248,7 +253,7 @@ class EngineLearner:
         version = EngineVersion(new_call_id(), self._clock(), "serving" if artefact else "rejected", *known)
         await self._history.add_version(version, artefact)
         if artefact:
-            self._serve(await asyncio.to_thread(PerformanceEngine.from_bytes, artefact), version)
+            await self._serve(await asyncio.to_thread(PerformanceEngine.from_bytes, artefact), version)
         if verdict == "rolled_back" and previous and self._version:
             await self._history.let_serve(previous.id)
             await self._history.reject(self._version.id)

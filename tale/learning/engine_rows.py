@@ -7,6 +7,7 @@ from typing import Final
 
 from tale.learning.features import Request
 from tale.learning.prompts import known_as
+from tale.learning.whole_answers import is_whole
 from tale.predictions import PastAttempt
 
 LABELS_OF_ONE_KEY: Final = 0.2  # share of all labels that the tasks of one key may bring
@@ -33,9 +34,14 @@ def prepared(rows: Sequence[PastAttempt]) -> list[PastAttempt]:
     return kept[::-1]
 
 
-def has_length(row: PastAttempt) -> bool:
-    """Whether the row tells how long its answer was."""
+def is_counted(row: PastAttempt) -> bool:
+    """Whether the row tells how many tokens were written."""
     return row.output_tokens is not None and row.output_tokens >= 0
+
+
+def has_length(row: PastAttempt) -> bool:
+    """Whether the row tells how long its answer was: of one that was cut it is known only that it would be longer."""
+    return is_counted(row) and is_whole(row.output_tokens or 0, row.finish_reason)
 
 
 def request_of(row: PastAttempt) -> Request:

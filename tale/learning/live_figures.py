@@ -10,6 +10,7 @@ from statistics import fmean, stdev
 from typing import Final
 
 from tale.learning.engine_route import SMALL_COST
+from tale.learning.whole_answers import is_whole
 from tale.predictions import KeptPrediction, Shadow
 
 MOST_WINDOWS: Final = 10
@@ -69,12 +70,14 @@ class EstimatedSavings:
     saved: float
 
 
-def verified_savings(shadows: Sequence[Shadow]) -> VerifiedSavings | None:
+def verified_savings(shadows: Sequence[Shadow], *, small_cost: float = SMALL_COST) -> VerifiedSavings | None:
     """The savings over tasks that were done both ways; None where there are fewer than ten whose cost is known.
 
-    The share is a ratio of sums, whose error is that of its linear approximation (Cochran 1977, 6.4).
+    A token of the small model costs `small_cost`, where one of the task model costs 1.
+    The share is a ratio of sums, whose error is that of its linear approximation (Cochran 1977, 6.4); success is
+    compared in pairs, with half a task more in each of the four outcomes that a pair can have (Agresti and Min 2005).
     """
-    known = [(cost, each.naive_tokens, each) for each in shadows if (cost := _cost(each)) is not None]
+    known = [(cost, each.naive_tokens, each) for each in shadows if (cost := _cost(each, small_cost)) is not None]
     pairs = [(cost, naive) for cost, naive, _ in known if naive is not None]
     if len(pairs) < LEAST_ANSWERS:
         return None
@@ -83,21 +86,21 @@ def verified_savings(shadows: Sequence[Shadow]) -> VerifiedSavings | None:
     share_error = _standard_error([cost - share * naive for cost, naive in pairs]) / naive_mean
     counted = [each for _, naive, each in known if naive is not None]
     lost = [each.naive_succeeded - each.succeeded for each in counted]
-    lost_error = _standard_error(lost)
+    middle, lost_error = _of_pairs(lost)
     return VerifiedSavings(
         tasks=len(pairs),
         saved=round(1 - share, 4),
         saved_lower=round(1 - share - SURE * share_error, 4),
         saved_upper=round(1 - share + SURE * share_error, 4),
         success_lost=round(fmean(lost), 4),
-        success_lost_lower=round(fmean(lost) - SURE * lost_error, 4),
-        success_lost_upper=round(fmean(lost) + SURE * lost_error, 4),
+        success_lost_lower=round(max(middle - SURE * lost_error, -1.0), 4),
+        success_lost_upper=round(min(middle + SURE * lost_error, 1.0), 4),
         from_at=min(each.made_at for each in counted),
         until_at=max(each.made_at for each in counted),
     )
 
 
-def estimated_savings(kept: Sequence[KeptPrediction]) -> EstimatedSavings | None:
+def estimated_savings(kept: Sequence[KeptPrediction], *, small_cost: float = SMALL_COST) -> EstimatedSavings | None:
     """The savings by what was expected of the task model; None where there are fewer than ten answers.
 
     What made an answer longer than expected would have made the task model's own longer, too: its length is estimated
@@ -110,32 +113,39 @@ def estimated_savings(kept: Sequence[KeptPrediction]) -> EstimatedSavings | None
         if tokens is None or expected.task_output_tokens is None:
             continue
         tasks.add(each.task_id)
-        cost += tokens * (SMALL_COST if expected.role == "ux" else 1.0)
+        cost += tokens * (small_cost if expected.role == "ux" else 1.0)
         if each.attempt == 1:
             naive += tokens * expected.task_output_tokens / max(expected.output_tokens, 1)
     return EstimatedSavings(len(tasks), round(1 - cost / naive, 4)) if len(tasks) >= LEAST_ANSWERS and naive else None
 
 
-def _cost(shadow: Shadow) -> float | None:
+def _cost(shadow: Shadow, small_cost: float) -> float | None:
     """What the task cost the user's way, in tokens of the task model."""
     if shadow.small_tokens is None or shadow.large_tokens is None:
         return None
-    return SMALL_COST * shadow.small_tokens + shadow.large_tokens
+    return small_cost * shadow.small_tokens + shadow.large_tokens
 
 
 def _standard_error(values: Sequence[float]) -> float:
     return stdev(values) / math.sqrt(len(values))
 
 
-def live_figures(kept: Sequence[KeptPrediction]) -> list[LiveFigures]:
+def _of_pairs(differences: Sequence[int]) -> tuple[float, float]:
+    """The middle and the standard error of the mean of differences that are -1, 0 or 1."""
+    count, total = len(differences) + 2, sum(differences)
+    unlike = sum(map(abs, differences))
+    return total / count, math.sqrt(unlike + 1 - total**2 / count) / count
+
+
+def live_figures(kept: Sequence[KeptPrediction], *, small_cost: float = SMALL_COST) -> list[LiveFigures]:
     """The figures of up to ten windows of equally many answers, oldest first; none where there are too few answers."""
-    known = [(each, tokens) for each in kept if (tokens := true_tokens(each)) is not None]
+    known = [(each, tokens) for each in kept if (tokens := true_tokens(each)) is not None and _tells(each, tokens)]
     count = min(MOST_WINDOWS, len(known) // LEAST_ANSWERS)
     if not count:
         return []
     plain = _plain_errors(known)
     edges = [round(number * len(known) / count) for number in range(count + 1)]
-    return [_window(known[begin:end], plain[begin:end]) for begin, end in pairwise(edges)]
+    return [_window(known[begin:end], plain[begin:end], small_cost) for begin, end in pairwise(edges)]
 
 
 def true_tokens(kept: KeptPrediction) -> int | None:
@@ -143,10 +153,18 @@ def true_tokens(kept: KeptPrediction) -> int | None:
     return None if kept.outcome is None else kept.outcome.output_tokens
 
 
-def _window(known: Sequence[tuple[KeptPrediction, int]], plain: Sequence[float | None]) -> LiveFigures:
+def _tells(kept: KeptPrediction, tokens: int) -> bool:
+    """Whether the answer tells how its prediction did: one that was cut does where it was too long already."""
+    reason = kept.outcome.finish_reason if kept.outcome else None
+    return is_whole(tokens, reason) or tokens > kept.prediction.upper_tokens
+
+
+def _window(
+    known: Sequence[tuple[KeptPrediction, int]], plain: Sequence[float | None], small_cost: float
+) -> LiveFigures:
     covered = [tokens <= each.prediction.upper_tokens for each, tokens in known]
     wasted = [
-        SMALL_COST * tokens
+        small_cost * tokens
         for each, tokens in known
         if each.prediction.role == "ux" and each.outcome and each.outcome.succeeded is False
     ]

@@ -16,10 +16,11 @@ from tale.exceptions import ModelException, ValidationException
 from tale.learning.artefacts import from_bytes, to_bytes
 from tale.learning.complexity import complexity_shares, likeliest
 from tale.learning.conformal import AdaptiveLevel
-from tale.learning.engine_route import SMALL_COST, Chances, choose
-from tale.learning.engine_rows import has_length, outcome_of, prepared, request_of
+from tale.learning.engine_route import Chances, choose
+from tale.learning.engine_rows import has_length, is_counted, outcome_of, prepared, request_of
 from tale.learning.features import Request, kind_of
 from tale.learning.lengths import Outlook
+from tale.learning.model_weights import small_cost
 from tale.learning.neighbours import same_text_key
 from tale.learning.prompts import (
     CHARACTERS_A_TOKEN,
@@ -60,12 +61,15 @@ class Checked:
 
 @dataclass(frozen=True)
 class Way:
-    """How a model would do a task: the instructions, the row of the outlook, and the tokens of the answer; those by
-    default, too."""
+    """How a model would do a task: the instructions, the row of the outlook, and the tokens of the answer.
+
+    `tokens` and `default_tokens`, those with the default instructions, are medians.
+    """
 
     chosen: Chosen
     row: int
     tokens: float
+    mean_tokens: float
     default_tokens: float
 
 
@@ -91,7 +95,8 @@ class PerformanceEngine(BaseEstimator):
             )
         self.budget_ = TokenBudgetModel(trees=self.trees, seed=self.seed)
         self.budget_.fit([request_of(row) for row in known], [row.output_tokens for row in known])
-        labelled = [row for row in rows if row.succeeded is not None]
+        self.names_: dict[str, str] = {row.role: row.model for row in rows}  # the latest of each
+        labelled = [row for row in rows if row.succeeded is not None and row.model == self.names_[row.role]]
         self.router_: SuccessRouter | None = None
         if labelled:
             self.router_ = SuccessRouter(trees=self.trees, seed=self.seed)
@@ -102,7 +107,6 @@ class PerformanceEngine(BaseEstimator):
             )
         self.tried_: dict[str, int] = dict(Counter(row.role for row in labelled))
         self.tried_of_kind_: dict[str, int] = dict(Counter(kind_of(row.text) for row in labelled if row.role == "ux"))
-        self.names_: dict[str, str] = {row.role: row.model for row in rows}  # the latest of each
         self.rows_ = len(known)
         self.trained_until_ = rows[-1].ended_at
         self.like_: dict[str, list[str]] = {}
@@ -110,7 +114,7 @@ class PerformanceEngine(BaseEstimator):
             self._remember(row)
         prompts = PromptVariants()
         for row in rows:
-            prompts.observe(row.model, kind_of(row.text), row.variant, succeeded=row.succeeded, key_name=row.key_name)
+            _observe(prompts, row, kind_of(row.text))
         self.arms_ = prompts.as_json()
         self._begin()
         return self
@@ -121,7 +125,8 @@ class PerformanceEngine(BaseEstimator):
         """What is expected of a task. With `randomness` some checked tasks go to the small model to learn of it."""
         outlook, ways = self._ways(question, randomness)
         kind, shift = str(outlook.kinds[0]), self._shift(question.text)
-        chances = replace(self.chances(question.text), cost=_cost_ratio(question.text, ways))
+        names = self.names_of(question)
+        chances = replace(self.chances(question.text, names), cost=_cost_ratio(question, names, ways))
         choice = choose(chances, question, randomness=randomness)
         way = ways[choice.role]
         row, variant = way.row, way.chosen.variant
@@ -154,40 +159,53 @@ class PerformanceEngine(BaseEstimator):
 
     def update(self, rows: Sequence[PastAttempt]) -> list[Checked]:
         """Take in what came of tasks, oldest first; returns how predictions for them, made before that, did."""
-        known = [row for row in rows if has_length(row)]
+        known = [row for row in rows if is_counted(row)]
         if not known:
             return []
-        outlook = self.budget_.lengths_.outlook([request_of(row) for row in known])
+        outlook = self.budget_.lengths_.outlook(
+            [self._request(row.text, row.role, row.model, row.variant) for row in known]
+        )
         checked: list[Checked] = []
         for number, row in enumerate(known):
             kind, shift = str(outlook.kinds[number]), self._shift(row.text)
             tokens, centre = row.output_tokens or 0, float(outlook.centre[number])
-            truth = math.log1p(tokens)
-            served = self._limit(outlook, number, self._level(kind).asked, shift)
-            self.levels_[kind] = self._level(kind).after(covered=tokens <= max(served, LEAST_CAP))
-            as_fitted = self._limit(outlook, number, COVERAGE, 0.0)
-            checked.append(Checked(row.ended_at, truth - centre - shift, tokens <= max(as_fitted, LEAST_CAP)))
-            answers, total = self.recent_.get(same_text_key(row.text), (0, 0.0))
-            self.recent_[same_text_key(row.text)] = (answers + 1, total + truth - centre)
-            self.prompts_.observe(row.model, kind, row.variant, succeeded=row.succeeded, key_name=row.key_name)
+            truth, is_whole = math.log1p(tokens), has_length(row)
+            served = max(self._limit(outlook, number, self._level(kind).asked, shift), LEAST_CAP)
+            as_fitted = max(self._limit(outlook, number, COVERAGE, 0.0), LEAST_CAP)
+            if is_whole or tokens > served:  # what was cut beyond a limit would be so uncut, too
+                self.levels_[kind] = self._level(kind).after(covered=tokens <= served)
+            if is_whole or tokens > as_fitted:
+                checked.append(Checked(row.ended_at, truth - centre - shift, tokens <= as_fitted))
+            if is_whole:
+                answers, total = self.recent_.get(same_text_key(row.text), (0, 0.0))
+                self.recent_[same_text_key(row.text)] = (answers + 1, total + truth - centre)
+            _observe(self.prompts_, row, kind)
             self._remember(row)
         return checked
 
     def expected(self, row: PastAttempt) -> tuple[float, float]:
         """The tokens to expect of an attempt by the model that made it, and the limit at COVERAGE; as from the fit."""
-        outlook = self.budget_.lengths_.outlook([request_of(row)])
+        outlook = self.budget_.lengths_.outlook([self._request(row.text, row.role, row.model, row.variant)])
         limit = self._limit(outlook, 0, COVERAGE, 0.0)
         middle = max(math.expm1(float(outlook.centre[0])), 0.0)
         return middle, limit if math.isfinite(limit) else 2 * middle
 
-    def chances(self, text: str) -> Chances:
-        """How likely each model succeeds, and how often the small one was tried with tasks of this kind."""
+    def names_of(self, question: TaskQuestion) -> dict[Role, str]:
+        """The models that fill the roles: those of the question, or else those that were learned from last."""
+        told: dict[Role, str | None] = {"ux": question.ux_model, "task": question.task_model}
+        return {role: name or self.names_.get(role, "") for role, name in told.items()}
+
+    def chances(self, text: str, names: Mapping[Role, str]) -> Chances:
+        """How likely each of these models succeeds, and how often the small one was tried with tasks of this kind.
+
+        Only of the models that were learned from last is anything known.
+        """
         if self.router_ is None:
             return Chances(None, None, 0)
         small, large = (float(each) for each in self.router_.predict_proba([Request(text, "")])[0])
-        tried = self.tried_.get("ux", 0)
+        tried, tried_large = (self.tried_.get(role, 0) if names[role] == self.names_.get(role) else 0 for role in ROLES)
         of_kind = self.tried_of_kind_.get(kind_of(text), 0)
-        return Chances(small if tried else None, large if self.tried_.get("task") else None, min(tried, 2 * of_kind))
+        return Chances(small if tried else None, large if tried_large else None, min(tried, 2 * of_kind))
 
     def like(self, text: str, *, most: int = MOST_LIKE) -> list[tuple[str, float]]:
         """Ids of the tasks whose texts are likest, with the cosine of their vectors, from 0 to 1."""
@@ -244,10 +262,12 @@ class PerformanceEngine(BaseEstimator):
     def _ways(self, question: TaskQuestion, randomness: random.Random | None) -> tuple[Outlook, dict[Role, Way]]:
         """The instructions that each model would get, and what is expected with all that are in question."""
         variants = tuple(VARIANTS) if has_variants(question) else (DEFAULT,)
-        names = {role: self.names_.get(role, "") for role in ROLES}
-        asked = [known_as(names[role], variant) for role in ROLES for variant in variants]
-        outlook = self.budget_.lengths_.outlook([Request(question.text, name) for name in asked])
-        middles = np.maximum(np.expm1(outlook.centre + self._shift(question.text)), 1.0).tolist()
+        names = self.names_of(question)
+        asked = [self._request(question.text, role, names[role], variant) for role in ROLES for variant in variants]
+        outlook = self.budget_.lengths_.outlook(asked)
+        centre = outlook.centre + self._shift(question.text)
+        middles = np.maximum(np.expm1(centre), 1.0).tolist()
+        means = np.maximum(np.exp(centre) * outlook.smear - 1.0, 1.0).tolist()
         ways: dict[Role, Way] = {}
         for begin, role in zip(range(0, len(asked), len(variants)), ROLES, strict=True):
             tokens = dict(zip(variants, middles[begin : begin + len(variants)], strict=True))
@@ -256,12 +276,19 @@ class PerformanceEngine(BaseEstimator):
                 chosen = self.prompts_.choose(
                     *(names[role], str(outlook.kinds[0])),
                     tokens=tokens,
-                    may_try=question.has_check,
+                    default_mean_tokens=means[begin],
+                    has_check=question.has_check,
                     randomness=randomness,
                 )
             row = begin + variants.index(chosen.variant)
-            ways[role] = Way(chosen, row, middles[row], tokens[DEFAULT])
+            ways[role] = Way(chosen, row, middles[row], means[row], tokens[DEFAULT])
         return outlook, ways
+
+    def _request(self, text: str, role: Role, model: str, variant: str) -> Request:
+        """A request to a model, which is taken to write as much as the one before it while nothing is known of it."""
+        habits = self.budget_.lengths_.habit_of_
+        is_known = model in habits or known_as(model, variant) in habits
+        return Request(text, known_as(model if is_known else self.names_.get(role, ""), variant))
 
     def _remember(self, row: PastAttempt) -> None:
         same = self.like_.setdefault(same_text_key(row.text), [])
@@ -289,16 +316,26 @@ FACTS: Final = ("tried_", "tried_of_kind_", "names_", "rows_", "trained_until_",
 
 def has_variants(question: TaskQuestion) -> bool:
     """Whether the instructions may differ: JSON needs its own, and what failed twice is done with the full ones."""
-    return not question.has_schema and not question.again
+    return not (question.has_schema or question.again or question.keeps_instructions)
 
 
-def _cost_ratio(text: str, ways: Mapping[Role, Way]) -> float:
-    """What a call of the small model costs, by its size, where one of the task model costs 1: all tokens count."""
+def _observe(prompts: PromptVariants, row: PastAttempt, kind: str) -> None:
+    tokens = row.output_tokens if has_length(row) else None
+    prompts.observe(row.model, kind, row.variant, succeeded=row.succeeded, key_name=row.key_name, tokens=tokens)
+
+
+def _cost_ratio(question: TaskQuestion, names: Mapping[Role, str], ways: Mapping[Role, Way]) -> float:
+    """What a call of the small model costs, by its size, where one of the task model costs 1: all tokens count.
+
+    By the mean: seldom, but then greatly, answers of the small model are longer than its median.
+    """
+    text = question.text
     costs = {
-        role: FRAME_TOKENS + instruction_tokens(way.chosen.variant) + len(text) / CHARACTERS_A_TOKEN + way.tokens
+        role: FRAME_TOKENS + instruction_tokens(way.chosen.variant) + len(text) / CHARACTERS_A_TOKEN + way.mean_tokens
         for role, way in ways.items()
     }
-    return SMALL_COST * costs["ux"] / costs["task"]
+    weight = question.small_cost or small_cost(names["ux"], names["task"])
+    return weight * costs["ux"] / costs["task"]
 
 
 def _within(tokens: float, top: int) -> int:

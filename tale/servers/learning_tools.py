@@ -41,6 +41,10 @@ class TaskLearningTools:
         has_schema: bool = False,
         role: Role | None = None,
         again: bool = False,
+        ux_model: str | None = None,
+        task_model: str | None = None,
+        small_cost: float | None = None,
+        keeps_instructions: bool = False,
     ) -> Expected:
         """Tell what is expected of a task: how long the answer will be, and which model should write it.
 
@@ -51,20 +55,39 @@ class TaskLearningTools:
             has_schema: Whether the answer is JSON that has to fit a schema.
             role: Whose model does it, where that is no question.
             again: Whether two earlier answers or more failed their check.
+            ux_model: The small model, as far as that is known.
+            task_model: The task model.
+            small_cost: What a token of the small model costs, where one of the task model costs 1.
+            keeps_instructions: Whether it goes out with its own instructions.
         """
-        question = TaskQuestion(text, limit_tokens, has_check, has_schema, role, again)
+        rest = (ux_model, task_model, small_cost, keeps_instructions)
+        question = TaskQuestion(text, limit_tokens, has_check, has_schema, role, again, *rest)
         return Expected(self._learner.predict(question))
 
-    async def explain(self, text: str, limit_tokens: int, has_check: bool = False) -> Explained:
+    async def explain(
+        self,
+        text: str,
+        limit_tokens: int,
+        has_check: bool = False,
+        ux_model: str | None = None,
+        task_model: str | None = None,
+        small_cost: float | None = None,
+        keeps_instructions: bool = False,
+    ) -> Explained:
         """Tell why a task is expected to be as it is: what of its text matters, what it is like, what else it costs.
 
         Args:
             text: The task as it was handed in.
             limit_tokens: Most tokens that the answer may have.
             has_check: Whether the answer is checked.
+            ux_model: The small model, as far as that is known.
+            task_model: The task model.
+            small_cost: What a token of the small model costs, where one of the task model costs 1.
+            keeps_instructions: Whether it goes out with its own instructions.
         """
-        engine = self._learner.engine
-        return Explained(None if engine is None else explain(engine, TaskQuestion(text, limit_tokens, has_check)))
+        engine, rest = self._learner.engine, (ux_model, task_model, small_cost, keeps_instructions)
+        question = TaskQuestion(text, limit_tokens, has_check, False, None, False, *rest)
+        return Explained(None if engine is None else explain(engine, question))
 
     async def tasks_status(self) -> LearnerStatus:
         """Tell how the learning of tasks stands."""

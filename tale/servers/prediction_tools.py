@@ -153,14 +153,14 @@ class PredictionTools:
 
     async def get_learning_report(self) -> LearningReport:
         """Tell how well predictions did on the live history, which versions there were, and what happened to them."""
-        kept = await self._predictions.newest(REPORTED)
+        kept, small_cost = await self._predictions.newest(REPORTED), await self._link.small_cost()
         return LearningReport(
             status=await self._link.status(),
-            windows=live_figures(kept),
+            windows=live_figures(kept, small_cost=small_cost),
             versions=await self._learning.versions(VERSIONS),
             events=await self._learning.events(EVENTS),
-            verified=verified_savings(await self._predictions.newest_shadows(REPORTED)),
-            estimated=estimated_savings(kept),
+            verified=verified_savings(await self._predictions.newest_shadows(REPORTED), small_cost=small_cost),
+            estimated=estimated_savings(kept, small_cost=small_cost),
         )
 
     async def learn_from_tasks(self) -> dict[str, Any]:

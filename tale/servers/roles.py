@@ -1,7 +1,7 @@
 """Opens each role of a process: its tools, its HTTP server, and what lies behind them."""
 
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import asdict, replace
 from typing import Any, Final
@@ -14,7 +14,8 @@ from tale.mcp.http_server import HTTPMCPServer, Limits
 from tale.models.model_pool import ModelPool
 from tale.monitoring.evidence import StoredEvidence
 from tale.monitoring.performance_monitor import MachineProbe, PerformanceMonitor, Work
-from tale.monitoring.profiles import profile_of
+from tale.monitoring.profiles import Profile, profile_of
+from tale.monitoring.targets import Target
 from tale.orchestration.coordinator import HTTPCoordinator
 from tale.orchestration.executor import TaskExecutor
 from tale.orchestration.home_key import made_key, own_key
@@ -34,6 +35,7 @@ from tale.servers.openai_api import OpenAIApi
 from tale.servers.openai_failures import in_openai_form
 from tale.servers.prediction_link import PredictionLink
 from tale.servers.prediction_tools import PredictionTools, add_prediction_tools
+from tale.servers.role_models import RoleModels
 from tale.servers.shared import Shared, model_server_settings, owner_of
 from tale.servers.task_stream import task_routes
 from tale.servers.upkeep import Upkeep
@@ -74,7 +76,7 @@ async def open_execution(shared: Shared, stack: AsyncExitStack) -> Busy:
         max_failures=settings.max_task_retries,
         clock=shared.clock,
         on_text=shared.texts.append,
-        predictor=TaskPredictor(PredictionLink(shared.learning), predictions, clock=shared.clock, shadows=shadows),
+        predictor=TaskPredictor(_prediction_link(shared), predictions, clock=shared.clock, shadows=shadows),
         routing=settings.routing,
     )
     stack.push_async_callback(executor.stop)
@@ -104,10 +106,11 @@ async def open_gateway(shared: Shared, stack: AsyncExitStack) -> Busy:
     )
     server = _server(shared, "gateway", settings.gateway_port, GATEWAY_INSTRUCTIONS)
     add_gateway_tools(server, tools)
-    add_budget_tools(server, BudgetTools(shared.budgets, clock=shared.clock))
+    add_budget_tools(server, BudgetTools(shared.budgets, MonitoringStore(shared.database), clock=shared.clock))
     add_usage_tools(server, UsageTools(UsageStore(shared.database), clock=shared.clock))
     add_prediction_tools(server, _prediction_tools(shared))
-    resources = GatewayResources(coordinator.get, tasks=shared.tasks, calls=shared.calls, clock=shared.clock)
+    evidence = _evidence(shared, stack)
+    resources = _resources(shared, coordinator, evidence)
     add_gateway_resources(server, resources)
     tell_changes(server, coordinator.events)
     server.add_tasks(WaitedTasks(server, "wait_for_task", view=resources.task, coordinator=coordinator))
@@ -119,14 +122,24 @@ async def open_gateway(shared: Shared, stack: AsyncExitStack) -> Busy:
     upkeep = Upkeep(settings, shared.database, clock=shared.clock)
     upkeep.start()
     stack.push_async_callback(upkeep.stop)
-    await _open_monitor(shared, stack)
+    await _open_monitor(shared, stack, evidence)
     return lambda: coordinator.engine.waiting() + coordinator.engine.running() > 0
+
+
+def _prediction_link(shared: Shared) -> PredictionLink:
+    settings = shared.settings
+    return PredictionLink(
+        shared.learning,
+        RoleModels(shared.pool, small_cost=settings.small_cost),
+        keeps_instructions=settings.learned_instructions == "off",
+        has_limits=settings.learned_limits == "on",
+    )
 
 
 def _prediction_tools(shared: Shared) -> PredictionTools:
     return PredictionTools(
         shared.settings,
-        PredictionLink(shared.learning),
+        _prediction_link(shared),
         pool=shared.pool,
         tasks=shared.tasks,
         predictions=PredictionStore(shared.database),
@@ -134,7 +147,31 @@ def _prediction_tools(shared: Shared) -> PredictionTools:
     )
 
 
-async def _open_monitor(shared: Shared, stack: AsyncExitStack) -> None:
+async def _profile(shared: Shared) -> Profile:
+    return profile_of((await shared.pool.status()).provider)
+
+
+def _resources(shared: Shared, coordinator: HTTPCoordinator, evidence: StoredEvidence) -> GatewayResources:
+    async def targets() -> Sequence[Target]:
+        return (await _profile(shared)).targets(shared.settings.target_limits)
+
+    return GatewayResources(
+        coordinator.get,
+        tasks=shared.tasks,
+        calls=shared.calls,
+        evidence=evidence,
+        targets=targets,
+        clock=shared.clock,
+    )
+
+
+def _evidence(shared: Shared, stack: AsyncExitStack) -> StoredEvidence:
+    reader = HistoryReader(shared.settings.database)
+    stack.callback(reader.close)
+    return StoredEvidence(reader)
+
+
+async def _open_monitor(shared: Shared, stack: AsyncExitStack, evidence: StoredEvidence) -> None:
     """Sample the machine and judge the targets, while the gateway of a database runs."""
 
     async def work() -> Work:
@@ -142,19 +179,18 @@ async def _open_monitor(shared: Shared, stack: AsyncExitStack) -> None:
         models = [asdict(model) for model in status.models]
         return Work(counts[TaskStatus.QUEUED], counts[TaskStatus.RUNNING], models)
 
-    reader = HistoryReader(shared.settings.database)
     monitor = PerformanceMonitor(
         MonitoringStore(shared.database),
-        StoredEvidence(reader),
-        profile=profile_of((await shared.pool.status()).provider),
+        evidence,
+        profile=await _profile(shared),
         owner=owner_of(shared.settings),
         look=MachineProbe(clock=shared.clock).look,
         work=work,
         clock=shared.clock,
         interval_s=shared.settings.monitor_interval_s,
+        limits=shared.settings.target_limits,
     )
     monitor.start()
-    stack.callback(reader.close)
     stack.push_async_callback(monitor.stop)
 
 

@@ -13,6 +13,7 @@ from tale.predictions import EngineVersion, LearningEvent, PastAttempt, VersionS
 from tale.storage.content import is_erased
 from tale.storage.database import Database
 from tale.storage.learning_tables import engine_versions, learning_events, predictions
+from tale.storage.prediction_store import served_by
 from tale.storage.tables import attempts, feedback, model_calls, tasks
 
 CHECK_FAILED: Final = "CheckFailed"  # the error class of attempts whose answer failed a check
@@ -133,9 +134,9 @@ def _past_attempts(connection: Connection, after: Cursor, limit: int) -> tuple[l
         .subquery()
     )
     call, found = model_calls.c, newest.c
-    told = ("model", "role", "output_tokens", "finish_reason")
+    told = ("model", "output_tokens", "finish_reason")
     wanted = (
-        select(newest, *(call[name] for name in told))
+        select(newest, served_by.label("role"), *(call[name] for name in told))
         .join(
             model_calls,
             and_(call.task_id == found.task_id, call.attempt == found.number, call.operation == EXECUTE),

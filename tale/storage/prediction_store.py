@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, fields
 from typing import Any, Final
 
-from sqlalchemy import Connection, Select, bindparam, case, func, insert, select, update
+from sqlalchemy import Connection, Select, and_, bindparam, case, func, insert, select, update
 
 from tale.predictions import KeptPrediction, Outcome, Prediction, Shadow
 from tale.storage.database import Database
@@ -19,6 +19,13 @@ UNKNOWN_YET: Final[dict[str, None]] = dict.fromkeys(TRUTH)
 # Made once: to put a statement together takes longer than to run it.
 SETTLE: Final = update(predictions).where(
     predictions.c.task_id == bindparam("of_task"), predictions.c.attempt == bindparam("of_attempt")
+)
+# The role of the model that served a call: the other one where it stood in for the model that was asked for.
+stood_in: Final = and_(model_calls.c.requested_model.is_not(None), model_calls.c.requested_model != model_calls.c.model)
+served_by: Final = case(
+    (and_(stood_in, model_calls.c.role == "ux"), "task"),
+    (and_(stood_in, model_calls.c.role == "task"), "ux"),
+    else_=model_calls.c.role,
 )
 RATED: Final = case((feedback.c.rating == "good", True), (feedback.c.rating == "bad", False), else_=None)
 
@@ -83,11 +90,11 @@ def settle(connection: Connection, task_id: str, attempt: int, outcome: Outcome,
 
 
 def _cost(connection: Connection, task_id: str, role: str) -> int | None:
-    """Tokens read and written by a model for a task; None where a call has not told them."""
+    """Tokens read and written by the model of a role for a task; None where a call has not told them."""
     call = model_calls.c
     untold = func.sum(case((call.output_tokens.is_(None) | call.input_tokens.is_(None), 1), else_=0))
     sums = select(func.sum(call.input_tokens + call.output_tokens), untold)
-    found = connection.execute(sums.where(call.task_id == task_id, call.role == role)).one()
+    found = connection.execute(sums.where(call.task_id == task_id, served_by == role)).one()
     return None if found[1] else int(found[0] or 0)
 
 
