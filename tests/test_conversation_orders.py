@@ -5,11 +5,12 @@ from dataclasses import replace
 import pytest
 
 from tale.conversation.hand_off import hand_off_of
-from tale.conversation.orders import Order, order_of
+from tale.conversation.leaning import points_back
+from tale.conversation.orders import Order, order_of, order_told
 from tale.conversation.phrases import has, plain, says
 from tale.conversation.questions import topic_of
-from tale.conversation.references import points_back, tasks_meant
-from tale.records import ConversationTurn, Task, TaskStatus
+from tale.conversation.references import tasks_meant, without_place
+from tale.records import Action, ConversationTurn, Detection, Task, TaskStatus
 
 TEXTS = ("Write an essay about whales", "Translate the contract into German", "Make a table of planets")
 IDS = (
@@ -141,6 +142,21 @@ def test_a_question_about_one_s_work_is_about_something(text: str, topic: str) -
         ("cancel all but the second one", [1, 3], "all but"),
         ("stop everything except what I like", [], "none"),
         ("cancel all my tasks", [1, 2, 3], "all"),
+        ("cancel all except task 2", [1, 3], "all but"),
+        ("brich alles außer Aufgabe 2 ab", [1, 3], "all but"),
+        ("отмени всё, кроме задачи 2", [1, 3], "all but"),
+        ("cancel all except the first two", [3], "all but"),
+        ("cancel the second one, keep the first one", [2], "order"),
+        ("stop the first one, not the second", [1], "order"),
+        ("cancel the last two", [2, 3], "order"),
+        ("stop, wait a second", [], "none"),
+        ("cancel it, I only wanted 2 lines", [3], "pronoun"),
+        ("cancel task 2 and 3", [2, 3], "number"),
+        ("stop 2 and 3 please", [2, 3], "number"),
+        ("取消任务2", [2], "number"),
+        ("取消第2个任务", [2], "number"),
+        ("タスク3をキャンセル", [3], "number"),
+        ("rerun with 1,500 tokens", [], "none"),
         ("cancela todo", [1, 2, 3], "all"),
     ],
 )
@@ -148,6 +164,55 @@ def test_the_tasks_that_are_meant_are_found(text: str, numbers: list[int], how: 
     listed = tasks()
     meant = tasks_meant(text, listed)
     assert ([listed.index(task) + 1 for task in meant.tasks], meant.how) == (numbers, how)
+
+
+@pytest.mark.parametrize(
+    ("said", "number"),
+    [("取消翻译合同", 2), ("クジラのエッセイをキャンセルして", 1)],
+)
+def test_tasks_are_named_where_words_are_not_parted(said: str, number: int) -> None:
+    texts = ("クジラについてエッセイを書いて", "把合同翻译成德语", "Make a table of planets")
+    listed = [replace(task, text=text) for task, text in zip(tasks(), texts, strict=True)]
+    assert tasks_meant(said, listed).tasks == (listed[number - 1],)
+
+
+@pytest.mark.parametrize(
+    ("said", "number"),
+    [
+        ("put the last one first", 3),
+        ("do the second one first", 2),
+        ("mets la dernière en premier", 3),
+        ("pon la última primero", 3),
+        ("move the first one to the end of the queue", 1),
+    ],
+)
+def test_the_place_that_a_task_is_put_to_names_no_task(said: str, number: int) -> None:
+    listed = tasks()
+    assert tasks_meant(without_place(said), listed).tasks == (listed[number - 1],)
+
+
+@pytest.mark.parametrize(
+    ("text", "action", "sure", "order"),
+    [
+        ("don't cancel the second one", "stop", 0.99, "unclear"),
+        ("不要取消任务2", "stop", 0.99, "unclear"),
+        ("stop repeating my question", "stop", 0.99, "wish"),
+        ("stop writing so much", "stop", 0.9, "wish"),
+        ("stop with the emojis", "stop", 0.9, "wish"),
+        ("stop the poem", "stop", 0.9, "stop"),
+        ("stop using the big model", "large_model", 0.99, "small_model"),
+        ("don't use the small model", "small_model", 0.99, "large_model"),
+        ("use the big one", "large_model", 0.99, "large_model"),
+        ("Excel-Makro, das leere Zeilen löscht", "clear", 0.6, "unclear"),
+        ("let's start over", "clear", 0.6, "clear"),
+        ("get rid of all that was said", "clear", 0.95, "clear"),
+    ],
+)
+def test_what_was_learned_of_an_order_is_held_against_its_words(
+    text: str, action: Action, sure: float, order: str
+) -> None:
+    told = Detection("control", 0.99, (), "model", action=action, action_confidence=sure)
+    assert order_told(text, told).action == order
 
 
 def test_a_place_in_the_queue_is_no_topic_and_todo_is_a_word_of_english_too() -> None:
@@ -216,6 +281,10 @@ def test_what_was_cancelled_or_failed_is_nothing_to_build_on() -> None:
         "a poem in which the hero dies",
         "Summarise this: The tenants met on Monday and agreed on nothing.",
         "¿Cuál es la capital de Francia? Escribe un poema sobre ella",
+        "Write a python script that prints the result",
+        "Write a function that returns the result of a division",
+        "Write a poem about a bird flying above the clouds",
+        "Write a regex that matches the same word twice",
     ],
 )
 def test_a_request_that_names_what_it_is_about_neither_waits_nor_takes_along(text: str) -> None:
@@ -236,10 +305,44 @@ def test_a_request_that_names_what_it_is_about_neither_waits_nor_takes_along(tex
         "Skróć to do pięciu zdań",
         "Ponlo en una tabla",
         "la même chose en allemand",
+        "Add comments to the code",
+        "Translate the text into German",
+        "Make the text shorter",
+        "Übersetze den Text ins Englische",
     ],
 )
 def test_a_request_that_goes_on_with_another_is_told_in_many_languages(text: str) -> None:
     assert points_back(text)
+
+
+def test_a_request_names_what_was_made_before_and_gets_it() -> None:
+    numbered = dict(enumerate(tasks("completed", "completed", "running"), 1))
+    (file,) = hand_off_of("make the essay shorter", numbered=numbered).files
+    assert "whales" in file.text
+    given = hand_off_of("Add a column to the table", numbered=numbered)
+    assert (given.files, given.after) == ((), (IDS[2],))
+    assert hand_off_of("Write a letter about whales", numbered=numbered).files == ()
+
+
+def test_a_request_for_several_gets_all_of_them() -> None:
+    numbered = dict(enumerate(tasks("completed", "completed", "running"), 1))
+    given = hand_off_of("Compare the first and the second one", numbered=numbered)
+    assert [file.name for file in given.files] == ["earlier_task_1.txt", "earlier_task_2.txt"]
+    both = hand_off_of("Combine them", numbered=numbered)
+    assert (len(both.files), both.after) == (1, (IDS[2],))
+
+
+def test_a_request_that_names_a_lost_task_gets_no_other_in_its_place() -> None:
+    numbered = dict(enumerate(tasks("cancelled", "completed", "completed"), 1))
+    assert hand_off_of("Translate the first one into German", numbered=numbered).files == ()
+
+
+def test_what_was_just_said_goes_before_what_was_made() -> None:
+    numbered = dict(enumerate(tasks("completed", "completed", "running"), 1))
+    said = [ConversationTurn("c", 0, "user", "What is a monad?", 0.0, kind="chat")]
+    said.append(ConversationTurn("c", 1, "assistant", "A monoid.", 0.0, kind="chat"))
+    given = hand_off_of("Translate your answer into German", turns=said, numbered=numbered)
+    assert ([file.name for file in given.files], given.after) == (["conversation.txt"], ())
 
 
 def test_wishes_and_material_go_along() -> None:

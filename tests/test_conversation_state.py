@@ -109,7 +109,10 @@ def test_a_request_that_was_taken_for_talk_is_done_after_all() -> None:
         ("2", "control", "stop 2"),
         ("the second one", "control", "stop the second one"),
         ("both", "control", "stop both"),
-        ("the one with text 1", "control", "stop the one with text 1"),
+        ("2 and 1", "control", "stop 2 and 1"),
+        ("none of them", "status", "none of them"),
+        ("never mind", "status", "never mind"),
+        ("let them all run", "status", "let them all run"),
         ("yes", "control", "cancel the thing please"),
         ("no", "status", "no"),
     ],
@@ -122,9 +125,24 @@ def test_which_one_is_answered_in_a_word_and_teaches_nothing(reply: str, act: st
     assert state_of(asked, []) == "clarify"
 
 
-def test_a_long_message_is_no_answer_to_which_one() -> None:
+@pytest.mark.parametrize(
+    "reply",
+    [
+        "thanks, that's all",
+        "how far is the first one?",
+        "Write a poem about everything",
+        "no, keep both",
+        "nein, lass beide laufen",
+        "not the first one",
+        "pause all",
+        "retry the first one",
+        "show me all of them",
+    ],
+)
+def test_what_says_more_than_which_one_stops_nothing(reply: str) -> None:
     asked = turns(("u", "control", "cancel the thing please"), ("t", "which", "Which one shall I stop?"))
-    assert settled_by_words("Write me all of the second act of the play again, in rhymes", asked) is None
+    decided = settled_by_words(reply, asked, [task("running"), task("running", 2)])
+    assert decided is None or decided.act == "status"
 
 
 def test_a_result_that_comes_between_a_question_and_its_answer_takes_nothing_away() -> None:

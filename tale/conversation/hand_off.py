@@ -1,17 +1,22 @@
 """What of a conversation goes along when a task is handed in: the words or the result that it leans on; pure."""
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
 from tale.conversation.context import shortened
-from tale.conversation.references import points_back, shares_words, tasks_meant
+from tale.conversation.leaning import names_again, points_back
+from tale.conversation.phrases import plain
+from tale.conversation.references import NAMED, shares_words, tasks_meant
 from tale.conversation.state import CHAT, CLARIFY
 from tale.records import Attachment, ConversationTurn, Task, TaskStatus
 
 TALK_BYTES: Final = 4_000  # about a thousand tokens of what was said
 RESULT_BYTES: Final = 16_000
 TURNS_TAKEN: Final = 4
+LOST: Final = (TaskStatus.CANCELLED, TaskStatus.FAILED)
+PLURAL: Final = re.compile(r"\b(?:them|these|those|both)\b")
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,11 +44,9 @@ def hand_off_of(
     after: tuple[str, ...] = ()
     if material is not None:
         files.append(Attachment("message.txt", material))
-    elif task := _leans_on(text, numbered or {}):
-        if task.status.is_final:
-            files.append(Attachment("earlier_task.txt", _told(task)))
-        else:
-            after = (task.id,)
+    elif leans := _leans_on(text, turns, numbered or {}):
+        files += [_told(task, place, len(leans)) for place, task in enumerate(leans, 1) if task.status.is_final]
+        after = tuple(task.id for task in leans if not task.status.is_final)
     elif talk := _talk(text, turns):
         files.append(Attachment("conversation.txt", talk))
     if wishes:
@@ -51,14 +54,23 @@ def hand_off_of(
     return HandOff(text, tuple(files), after)
 
 
-def _leans_on(text: str, numbered: Mapping[int, Task]) -> Task | None:
-    """The earlier task that a request goes on with, if it points back at one."""
-    useful = [task for task in numbered.values() if task.status not in (TaskStatus.CANCELLED, TaskStatus.FAILED)]
+def _leans_on(text: str, turns: Sequence[ConversationTurn], numbered: Mapping[int, Task]) -> list[Task]:
+    """The earlier tasks that a request goes on with, if it points back at some.
+
+    What was said last goes before what was made last, unless the request names a task.
+    """
+    useful = [task for task in numbered.values() if task.status not in LOST]
+    if again := names_again(text, useful):
+        return again[-1:]
     if not useful or not points_back(text):
-        return None
+        return []
     meant = tasks_meant(text, list(numbered.values()), first_number=min(numbered))
-    found = [task for task in meant.tasks if task in useful]
-    return found[0] if len(found) == 1 else useful[-1]
+    was_said = bool(turns) and turns[-1].kind == CHAT
+    if meant.how in NAMED and not (was_said and meant.how == "topic"):
+        return [task for task in meant.tasks if task in useful]
+    if meant.how == "pronoun" and PLURAL.search(plain(text)) and len(useful) > 1:
+        return useful[-2:]
+    return [] if was_said else useful[-1:]
 
 
 def _talk(text: str, turns: Sequence[ConversationTurn]) -> str | None:
@@ -70,5 +82,6 @@ def _talk(text: str, turns: Sequence[ConversationTurn]) -> str | None:
     return shortened(told, TALK_BYTES)
 
 
-def _told(task: Task) -> str:
-    return f"The request: {task.text}\n\nThe result:\n{shortened(task.result or '', RESULT_BYTES)}"
+def _told(task: Task, place: int, of: int) -> Attachment:
+    told = f"The request: {task.text}\n\nThe result:\n{shortened(task.result or '', RESULT_BYTES // of)}"
+    return Attachment("earlier_task.txt" if of == 1 else f"earlier_task_{place}.txt", told)

@@ -9,6 +9,11 @@ from tale.conversation.phrases import alternatives, has, plain, says
 from tale.records import Action, Detection
 
 SURE: Final = 0.55  # of an action, from which on it is done and not asked about
+SURE_CLEAR: Final = 0.9  # of forgetting all that was said
+OTHER_SIZE: Final[dict[Action, Action]] = {"small_model": "large_model", "large_model": "small_model"}
+NOT_USED: Final = re.compile(
+    r"\b(?:don't|dont|do not|never|stop|not|no more|nicht|ne|no|non|não) (?:\w+ )?(?:us|tak|nehm|nutz|nimm|prend)\w*"
+)
 
 # The first that is found.
 IN_ORDER: Final[tuple[Action, ...]] = ("retry", "resume", "pause", "stop", "last", "first", "wish")
@@ -27,9 +32,14 @@ def order_told(text: str, detection: Detection) -> Order:
     """The order that a message gives by what was detected in it, and by its words where nothing was."""
     if detection.source != "model" or detection.action is None:
         return order_of(text)
-    if (detection.action_confidence or 0.0) < SURE:
+    words, action, sure = plain(text), detection.action, detection.action_confidence or 0.0
+    if has("not_stop", words) or sure < (SURE_CLEAR if action == "clear" and not has("clear", words) else SURE):
         return Order("unclear")
-    return _order(detection.action, text)
+    if action == "stop" and (_habit().search(words) or has("standing", words)):
+        return Order("wish")
+    if action in OTHER_SIZE and NOT_USED.search(words):
+        return Order(OTHER_SIZE[action])
+    return _order(action, text)
 
 
 def order_of(text: str) -> Order:
@@ -41,10 +51,13 @@ def order_of(text: str) -> Order:
     Order(action='retry', max_output_tokens=4000)
     """
     words = plain(text)
+    if has("not_stop", words):
+        return Order("unclear")
     if _begins_with_stop().match(words):  # it decides: "stop waiting", "cancel it, it takes longer than I thought"
         return Order("wish" if _habit().search(words) or has("standing", words) else "stop")
     if size := next((size for size in ("small", "large") if _of_size(size).search(words)), None):
-        return Order("small_model" if size == "small" else "large_model")
+        action: Action = "small_model" if size == "small" else "large_model"
+        return Order(OTHER_SIZE[action] if NOT_USED.search(words) else action)
     if has("standing", words):  # before the verbs: "from now on stop at ten lines"
         return Order("wish")
     if has("clear", words) or says("clear_alone", text):
@@ -65,7 +78,7 @@ def _begins_with_stop() -> re.Pattern[str]:
 
 @cache
 def _habit() -> re.Pattern[str]:
-    return re.compile(rf"(?:{alternatives('stop_at_once')}) (?:{alternatives('habit')})")
+    return re.compile(rf"(?:{alternatives('stop_at_once')}|quit) (?:{alternatives('habit')})")
 
 
 @cache

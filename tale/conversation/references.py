@@ -1,8 +1,8 @@
 """Finds out which tasks a message speaks of: "the second one", "#3", "the essay", "it", "all of them"; pure."""
 
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 from functools import cache
 from typing import Final, Literal
 
@@ -12,22 +12,49 @@ from tale.records import Task
 ORDINALS: Final = ("first_one", "second_one", "third_one", "fourth_one", "fifth_one")
 NAMED: Final = ("id", "number", "order", "topic", "all but")  # ways in which particular tasks are meant
 PLACES: Final = (*ORDINALS, "oldest", "latest")
+AND: Final = r"(?:\s*(?:,|and|und|et|y|e|i|и|&)\s*#?\d{1,4})*"
 NUMBERED: Final = re.compile(
-    r"(?:#|\b(?:task|tasks|number|no|nr|nummer|num|aufgabe|tâche|tarea|numero|número|tarefa|zadanie|задач\w*|görev|job)\s*\.?\s*#?)"
-    r"\s*(\d{1,4})\b"
+    r"(?:#|\b(?:tasks?|jobs?|number|no|nr|nummer|num|aufgaben?|tâches?|tareas?|numero|número|tarefas?|zadani[ea]|задач\w*"
+    rf"|görev)\s*\.?\s*#?|任务|タスク|第)\s*(\d{{1,4}}{AND})(?!\d)|(?<!\d)(\d{{1,4}})\s*(?:番目|番|つ目|号|个)"
 )
-BARE_NUMBER: Final = re.compile(r"\b(\d{1,3})\b")
+# Numbers by themselves: "stop 2", "cancel 2 and 3 please".
+ALONE: Final = re.compile(
+    r"(?:[^\W\d]+ ){0,2}\d{1,3}(?: (?:and|und|et|y|e|i|и|or) \d{1,3})*"
+    r"(?: (?:again|please|first|last|now|bitte|nochmal))*"
+)
+NUMBER: Final = re.compile(r"\d+")
+A_MOMENT: Final = re.compile(
+    r"\b(?:an?|une?|eine?[nr]?|um|uma|jednu|just|one) (?:second|seconde?|sekunde|segundo|secondo)s?\b"
+)
+COUNTS: Final = {
+    **{"two": 2, "three": 3, "four": 4, "2": 2, "3": 3, "4": 4, "zwei": 2, "drei": 3, "beiden": 2, "deux": 2},
+    **{
+        "trois": 3,
+        "dos": 2,
+        "tres": 3,
+        "due": 2,
+        "tre": 3,
+        "dois": 2,
+        "duas": 2,
+        "dwa": 2,
+        "dwie": 2,
+        "два": 2,
+        "две": 2,
+    },
+}
 ID: Final = re.compile(
     r"\b[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}\b|\b(?=[0-9a-f]*\d)(?=[0-9a-f]*[a-f])[0-9a-f]{8}\b"
 )
-BROUGHT: Final = re.compile(r"""[:：\n"“”„«「『【`]""")  # noqa: RUF001 - signs of all languages, behind which a text comes
-LEAST_BROUGHT: Final = 3  # words of it
-MOST_WORDS: Final = 14  # of a request that leans on another
-# Of the request itself: what "it" then speaks of.
-NEW_THING: Final = re.compile(
-    r"\b(?:an?|some|every|each|my|our|\d+|two|three|four|five|ten|eine?[nmrs]?|un[eoa]?|uma?|mein\w*|mon|ma|mes|mi|mis)\b"
+UNPARTED: Final = re.compile("[\u3040-\u30ff\u4e00-\u9fff]{2,}")  # words of Chinese and Japanese
+FILLERS: Final = frozenset(
+    plain(
+        """
+        the one ones task tasks number and with about of or to on in a an it its no nr die der das den dem und mit von
+        la
+        le les el los las il lo gli i e y et con de del di du des avec na o z и stop cancel yes please only just both
+        """
+    ).split()
 )
-OF_IT: Final = re.compile(r"\b(?:of|about|for|from|with|on|into|in|like|to)\b $")
 SHORTEST_WORD: Final = 4  # letters of a word by which a task may be named
 # Words that name no task, though a task's text may have them.
 COMMON: Final = frozenset(
@@ -37,6 +64,7 @@ COMMON: Final = frozenset(
         would your mine there them they status check result again into list show tell give look done doing going ready
         finished still running waiting wait queue queued front move pause paused resume retry continue kill abort start
         ended take than thought long longer hold drop everything aufgabe bitte tâche tarea alles
+        取消 停止 暂停 任务 中止 一下 请把 キャ ャン ンセ セル タス スク ルし して くだ ださ さい
         """
     ).split()
 )
@@ -55,99 +83,122 @@ def tasks_meant(text: str, tasks: Sequence[Task], *, first_number: int = 1) -> R
 
     Only what is named: a message without any such word gives an empty reference.
     """
-    lower, words = text.lower(), plain(text)
+    lower, words = text.lower(), A_MOMENT.sub(" ", plain(text))
+    if has("all", words) and (found := re.search(alternatives("but_not"), words)):
+        return _all_but(lower, words[found.end() :], tasks, first_number)
+    if found := re.search(rf"(?:{alternatives('keep')})", words):
+        kept = tasks_meant(words[found.end() :], tasks, first_number=first_number).tasks
+        meant = tasks_meant(words[: found.start()], tasks, first_number=first_number)
+        return replace(meant, tasks=tuple(task for task in meant.tasks if task not in kept))
     if named := [task for task in tasks if any(task.id.startswith(found) for found in ID.findall(lower))]:
         return Reference(tuple(named), "id")
-    if numbers := [int(number) for number in NUMBERED.findall(lower)]:
+    if numbers := _numbers_of(lower):
         return Reference(_numbered(numbers, tasks, first_number), "number")
     if has("all", words):
-        return _all(words, tasks, first_number)
-    named = _by_topic(words, tasks)
-    if len(named) == 1:
-        return Reference(named, "topic")
-    if order := _by_order(words, named or tasks, 1 if named else first_number):
+        topic = _by_topic(re.sub(alternatives("all"), " ", words), tasks)
+        return Reference(topic, "topic") if topic else Reference(tuple(tasks), "all")
+    return _by_words(words, tasks, first_number)
+
+
+def _by_words(words: str, tasks: Sequence[Task], first_number: int) -> Reference:
+    """The tasks that a message names by what they are about, by their place, by a bare number, or by "it"."""
+    if _placed().search(words) and (order := _by_order(words, tasks, first_number)):
         return order
-    if numbers := [int(number) for number in BARE_NUMBER.findall(words)]:
-        return Reference(_numbered(numbers, tasks, first_number), "number")
-    leans = tasks and any(has(meaning, words) for meaning in ("back", "it", "it_or_else"))
+    topic = _by_topic(words, tasks)
+    if len(topic) == 1:
+        return Reference(topic, "topic")
+    if order := _by_order(words, topic or tasks, 1 if topic else first_number):
+        return order
+    if ALONE.fullmatch(words):
+        return Reference(_numbered(map(int, NUMBER.findall(words)), tasks, first_number), "number")
+    leans = tasks and any(has(meaning, words) for meaning in ("back_again", "it", "it_or_else"))
     return Reference(tuple(tasks[-1:]), "pronoun") if leans else Reference((), "none")
 
 
-def _all(words: str, tasks: Sequence[Task], first_number: int) -> Reference:
-    """All tasks, all that a message names, or all but those that it leaves out."""
-    found = re.search(alternatives("but_not"), words)
-    if found is None:
-        named = _by_topic(re.sub(alternatives("all"), " ", words), tasks)
-        return Reference(named, "topic") if named else Reference(tuple(tasks), "all")
-    left_out = re.sub(alternatives("all"), " ", words[found.end() :])
+@cache
+def _placed() -> re.Pattern[str]:
+    """The second one, the last task."""
+    places = "|".join(alternatives(meaning) for meaning in PLACES)
+    return re.compile(rf"(?:{places}) (?:ones?|tasks?|jobs?|requests?|aufgaben?|taches?|tareas?|tarefas?)\b")
+
+
+def _all_but(lower: str, left_out: str, tasks: Sequence[Task], first_number: int) -> Reference:
+    """All tasks but those that a message leaves out; none where these cannot be told."""
+    numbers = _numbers_of(lower)
+    left_out = re.sub(alternatives("all"), " ", left_out)
     kept = tasks_meant(left_out, tasks, first_number=first_number)
     named = kept.tasks if kept.how in NAMED else _by_topic(left_out, tasks)
+    if numbers:
+        named = _numbered(numbers, tasks, first_number)
     return Reference(tuple(task for task in tasks if task not in named), "all but") if named else Reference((), "none")
 
 
+def _numbers_of(lower: str) -> list[int]:
+    """The numbers that stand behind a word for a task, or before one."""
+    return [int(number) for found in NUMBERED.finditer(lower) for number in NUMBER.findall(found[1] or found[2])]
+
+
 def _by_order(words: str, tasks: Sequence[Task], first_number: int) -> Reference | None:
-    """The tasks that a message names by their place: the first, the last, the oldest."""
+    """The tasks that a message names by their place: the first, the last two, the oldest."""
+    count = next((COUNTS[word] for word in words.split() if word in COUNTS), 1)
     if has("oldest", words):
-        return Reference(tuple(tasks[:1]), "order")
-    if numbers := [place for place, ordinal in enumerate(ORDINALS, 1) if has(ordinal, words)]:
-        return Reference(_numbered(numbers, tasks, first_number), "order")
-    return Reference(tuple(tasks[-1:]), "order") if has("latest", words) else None
+        return Reference(tuple(tasks[:count]), "order")
+    if has("latest", words):
+        return Reference(tuple(tasks[-count:]), "order")
+    numbers = [place for place, ordinal in enumerate(ORDINALS, 1) if has(ordinal, words)]
+    if numbers == [1] and count > 1:
+        return Reference(tuple(tasks[:count]), "order")
+    return Reference(_numbered(numbers, tasks, first_number), "order") if numbers else None
 
 
-def points_back(text: str) -> bool:
-    """Whether a request leans on what was said before: "make it shorter", "the same for men".
+def names_only(text: str, tasks: Sequence[Task]) -> bool:
+    """Whether a reply names tasks and says nothing else: "the second one, please", "2 and 3", "the essay".
 
-    A text that comes with the request is what its words speak of, and in a long one they speak of each other.
-
-    >>> points_back("Translate that into German."), points_back("Write a function that reverses a string.")
+    >>> names_only("the second one", ()), names_only("how far is the first one?", ())
     (True, False)
-    >>> points_back("Translate that into German: Good morning, dear guests!")
-    False
     """
-    head, material = BROUGHT.split(text, maxsplit=1)[0], BROUGHT.search(text)
-    words = plain(head)
-    if has("back", words):
-        return True
-    brings = material is not None and len(plain(text[material.end() :]).split()) >= LEAST_BROUGHT
-    return not brings and len(words.split()) <= MOST_WORDS and _is_done_to_it(words)
+    words, known = plain(text), {word for task in tasks for word in plain(task.text).split()}
+    for meaning in ("all", "but_not", "oldest", "latest", *ORDINALS, "it", "back_again", "lead_in", "lead_out"):
+        words = re.sub(alternatives(meaning), " ", words)
+    left = {word for word in words.split() if not word.isdigit()} - FILLERS - known
+    return "?" not in text and not left
 
 
-def _is_done_to_it(words: str) -> bool:
-    """Whether "it" and its like are what something is done to, and nothing else was named before."""
-    for found in _it().finditer(words):
-        before, after = words[: found.start()], words[found.end() :]
-        if NEW_THING.search(before) is None or (OF_IT.search(before) and not after):
-            return True
-    return False
+def without_place(text: str) -> str:
+    """An order to move a task, without the place at its end, which names no task.
+
+    >>> without_place("put the last one first"), without_place("move 3 to the end of the queue, please")
+    ('put the last one', 'move 3')
+    """
+    return _place_at_end().sub("", plain(text)).strip()
 
 
 @cache
-def _it() -> re.Pattern[str]:
-    """The words for "it": some wherever they stand, some only where the next word, or none, shows what they are."""
-    goes_on = rf"(?= (?:{alternatives('it_goes_on')})|$)"
-    return re.compile(rf"(?:{alternatives('it')})|(?:{alternatives('it_or_else')}){goes_on}")
+def _place_at_end() -> re.Pattern[str]:
+    return re.compile(rf"(?:{alternatives('places')})(?: (?:{alternatives('lead_out')}))*$")
 
 
 def shares_words(text: str, other: str, *, least: int = 2) -> bool:
     """Whether two texts have that many words of substance in common."""
-    return len(_substance(plain(text)) & _substance(plain(other))) >= least
+    return len(substance(plain(text)) & substance(plain(other))) >= least
 
 
-def _numbered(numbers: Sequence[int], tasks: Sequence[Task], first_number: int) -> tuple[Task, ...]:
+def _numbered(numbers: Iterable[int], tasks: Sequence[Task], first_number: int) -> tuple[Task, ...]:
     places = [number - first_number for number in numbers]
     return tuple(tasks[place] for place in places if 0 <= place < len(tasks))
 
 
 def _by_topic(words: str, tasks: Sequence[Task]) -> tuple[Task, ...]:
     """The tasks that share most words with the message; none where all share as many."""
-    said = {word for word in _substance(words) if not any(has(meaning, word) for meaning in PLACES)}
-    scored = [(len(said & _substance(plain(task.text))), task) for task in tasks]
+    said = {word for word in substance(words) if not any(has(meaning, word) for meaning in PLACES)}
+    scored = [(len(said & substance(plain(task.text))), task) for task in tasks]
     best = max((score for score, _ in scored), default=0)
     found = [task for score, task in scored if score == best]
     return tuple(found) if best and (len(found) == 1 or len(found) < len(tasks)) else ()
 
 
-def _substance(words: str) -> set[str]:
-    """Words long enough to name something, without plural endings."""
+def substance(words: str) -> set[str]:
+    """Words long enough to name something, without plural endings; pairs of signs where words are not parted."""
     found = {word.removesuffix("s") for word in words.split() if len(word) >= SHORTEST_WORD and word not in COMMON}
-    return found - COMMON
+    pairs = {run[at : at + 2] for run in UNPARTED.findall(words) for at in range(len(run) - 1)}
+    return {word for word in found if not UNPARTED.search(word)} - COMMON | pairs - COMMON

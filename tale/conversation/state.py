@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Final, Literal
 
 from tale.conversation.phrases import says
-from tale.conversation.references import tasks_meant
+from tale.conversation.references import names_only, tasks_meant
 from tale.records import ConversationTurn, Detection, Intent, Task, TaskStatus
 
 State = Literal["chat", "clarify", "hand_off", "progress", "result"]
@@ -29,7 +29,6 @@ AMBIGUOUS: Final = "ambiguous"
 SURE_TASK: Final = 0.6  # a task that was not meant costs more than a question
 DOUBTED_CHAT: Final = 0.35  # of a task, beside the label chat
 SURE_CONTROL: Final = 0.5
-SHORT: Final = 8  # words of a reply to a question
 
 Question = Literal["task_or_chat", "what_to_do", "which_task"]
 
@@ -109,11 +108,11 @@ def settled_by_words(text: str, turns: Sequence[ConversationTurn], tasks: Sequen
 
 def _told_which(text: str, asked: ConversationTurn, tasks: Sequence[Task]) -> Decision | None:
     """What a short reply to "Which one shall I stop?" means; nothing is learned of it."""
-    if says("no", text):
+    if says("none_of_them", text) or says("no", text):
         return Decision("status", text, CONTROL)
     if says("yes", text):
         return Decision("control", asked.content, CONTROL)  # which is asked once more
-    if len(text.split()) <= SHORT and tasks_meant(text, tasks).how != "none":
+    if names_only(text, tasks) and tasks_meant(text, tasks).how != "none":
         return Decision("control", f"stop {text}", CONTROL)
     return None
 

@@ -8,8 +8,8 @@ from typing import Final
 from tale.conversation import wording
 from tale.conversation.hand_off import HandOff
 from tale.conversation.orders import Order
-from tale.conversation.phrases import plain
-from tale.conversation.references import NAMED, Reference, tasks_meant
+from tale.conversation.phrases import says
+from tale.conversation.references import NAMED, Reference, tasks_meant, without_place
 from tale.conversation.state import CONTROL, WHICH, WISH
 from tale.exceptions import TaleBaseException
 from tale.models.pool import Pool
@@ -21,8 +21,9 @@ from tale.storage.conversation_store import ConversationStore, ConversationView
 
 AHEAD: Final = 10  # of the others goes a task that is put first; as far behind them one that is put last
 MOST_PRIORITY: Final = 100
+NO_SUCH_TASK: Final = "There is no such task here."
 LOST: Final = (TaskStatus.FAILED, TaskStatus.CANCELLED)
-TAKES_BACK: Final = "forget that"  # said right after a wish it means the wish, whatever runs
+TAKES_BACK: Final = "forget that"  # means the latest wish
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,8 +85,8 @@ class Controls:
 
     async def _done(self, order: Order, given: "_Given") -> Done:
         action, wish = order.action, _last_wish(given.view.turns)
-        if wish and self._takes_back(action, given):
-            return await self._forget(wish)
+        if says("takes_back", given.text):
+            return await self._forget(wish) if wish else self._nothing_to_forget(given)
         if action == "stop":
             return await self._stop(given)
         if action == "pause":
@@ -109,12 +110,12 @@ class Controls:
         wish = wording.name_of(given.text, 200)
         return Done(f"Noted for all answers from now on: {wish}. Say “{TAKES_BACK}” to take it back.")
 
-    def _takes_back(self, action: str, given: "_Given") -> bool:
-        """Whether a message right after a wish means the wish: so is said, or there is nothing else to be stopped."""
-        if plain(given.text) == TAKES_BACK:
-            return True
-        is_free = not self._answers.is_written(given.view.conversation.id) and not _open(given.view.tasks)
-        return action == "stop" and is_free and given.meant.how in ("none", "pronoun")
+    def _nothing_to_forget(self, given: "_Given") -> Done:
+        """The words may mean a task, too: so it is asked which."""
+        unfinished = {number: task for number, task in given.view.numbered.items() if not task.status.is_final}
+        if not unfinished:
+            return Done("There is nothing to take back: no wish holds, and no task is under way.")
+        return Done(wording.which(unfinished, "stop", now=self._clock()), kind=WHICH)
 
     async def _forget(self, wish: ConversationTurn) -> Done:
         await self._conversations.change_kind(wish, CONTROL)
@@ -134,7 +135,7 @@ class Controls:
         if not wanted and broken_off:
             return Done("I've stopped.")
         if not wanted:
-            return Done("Nothing of this conversation is under way." if not named else "There is no such task here.")
+            return Done("Nothing of this conversation is under way." if not named else NO_SUCH_TASK)
         ended = [number for number, task in wanted.items() if task.status.is_final]
         if len(ended) == len(wanted):
             return Done(wording.overview(wanted, now=self._clock(), words={}))
@@ -162,6 +163,8 @@ class Controls:
             return _once_more(*begun)  # by a server that died before it said so
         if not view.tasks:
             return Done("There is no task in this conversation to try again.")
+        if meant.how in NAMED and not meant.tasks:
+            return Done(NO_SUCH_TASK)
         task = meant.tasks[0] if meant.tasks and meant.how != "all" else view.tasks[-1]
         if not task.status.is_final:
             return Done(f"It is not finished yet: {wording.standing(task, now=self._clock())}.")
@@ -174,7 +177,10 @@ class Controls:
         return _once_more(*await self._desk.hand_in(again, given.asked, given.caller, max_output_tokens=limit))
 
     async def _reorder(self, given: "_Given", *, is_last: bool) -> Done:
-        view, meant = given.view, given.meant
+        view = given.view
+        meant = tasks_meant(without_place(given.text), view.tasks, first_number=view.first_number)
+        if meant.how in NAMED and not meant.tasks:
+            return Done(NO_SUCH_TASK)
         waiting = _waiting(meant.tasks or view.tasks[-1:])
         if not waiting:
             return Done("Only a task that waits in the queue can change its place, and none that you mean does.")
@@ -202,7 +208,7 @@ class Controls:
 
 def _is_urgent(text: str) -> bool:
     """Whether nothing but "stop" is said: then all of it stops, at once."""
-    return len(plain(text).split()) <= 1
+    return says("urgent", text)
 
 
 def _named(tasks: dict[int, Task]) -> str:
@@ -233,6 +239,5 @@ def _latest_try(task: Task, tasks: Sequence[Task]) -> Task:
 
 
 def _last_wish(turns: Sequence[ConversationTurn]) -> ConversationTurn | None:
-    """The user's last message, if it was a wish."""
-    last = next((turn for turn in reversed(turns) if turn.role == "user"), None)
-    return last if last and last.kind == WISH else None
+    """The latest wish that holds."""
+    return next((turn for turn in reversed(turns) if turn.kind == WISH), None)

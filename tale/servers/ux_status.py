@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 from tale.conversation import wording
 from tale.conversation.phrases import has
 from tale.conversation.questions import topic_of
-from tale.conversation.references import NAMED, Reference, tasks_meant
+from tale.conversation.references import Reference, tasks_meant
 from tale.models.pool import ModelState, Pool
 from tale.records import Task, TaskStatus
 from tale.storage.budget_store import BudgetStore
@@ -47,7 +47,7 @@ class StatusAnswers:
             if has("message", text):
                 return wording.last_message(view.turns, first=first)
             return wording.last_request(view.turns, view.numbered, now=now, first=first)
-        if meant.how not in NAMED:
+        if meant.how not in ("id", "number", "topic"):  # "the last hour" names no task
             if topic == "queue":
                 return await self._queue()
             if topic == "budget":
@@ -57,7 +57,7 @@ class StatusAnswers:
         asked = _asked_about(meant, view)
         if topic == "error":
             return wording.errors(asked, now=now)
-        if topic == "result" and (done := {n: task for n, task in asked.items() if task.result}):
+        if topic == "result" and meant.how != "all" and (done := {n: task for n, task in asked.items() if task.result}):
             number = max(done)
             return wording.ended(number, done[number])
         elsewhere = () if view.tasks else await self._tasks.list(limit=1)
