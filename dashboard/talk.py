@@ -161,7 +161,9 @@ class Talk:
                         return  # the servers kept it
                     said.words = ""
                 client = await self._service.client("ux_agent")
-                given = {"message": said.sent.text, "conversation_id": self.id, "again": True if attempt > 1 else None}
+                given: dict[str, Any] = {"message": said.sent.text, "conversation_id": self.id}
+                if attempt > 1:
+                    given |= {"again": True, "after": said.sent.after}
                 answer = await client.call_tool("conversation", given, on_progress=said.hear)
             except NetworkException:
                 if attempt == ATTEMPTS:

@@ -179,3 +179,13 @@ def test_the_answer_to_a_message_that_broke_off_is_found_among_the_turns() -> No
     assert answer_among([*earlier, turn(2, "user", "Again")], sent) is None
     after = [*earlier, turn(2, "user", "Again"), turn(3, "assistant", "Done.", "result"), turn(4, "assistant", "New.")]
     assert answer_among(after, sent) == after[-1]
+
+
+def test_the_answer_to_a_message_is_told_from_that_to_another_that_was_said_beside_it() -> None:
+    both = [turn(0, "user", "Write", "task"), turn(1, "user", "How far?", "status")]
+    handed, far = turn(2, "assistant", "On it", "hand_off"), turn(3, "assistant", "Far", "status")
+    for answers in ([handed], [far], [handed, far], [far, handed]):
+        assert answer_among([*both, *answers], Sent("Write", 1.0, -1)) == (handed if handed in answers else None)
+        assert answer_among([*both, *answers], Sent("How far?", 1.0, -1)) == (far if far in answers else None)
+    tasks = [turn(0, "user", "Write", "task"), turn(1, "user", "Make", "task"), {**handed, "task_id": "1"}]
+    assert answer_among(tasks, Sent("Make", 1.0, -1)) is None  # the servers know whose task it is

@@ -224,3 +224,20 @@ async def test_what_a_task_waits_for_may_end_while_it_is_still_being_handed_in(t
     await queue.stop(1.0)
     await database.close()
     assert (runner.order, queue.waiting()) == (["second"], 0)
+
+
+async def test_a_task_that_is_moved_just_as_it_waits_no_more_goes_by_its_new_priority(store: TaskStore) -> None:
+    runner = Runner(store, 2)
+    queue = engine(store, runner)
+    first = await store.insert(new_task("first"))
+    (freed,) = await queue.submit_all([NewTask(new_task("freed"), after=(first.id,))])
+    await queue.submit(new_task("other", priority=3))
+    await store.claim(first.id, expected_attempt=0, now=1.0, max_failures=9)
+    await store.finish(first.id, 1, status=TaskStatus.COMPLETED, now=2.0)
+    (as_read,) = await store.dependents(first.id)
+    queue.move(await store.change_priority(freed.id, 9) or freed)
+    queue.hand_out(as_read)
+    await queue.start()
+    await runner.done.wait()
+    await queue.stop(1.0)
+    assert runner.order == ["freed", "other"]

@@ -365,6 +365,26 @@ async def test_a_waiting_task_goes_by_the_priority_that_it_is_given_later(kit: K
     assert runner.order == ["c", "b", "a"]
 
 
+async def test_a_task_that_is_moved_as_its_attempt_fails_goes_by_its_new_priority(kit: Kit) -> None:
+    runner = Runner(kit.store, 3, failures=1)
+
+    async def run(task_id: str, attempt: int) -> Task | None:
+        after = await runner(task_id, attempt)
+        if after is not None and after.status is TaskStatus.QUEUED:  # the engine has yet to hear that it failed
+            queue.move(await kit.store.change_priority(task_id, -5) or after)
+        return after
+
+    gateway = kit.engine(None)
+    for text, priority in [("failing", 9), ("a", 0), ("b", 0)]:
+        await gateway.submit(new_task(text, priority=priority))
+    queue = kit.engine(run)
+    await queue.start()
+    await runner.done.wait()
+    await queue.stop(1.0)
+    assert sorted(runner.order[1:3]) == ["a", "b"]
+    assert (runner.order[0], runner.order[-1]) == ("failing", "failing")
+
+
 async def test_a_database_that_does_not_answer_for_a_while_costs_no_task(kit: Kit) -> None:
     runner = Runner(kit.store, 1, lost=1)
     queue = kit.engine(runner)

@@ -83,14 +83,14 @@ class Answers:
                     if await self._recovered(entry, sent):
                         return
                     entry.restart()
-                await self._streamed(entry, sent, again=attempt > 1)
+                await self._streamed(entry, sent, is_new=attempt == 1)
             except NetworkException:
                 if attempt == ATTEMPTS:
                     raise
             else:
                 return
 
-    async def _streamed(self, entry: Entry, sent: Sent, *, again: bool) -> None:
+    async def _streamed(self, entry: Entry, sent: Sent, *, is_new: bool) -> None:
         async with watching_models(self.talk.link.agent, BoardProgress(self.board)) as end_watch:
 
             def on_piece(_figure: float, _total: float | None, piece: str | None) -> None:
@@ -100,7 +100,8 @@ class Answers:
                 self.begun()
 
             try:
-                answer = await self.talk.link.converse(sent.text, self.talk.id, on_piece, again=again)
+                after = None if is_new else sent.after
+                answer = await self.talk.link.converse(sent.text, self.talk.id, on_piece, again_after=after)
             finally:
                 self.board.note = ""
         self._take(answer["position"])

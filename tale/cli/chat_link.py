@@ -43,15 +43,15 @@ class Link:
         return await self.gateway.call_tool(tool, arguments, idempotent=True)
 
     async def converse(
-        self, message: str, conversation_id: str, on_progress: OnProgress, *, again: bool = False
+        self, message: str, conversation_id: str, on_progress: OnProgress, *, again_after: int | None = None
     ) -> dict[str, Any]:
         """Say something; the words of the answer stream to `on_progress`. Cancelling it stops the model.
 
-        With `again` it has been said before, and its answer was lost.
+        With `again_after` it has been said before, after that position, and its answer was lost.
         """
         arguments: dict[str, Any] = {"message": message, "conversation_id": conversation_id}
-        if again:
-            arguments["again"] = True
+        if again_after is not None:
+            arguments |= {"again": True, "after": again_after}
         return await self.agent.call_tool("conversation", arguments, on_progress=on_progress)
 
     async def back(self, *, start: bool) -> None:

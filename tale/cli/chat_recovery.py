@@ -5,7 +5,8 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from tale.cli.chat_link import Link
-from tale.cli.chat_turns import RESULT
+from tale.conversation.exchanges import said_before
+from tale.records import ConversationTurn
 
 LOOK_BACK: Final = 20  # turns
 
@@ -26,13 +27,13 @@ async def turn_kept(link: Link, conversation_id: str, sent: Sent) -> dict[str, A
 
 
 def answer_among(turns: Sequence[dict[str, Any]], sent: Sent) -> dict[str, Any] | None:
-    """The answer to a message among the turns of a conversation."""
-    said = False
-    for turn in turns:
-        if turn["position"] <= sent.after:
-            continue
-        if turn["role"] == "user":
-            said = turn["content"] == sent.text
-        elif said and turn["kind"] != RESULT:
-            return turn
-    return None
+    """The answer to a message among the turns of a conversation; None where it cannot be told from another's."""
+    answered = said_before(sent.text, [_kept(turn) for turn in turns], after=sent.after)
+    if answered is None or answered.answer is None:
+        return None
+    return next(turn for turn in turns if turn["position"] == answered.answer.position)
+
+
+def _kept(turn: dict[str, Any]) -> ConversationTurn:
+    role, kind, task_id = turn["role"], turn["kind"], turn.get("task_id")
+    return ConversationTurn("", turn["position"], role, turn["content"], 0.0, kind=kind, task_id=task_id)

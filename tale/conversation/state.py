@@ -75,22 +75,12 @@ def state_of(turns: Sequence[ConversationTurn], tasks: Sequence[Task]) -> State:
     return "result" if last == RESULT else "chat"
 
 
-def unanswered(text: str, turns: Sequence[ConversationTurn]) -> ConversationTurn | None:
-    """The user's message of these words, if nothing has been said to it yet; turns are oldest first."""
-    for turn in reversed(turns):
-        if turn.role == "user" and turn.content == text:
-            return turn
-        if turn.role == "assistant" and turn.kind != RESULT:
-            return None
-    return None
-
-
 def settled_by_words(text: str, turns: Sequence[ConversationTurn], tasks: Sequence[Task] = ()) -> Decision | None:
     """What a short reply means after a question, a hand-off or an answer of tale's: "do it", "no, just chat"."""
     answer, asked = _last_exchange(turns)
     if answer is None or asked is None:
         return None
-    detected = _intent(asked.kind)
+    detected = intent_of(asked.kind)
     if answer.kind == WHICH:
         return _told_which(text, asked, tasks)
     if answer.kind == CLARIFY:
@@ -157,5 +147,6 @@ def _last_exchange(
     return said[-1], next((turn for turn in reversed(said) if turn.role == "user"), None)
 
 
-def _intent(kind: str | None) -> Intent:
+def intent_of(kind: str | None) -> Intent:
+    """What a message was taken for that is kept under this kind."""
     return kind if kind in ("chat", "task", "status", "control", "ambiguous") else "control" if kind == WISH else "chat"

@@ -70,7 +70,12 @@ class UXAgentTools:
         self._clock = clock
 
     async def conversation(
-        self, message: str, context: ToolContext, conversation_id: str | None = None, again: bool = False
+        self,
+        message: str,
+        context: ToolContext,
+        conversation_id: str | None = None,
+        again: bool = False,
+        after: int | None = None,
     ) -> Answer:
         """Say something and get an answer; the model's words stream as the messages of progress notifications.
 
@@ -82,6 +87,8 @@ class UXAgentTools:
             conversation_id: Conversation to go on with; without it a new one begins.
             again: True for a message that was sent before, and whose answer was lost with the connection or the server:
                 it is kept only once then, and no second task becomes of it.
+            after: With again: position of the last message that was known when it was sent first, -1 for none. An
+                answer that has been kept since is told then; without it, an answered message counts as said anew.
         """
         text = validate_task_text(message)
         wanted = _id(conversation_id) if conversation_id else str(uuid.uuid4())
@@ -89,7 +96,7 @@ class UXAgentTools:
         async def on_words(count: int, piece: str) -> None:
             await context.progress(count, message=piece)
 
-        said = await self._talk.say(text, wanted, UXCaller.of(context), on_words, again=again)
+        said = await self._talk.say(text, wanted, UXCaller.of(context), on_words, again=again, after=after)
         if said.task:
             context.concerns(said.task.id)
         return answer_view(said)

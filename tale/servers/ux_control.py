@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from tale.conversation import wording
+from tale.conversation.exchanges import key_of
 from tale.conversation.hand_off import HandOff
 from tale.conversation.orders import Order
 from tale.conversation.phrases import says
@@ -16,7 +17,7 @@ from tale.models.pool import Pool
 from tale.records import ConversationTurn, Role, Task, TaskStatus
 from tale.servers.ux_answers import ModelAnswers
 from tale.servers.ux_callers import UXCaller
-from tale.servers.ux_tasks import TaskDesk, key_of
+from tale.servers.ux_tasks import TaskDesk
 from tale.storage.conversation_store import ConversationStore, ConversationView
 
 AHEAD: Final = 10  # of the others goes a task that is put first; as far behind them one that is put last
@@ -193,7 +194,7 @@ class Controls:
         return Done(f"It waits {place} now: {_named({n: each for n, each in view.numbered.items() if each == task})}.")
 
     async def _start_afresh(self, given: "_Given") -> Done:
-        await self._conversations.start_afresh(given.view.conversation.id, until=given.asked.position + 1)
+        await self._conversations.start_afresh(given.view.conversation.id, until=given.asked.position)
         return Done(
             "Let's start afresh: I no longer read what was said before, and your wishes for answers end. "
             "Your tasks go on."

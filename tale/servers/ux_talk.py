@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from tale.conversation import wording
+from tale.conversation.exchanges import Exchange, said_before
 from tale.conversation.hand_off import hand_off_of
 from tale.conversation.orders import order_told
 from tale.conversation.state import (
@@ -17,9 +18,9 @@ from tale.conversation.state import (
     Learned,
     State,
     decide,
+    intent_of,
     settled_by_words,
     state_of,
-    unanswered,
 )
 from tale.exceptions import TaleBaseException, ValidationException
 from tale.ids import new_call_id
@@ -36,6 +37,7 @@ from tale.storage.correction_store import CorrectionStore
 
 Detect = Callable[[str], Awaitable[Detection]]
 
+ANSWERED: Final = "it was answered before"
 CONFIRMED: Final = "it answers what was asked, or goes back on what was done"
 
 logger = logging.getLogger(__name__)
@@ -119,16 +121,36 @@ class Talk:
         )
 
     async def say(
-        self, text: str, conversation_id: str, caller: UXCaller, on_words: OnWords, *, again: bool = False
+        self,
+        text: str,
+        conversation_id: str,
+        caller: UXCaller,
+        on_words: OnWords,
+        *,
+        again: bool = False,
+        after: int | None = None,
     ) -> Said:
         """Answer a message. It is kept before anything is done about it: a crash then loses no message.
 
-        With `again` it is one that may have been kept before, by a server that died over its answer.
+        With `again` it is one that may have been kept before, by a server that died over its answer: behind the
+        position `after`, if that is known.
         """
         self._idle.give_way()
         view = await self.view(conversation_id)
-        kept = unanswered(text, view.turns) if again else None
-        view = _without(view, kept)
+        before = said_before(text, view.turns, view.tasks, after=after) if again else None
+        if before and before.answer:
+            return _as_kept(before, before.answer, view)
+        return await self._answer(text, _until(view, before), caller, on_words, kept=before.asked if before else None)
+
+    async def _answer(
+        self,
+        text: str,
+        view: ConversationView,
+        caller: UXCaller,
+        on_words: OnWords,
+        *,
+        kept: ConversationTurn | None,
+    ) -> Said:
         decision = settled_by_words(text, view.turns, view.tasks)
         if decision is not None:
             detection = Detection(decision.label, 1.0, (CONFIRMED,), "rule")
@@ -231,6 +253,20 @@ class Talk:
             await self._desk.cancel(await self._desk.known(task_id), caller)
         except TaleBaseException as error:
             logger.warning("Task %s, which was not meant, could not be cancelled: %s", task_id, error)
+
+
+def _as_kept(exchange: Exchange, answer: ConversationTurn, view: ConversationView) -> Said:
+    """What was said to a message before."""
+    task = next((each for each in view.tasks if each.id == answer.task_id), None)
+    detection = Detection(intent_of(exchange.asked.kind), 1.0, (ANSWERED,), "rule")
+    return Said(answer, answer.kind or CHAT, state_of(view.turns, view.tasks), detection, task)
+
+
+def _until(view: ConversationView, exchange: Exchange | None) -> ConversationView:
+    """A conversation as it was when a message was said: what it means is read off what stood before it."""
+    if exchange is None:
+        return view
+    return replace(view, turns=tuple(each for each in view.turns if each.position < exchange.asked.position))
 
 
 def _without(view: ConversationView, turn: ConversationTurn | None) -> ConversationView:

@@ -9,6 +9,7 @@ from typing import Any, Final
 
 from tale.constants import ERROR_RETRY_DELAY
 from tale.conversation import wording
+from tale.conversation.exchanges import key_of
 from tale.conversation.hand_off import HandOff
 from tale.exceptions import NetworkException, ServerException, TaleBaseException, TaskException
 from tale.records import Attachment, ConversationTurn, Task, TaskStatus
@@ -205,8 +206,3 @@ class TaskDesk:
         if task is None:
             raise TaskException("The task is not there any more.", {"task_id": task_id})
         return task
-
-
-def key_of(asked: ConversationTurn) -> str:
-    """The idempotency key of the task that a message asks for."""
-    return f"{asked.conversation_id}:{asked.position}"

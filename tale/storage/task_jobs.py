@@ -74,9 +74,13 @@ class TaskJobs:
             connection.exec_driver_sql(self._insert, tuple(list(column) for column in zip(*rows, strict=True)))
 
     def move(self, connection: Connection, task: Task) -> None:
-        """Give the job of a queued task the task's priority, within the caller's transaction."""
+        """Give the job of a queued task the task's priority, within the caller's transaction.
+
+        Of a task whose attempt has just failed it is still picked, and keeps its priority when it is put back.
+        """
         statement = text(
-            f"UPDATE {self._table} SET priority = :priority WHERE dedupe_key = :id AND status = 'queued'"  # noqa: S608 - our constant
+            f"UPDATE {self._table} SET priority = :priority "  # noqa: S608 - our constant
+            "WHERE dedupe_key = :id AND status IN ('queued', 'picked')"
         )
         connection.execute(statement, {"priority": task.priority, "id": task.id})
 

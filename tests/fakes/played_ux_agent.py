@@ -50,9 +50,15 @@ class PlayedUXAgent(FakeGateway):
     break_off: Callable[[], None] | None = None  # done in place of an answer, once
 
     async def conversation(
-        self, message: str, context: ToolContext, conversation_id: str | None = None, again: bool = False
+        self,
+        message: str,
+        context: ToolContext,
+        conversation_id: str | None = None,
+        again: bool = False,
+        after: int | None = None,
     ) -> dict[str, Any]:
         """Answer in words, hand a task off, or stop."""
+        del after
         self.calls.append(("conversation", {"message": message, "conversation_id": conversation_id, "again": again}))
         if self.refusal:
             raise self.refusal

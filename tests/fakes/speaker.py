@@ -38,8 +38,8 @@ class Speaker:
         self.id = conversation_id
         self.last = -1
 
-    async def say(self, message: str, *, again: bool = False) -> dict[str, Any]:
-        given = {"message": message, "conversation_id": self.id, "again": again}
+    async def say(self, message: str, *, again: bool = False, after: int | None = None) -> dict[str, Any]:
+        given = {"message": message, "conversation_id": self.id, "again": again, "after": after}
         answer = await self.client.call_tool("conversation", given)
         self.id, self.last = answer["conversation_id"], answer["position"]
         return answer

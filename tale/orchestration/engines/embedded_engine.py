@@ -44,6 +44,7 @@ class EmbeddedEngine:
         self._heap: list[tuple[int, float, str, int, str | None]] = []
         self._waiting: set[str] = set()  # of the heap, those to be handed out; the others were withdrawn
         self._blocked: set[str] = set()  # wait for other tasks
+        self._moved: dict[str, int] = {}  # priorities given to tasks that come to the heap later, with an older row
         self._arrival = asyncio.Event()
         self._open = asyncio.Event()
         self._open.set()
@@ -93,11 +94,11 @@ class EmbeddedEngine:
 
     def move(self, task: Task) -> None:
         """Have a waiting task go by the priority that its row has now."""
+        if task.id not in self._waiting:
+            self._moved[task.id] = task.priority
+            return
         self._heap = [(-task.priority if each[2] == task.id else each[0], *each[1:]) for each in self._heap]
         heapq.heapify(self._heap)
-        if retry := self._retries.get(task.id):
-            retry.cancel()
-            self._retries[task.id] = asyncio.get_running_loop().call_at(retry.when(), self._push, task)
 
     async def pause(self) -> None:
         """Begin no attempts until `resume`."""
@@ -111,6 +112,7 @@ class EmbeddedEngine:
         """Forget a task that was cancelled while it waited."""
         self._waiting.discard(task_id)
         self._blocked.discard(task_id)
+        self._moved.pop(task_id, None)
         if handle := self._retries.pop(task_id, None):
             handle.cancel()
 
@@ -147,7 +149,8 @@ class EmbeddedEngine:
             return
         self._blocked.discard(task.id)
         self._waiting.add(task.id)
-        heapq.heappush(self._heap, (-task.priority, task.created_at, task.id, task.attempt, task.trace_id))
+        priority = self._moved.pop(task.id, task.priority)
+        heapq.heappush(self._heap, (-priority, task.created_at, task.id, task.attempt, task.trace_id))
         self._arrival.set()
 
     async def _dispatch(self) -> None:
@@ -189,6 +192,8 @@ class EmbeddedEngine:
             del self._attempts[task_id]
         if was_reached:
             self._hold_s = FIRST_HOLD_S
+        if task is None or task.status.is_final:
+            self._moved.pop(task_id, None)  # given before the attempt began
         if task is None:
             return
         if not was_reached and task.status is TaskStatus.QUEUED and task.attempt == attempt:
