@@ -7,6 +7,8 @@ from typing import Any
 
 import pytest
 
+from tale.learning.intent_data import ACTIONS
+
 FOLDER = Path(__file__).parent.parent / "data" / "intents"
 LABELS = {"chat", "task", "status", "control", "ambiguous"}
 KEYS = {"text", "label", "template", "language"}
@@ -21,10 +23,11 @@ ALL = [line for path in VOICES for line in lines_of(path)]
 
 
 @pytest.mark.parametrize("path", VOICES, ids=[path.stem for path in VOICES])
-def test_each_line_has_its_four_keys_and_no_text_comes_twice(path: Path) -> None:
+def test_each_line_has_its_keys_and_no_text_comes_twice(path: Path) -> None:
     lines = lines_of(path)
     for line in lines:
-        assert set(line) == KEYS
+        assert set(line) - {"action"} == KEYS
+        assert line["label"] == "control" or "action" not in line
         assert all(isinstance(value, str) for value in line.values())
         assert line["label"] in LABELS
         assert line["template"]
@@ -38,6 +41,13 @@ def test_there_are_enough_of_each_label_and_language() -> None:
     counts = Counter(line["label"] for line in ALL)
     assert min(counts.values()) >= 0.1 * len(ALL)
     assert len({line["language"] for line in ALL}) >= 8
+
+
+def test_control_messages_tell_their_action_and_each_action_is_met_often_enough() -> None:
+    controls = [line for line in ALL if line["label"] == "control"]
+    counts = Counter(line["action"] for line in controls if "action" in line)
+    assert set(counts) == set(ACTIONS) and min(counts.values()) >= 40
+    assert len(controls) - counts.total() <= 4
 
 
 def test_no_message_has_two_labels() -> None:

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import threading
 import time
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import replace
@@ -17,7 +18,7 @@ from hypothesis import strategies as st
 from tale import settings
 from tale.analytics import open_history
 from tale.exceptions import DatabaseException, ValidationException
-from tale.histogram import histogram_of
+from tale.histogram import Histogram, histogram_of
 from tale.monitoring.alerts import FAST_BURN, judged
 from tale.monitoring.evaluation import HISTOGRAM, VALUES, standings
 from tale.monitoring.evidence import StoredEvidence
@@ -196,7 +197,8 @@ def monitor(store: MonitoringStore, url: str, **options: Any) -> PerformanceMoni
         "clock": lambda: NOW,
         "interval_s": 0.01,
     }
-    return PerformanceMonitor(store, StoredEvidence(HistoryReader(url)), **{**given, **options})
+    evidence = options.pop("evidence", None) or StoredEvidence(HistoryReader(url))
+    return PerformanceMonitor(store, evidence, **{**given, **options})
 
 
 async def test_a_sample_tells_the_machine_the_queue_and_the_models(store: MonitoringStore, tmp_path: Path):
@@ -236,6 +238,29 @@ async def test_a_service_judges_by_its_own_limits(tmp_path: Path):
         await until(is_told)
         (violation,) = await store.open_violations()
     assert (violation.target, violation.limit_value) == ("ux_first_token", 0.01)
+
+
+async def test_a_monitor_that_is_stopped_reads_no_more(store: MonitoringStore, tmp_path: Path):
+    begun, may_end, ended = threading.Event(), threading.Event(), threading.Event()
+
+    class SlowEvidence(StoredEvidence):
+        def first_tokens(self, since: float, until: float) -> Histogram:
+            begun.set()
+            may_end.wait(30)
+            ended.set()
+            return super().first_tokens(since, until)
+
+    url = f"sqlite:///{tmp_path}/tale.db"
+    watch = monitor(store, url, evidence=SlowEvidence(HistoryReader(url)))
+    judging = asyncio.create_task(watch.judge())
+    await asyncio.to_thread(begun.wait, 30)
+    judging.cancel()
+    await asyncio.sleep(0.05)
+    assert not judging.done() and not ended.is_set()
+    may_end.set()
+    with pytest.raises(asyncio.CancelledError):
+        await judging
+    assert ended.is_set()
 
 
 async def test_a_failure_of_the_database_does_not_end_the_monitor(tmp_path: Path):

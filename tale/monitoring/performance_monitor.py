@@ -5,7 +5,8 @@ import json
 import logging
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, Protocol
+from functools import partial
+from typing import Any, Final, Protocol, TypeVar
 
 from tale.exceptions import TaleBaseException
 from tale.ids import new_call_id
@@ -20,6 +21,8 @@ JUDGE_INTERVAL_S: Final = 60.0
 HOUR_S: Final = 3_600.0
 
 logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,8 +152,8 @@ class PerformanceMonitor:
         Raises DatabaseException.
         """
         now, targets = self._clock(), self._targets
-        found = await asyncio.to_thread(standings, self._evidence, targets, now=now)
-        hour = await asyncio.to_thread(standings, self._evidence, targets, now=now, window_s=HOUR_S)
+        found = await _in_thread(partial(standings, self._evidence, targets, now=now))
+        hour = await _in_thread(partial(standings, self._evidence, targets, now=now, window_s=HOUR_S))
         changes = judged(
             found,
             hour,
@@ -174,3 +177,12 @@ class PerformanceMonitor:
             except Exception:  # the edge of who looks on: the servers go on, and the next turn comes
                 logger.exception("The monitor broke off, and tries again.")
             await asyncio.sleep(interval_s)
+
+
+async def _in_thread(read: Callable[[], T]) -> T:
+    """Read in a thread, whose end is waited for in any case: what it reads from is closed after that."""
+    reading = asyncio.create_task(asyncio.to_thread(read))
+    try:
+        return await asyncio.shield(reading)
+    finally:
+        await asyncio.wait([reading])
