@@ -16,7 +16,7 @@ TALK_BYTES: Final = 4_000  # about a thousand tokens of what was said
 RESULT_BYTES: Final = 16_000
 TURNS_TAKEN: Final = 4
 LOST: Final = (TaskStatus.CANCELLED, TaskStatus.FAILED)
-PLURAL: Final = re.compile(r"\b(?:them|these|those|both)\b")
+PLURAL: Final = re.compile(r"\b(?:them|these|those|both|the two|beide|les deux|ambos|las dos|los dos|entrambi|oba)\b")
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,14 +61,14 @@ def _leans_on(text: str, turns: Sequence[ConversationTurn], numbered: Mapping[in
     """
     useful = [task for task in numbered.values() if task.status not in LOST]
     if again := names_again(text, useful):
-        return again[-1:]
+        return again
     if not useful or not points_back(text):
         return []
     meant = tasks_meant(text, list(numbered.values()), first_number=min(numbered))
     was_said = bool(turns) and turns[-1].kind == CHAT
-    if meant.how in NAMED and not (was_said and meant.how == "topic"):
+    if meant.how in NAMED and meant.how != "topic":  # a language or a verb may be shared by chance
         return [task for task in meant.tasks if task in useful]
-    if meant.how == "pronoun" and PLURAL.search(plain(text)) and len(useful) > 1:
+    if PLURAL.search(plain(text)) and len(useful) > 1:
         return useful[-2:]
     return [] if was_said else useful[-1:]
 

@@ -43,10 +43,12 @@ def names_again(text: str, tasks: Sequence[Task]) -> list[Task]:
     words = _head(text)
     if _brings_a_text(text) or len(words.split()) > MOST_WORDS:
         return []
-    named = {word for found in _definite().findall(words) for word in found.split()}
-    scored = [(len(named & substance(" ".join(plain(task.text).split()[:HEAD_WORDS]))), task) for task in tasks]
-    best = max((score for score, _ in scored), default=0)
-    return [task for score, task in scored if best and score == best]
+    named = substance(" ".join(found[1] for found in _definite().finditer(words) if _is_open(words, found)))
+    shared = [(named & substance(" ".join(plain(task.text).split()[1:HEAD_WORDS])), task) for task in tasks]
+    best = max((len(words) for words, _ in shared), default=0)
+    found = [(frozenset(words), task) for words, task in shared if best and len(words) == best]
+    several = len({words for words, _ in found}) == len(found)  # "the essay and the email"
+    return [task for _, task in (found if several else found[-1:])]
 
 
 def _head(text: str) -> str:
@@ -61,11 +63,13 @@ def _brings_a_text(text: str) -> bool:
 
 def _goes_before_new_things(words: str, pattern: re.Pattern[str]) -> bool:
     """Whether words are what something is done to, and nothing new was named before."""
-    for found in pattern.finditer(words):
-        before, after = words[: found.start()], words[found.end() :]
-        if NEW_THING.search(before) is None or (OF_IT.search(before) and not after):
-            return True
-    return False
+    return any(_is_open(words, found) for found in pattern.finditer(words))
+
+
+def _is_open(words: str, found: re.Match[str]) -> bool:
+    """Whether a word may speak of what was before: nothing new stands before it, or it ends with "of it"."""
+    before, after = words[: found.start()], words[found.end() :]
+    return NEW_THING.search(before) is None or (OF_IT.search(before) is not None and not after)
 
 
 @cache

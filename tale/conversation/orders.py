@@ -6,6 +6,7 @@ from functools import cache
 from typing import Final, Literal
 
 from tale.conversation.phrases import alternatives, has, plain, says
+from tale.conversation.references import CLAUSE
 from tale.records import Action, Detection
 
 SURE: Final = 0.55  # of an action, from which on it is done and not asked about
@@ -17,6 +18,7 @@ NOT_USED: Final = re.compile(
 
 # The first that is found.
 IN_ORDER: Final[tuple[Action, ...]] = ("retry", "resume", "pause", "stop", "last", "first", "wish")
+ANY_MORE: Final = re.compile(r"\b(?:any ?more|always|sempre|immer)\b")  # "I don't need it any more" is no wish
 TOKENS: Final = re.compile(r"(\d[\d.,]*)\s*(k?)\s*tok")
 
 
@@ -35,9 +37,12 @@ def order_told(text: str, detection: Detection) -> Order:
     words, action, sure = plain(text), detection.action, detection.action_confidence or 0.0
     if has("not_stop", words) or sure < (SURE_CLEAR if action == "clear" and not has("clear", words) else SURE):
         return Order("unclear")
-    if action == "stop" and (_habit().search(words) or has("standing", words)):
+    is_habit = _habit().search(words) is not None or has("standing", ANY_MORE.sub(" ", words))
+    if action in ("stop", "wish") and _begins_with_stop().match(words):
+        return Order("wish" if is_habit else "stop")
+    if action == "stop" and is_habit:
         return Order("wish")
-    if action in OTHER_SIZE and NOT_USED.search(words):
+    if action in OTHER_SIZE and _is_refused(text):
         return Order(OTHER_SIZE[action])
     return _order(action, text)
 
@@ -57,7 +62,7 @@ def order_of(text: str) -> Order:
         return Order("wish" if _habit().search(words) or has("standing", words) else "stop")
     if size := next((size for size in ("small", "large") if _of_size(size).search(words)), None):
         action: Action = "small_model" if size == "small" else "large_model"
-        return Order(OTHER_SIZE[action] if NOT_USED.search(words) else action)
+        return Order(OTHER_SIZE[action] if _is_refused(text) else action)
     if has("standing", words):  # before the verbs: "from now on stop at ten lines"
         return Order("wish")
     if has("clear", words) or says("clear_alone", text):
@@ -65,6 +70,11 @@ def order_of(text: str) -> Order:
     if has("not_on", words):
         return Order("pause" if has("pause", words) else "stop")
     return next((_order(action, text) for action in IN_ORDER if has(action, words)), Order("unclear"))
+
+
+def _is_refused(text: str) -> bool:
+    """Whether it is said what is not to be used: "don't use the big model", but not "no, use the big model"."""
+    return any(NOT_USED.search(plain(clause)) for clause in CLAUSE.split(text))
 
 
 def _order(action: Action, text: str) -> Order:

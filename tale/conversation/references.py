@@ -26,6 +26,14 @@ NUMBER: Final = re.compile(r"\d+")
 A_MOMENT: Final = re.compile(
     r"\b(?:an?|une?|eine?[nr]?|um|uma|jednu|just|one) (?:second|seconde?|sekunde|segundo|secondo)s?\b"
 )
+# Words of quantity and place that name no task.
+IDIOMS: Final = re.compile(
+    r"\b(?:after all|at all|all right|all good|all fine|that's all|that is all|first of all|above all|all in all"
+    r"|(?:on )?second thoughts?|in the first place|at first|at last|first half|tout de suite|tout a l'heure|tout a fait"
+    r"|apres tout|pas du tout|tout le monde|tout va bien|tout est|alles (?:klar|gut|ok|okay|bestens|prima)"
+    r"|wszystko (?:jedno|w porzadku|ok|dobrze)|mimo wszystko|everything(?:'s| is| looks| was) \w+)\b"
+)
+CLAUSE: Final = re.compile(r"[,.;:!?\n…。，、！？]+")  # noqa: RUF001 - signs of all languages
 COUNTS: Final = {
     **{"two": 2, "three": 3, "four": 4, "2": 2, "3": 3, "4": 4, "zwei": 2, "drei": 3, "beiden": 2, "deux": 2},
     **{
@@ -49,12 +57,16 @@ UNPARTED: Final = re.compile("[\u3040-\u30ff\u4e00-\u9fff]{2,}")  # words of Chi
 FILLERS: Final = frozenset(
     plain(
         """
-        the one ones task tasks number and with about of or to on in a an it its no nr die der das den dem und mit von
-        la
-        le les el los las il lo gli i e y et con de del di du des avec na o z и stop cancel yes please only just both
+        the one ones task tasks number and with about of or to on in a an it an its no nr die der das den dem und mit
+        von la le les el los las il lo gli i e y et con de del di du des avec na o z ab up off stop cancel yes please
+        only just both
         """
     ).split()
 )
+PARTICLES: Final = re.compile(
+    "[のをはがもにとでへ]|して|ください|下さい|お願い|だけ|[个号番目请把了吧掉那这]|一下|任务|タスク"
+)
+STEM: Final = 6  # letters by which a word is known: translate, translation
 SHORTEST_WORD: Final = 4  # letters of a word by which a task may be named
 # Words that name no task, though a task's text may have them.
 COMMON: Final = frozenset(
@@ -83,9 +95,10 @@ def tasks_meant(text: str, tasks: Sequence[Task], *, first_number: int = 1) -> R
 
     Only what is named: a message without any such word gives an empty reference.
     """
-    lower, words = text.lower(), A_MOMENT.sub(" ", plain(text))
-    if has("all", words) and (found := re.search(alternatives("but_not"), words)):
-        return _all_but(lower, words[found.end() :], tasks, first_number)
+    lower, words = text.lower(), IDIOMS.sub(" ", A_MOMENT.sub(" ", plain(text)))
+    left_out = re.search(alternatives("but_not"), words)
+    if has("all", words) and left_out and not has("stop", words[left_out.end() :]):
+        return _all_but(lower, words[left_out.end() :], tasks, first_number)
     if found := re.search(rf"(?:{alternatives('keep')})", words):
         kept = tasks_meant(words[found.end() :], tasks, first_number=first_number).tasks
         meant = tasks_meant(words[: found.start()], tasks, first_number=first_number)
@@ -122,14 +135,25 @@ def _placed() -> re.Pattern[str]:
     return re.compile(rf"(?:{places}) (?:ones?|tasks?|jobs?|requests?|aufgaben?|taches?|tareas?|tarefas?)\b")
 
 
+def says_all(text: str) -> bool:
+    """Whether a message speaks of all tasks, or of all of some kind: not "after all", "all right".
+
+    >>> says_all("stop all of it"), says_all("all right, stop it")
+    (True, False)
+    """
+    return has("all", IDIOMS.sub(" ", plain(text)))
+
+
 def _all_but(lower: str, left_out: str, tasks: Sequence[Task], first_number: int) -> Reference:
     """All tasks but those that a message leaves out; none where these cannot be told."""
-    numbers = _numbers_of(lower)
     left_out = re.sub(alternatives("all"), " ", left_out)
-    kept = tasks_meant(left_out, tasks, first_number=first_number)
-    named = kept.tasks if kept.how in NAMED else _by_topic(left_out, tasks)
-    if numbers:
-        named = _numbered(numbers, tasks, first_number)
+    by_order = _by_order(left_out, tasks, first_number)
+    numbers = _numbers_of(lower) or [int(number) for number in NUMBER.findall(left_out)]
+    named = [
+        *_by_topic(left_out, tasks),
+        *_numbered(numbers, tasks, first_number),
+        *(by_order.tasks if by_order else ()),
+    ]
     return Reference(tuple(task for task in tasks if task not in named), "all but") if named else Reference((), "none")
 
 
@@ -140,28 +164,68 @@ def _numbers_of(lower: str) -> list[int]:
 
 def _by_order(words: str, tasks: Sequence[Task], first_number: int) -> Reference | None:
     """The tasks that a message names by their place: the first, the last two, the oldest."""
-    count = next((COUNTS[word] for word in words.split() if word in COUNTS), 1)
+    count = _count_beside_place(words)
     if has("oldest", words):
         return Reference(tuple(tasks[:count]), "order")
-    if has("latest", words):
-        return Reference(tuple(tasks[-count:]), "order")
     numbers = [place for place, ordinal in enumerate(ORDINALS, 1) if has(ordinal, words)]
-    if numbers == [1] and count > 1:
-        return Reference(tuple(tasks[:count]), "order")
-    return Reference(_numbered(numbers, tasks, first_number), "order") if numbers else None
+    found = tasks[:count] if numbers == [1] and count > 1 else _numbered(numbers, tasks, first_number)
+    if has("latest", words):
+        found = [*found, *tasks[-count:]]
+    return Reference(tuple(dict.fromkeys(found)), "order") if numbers or has("latest", words) else None
 
 
-def names_only(text: str, tasks: Sequence[Task]) -> bool:
-    """Whether a reply names tasks and says nothing else: "the second one, please", "2 and 3", "the essay".
+def _count_beside_place(words: str) -> int:
+    """How many are meant by "the last two", "the two last ones"; one where no number stands beside the place."""
+    found = _counted_place().search(words)
+    return COUNTS[found[1] or found[2]] if found else 1
+
+
+@cache
+def _counted_place() -> re.Pattern[str]:
+    places, number = "|".join(alternatives(meaning) for meaning in PLACES), "|".join(COUNTS)
+    return re.compile(rf"(?:{places}) ({number})\b|\b({number}) (?:{places})")
+
+
+def ordered(text: str) -> str:
+    """The part of a message that gives an order to stop, where it is one clause of several; else all of it.
+
+    >>> ordered("Everything is fine, just cancel the last one."), ordered("the essay, please")
+    ('just cancel the last one', 'the essay, please')
+    """
+    orders = [clause.strip() for clause in CLAUSE.split(text) if has("stop", clause)]
+    return orders[0] if len(orders) == 1 and len(orders[0].split()) > 1 else text
+
+
+def names_unknown(text: str, tasks: Sequence[Task]) -> bool:
+    """Whether a message names a thing that no task is about: "stop the music"."""
+    told = substance(" ".join(plain(task.text) for task in tasks))
+    named = {word for word in _definite().findall(plain(text)) if len(word) >= SHORTEST_WORD} - FILLERS - COMMON
+    return any(
+        not substance(word) & told and not any(has(meaning, word) for meaning in ("all", "stop", *PLACES))
+        for word in named
+    )
+
+
+@cache
+def _definite() -> re.Pattern[str]:
+    return re.compile(rf"(?:{alternatives('article')}) (\w+)")
+
+
+def names_only(text: str, tasks: Sequence[Task], *, beside: Sequence[str] = ()) -> bool:
+    """Whether a message names tasks and says nothing else, but for phrases of the meanings `beside`.
 
     >>> names_only("the second one", ()), names_only("how far is the first one?", ())
     (True, False)
+    >>> names_only("please cancel the last two", (), beside=("stop",))
+    True
     """
-    words, known = plain(text), {word for task in tasks for word in plain(task.text).split()}
-    for meaning in ("all", "but_not", "oldest", "latest", *ORDINALS, "it", "back_again", "lead_in", "lead_out"):
+    known = {word for task in tasks for word in plain(task.text).split()[1:]}
+    words = _counted_place().sub(" ", IDIOMS.sub(" ", plain(text)))
+    for meaning in ("all", "but_not", *beside, *PLACES, "it", "back_again", "lead_out", "lead_in"):
         words = re.sub(alternatives(meaning), " ", words)
-    left = {word for word in words.split() if not word.isdigit()} - FILLERS - known
-    return "?" not in text and not left
+    left = {word for word in PARTICLES.sub(" ", words).split() if not word.isdigit()} - FILLERS - known
+    stems = {word[:STEM] for word in known}
+    return "?" not in text and not {word for word in left if word[:STEM] not in stems}
 
 
 def without_place(text: str) -> str:
@@ -198,7 +262,7 @@ def _by_topic(words: str, tasks: Sequence[Task]) -> tuple[Task, ...]:
 
 
 def substance(words: str) -> set[str]:
-    """Words long enough to name something, without plural endings; pairs of signs where words are not parted."""
+    """The beginnings of words long enough to name something; pairs of signs where words are not parted."""
     found = {word.removesuffix("s") for word in words.split() if len(word) >= SHORTEST_WORD and word not in COMMON}
     pairs = {run[at : at + 2] for run in UNPARTED.findall(words) for at in range(len(run) - 1)}
-    return {word for word in found if not UNPARTED.search(word)} - COMMON | pairs - COMMON
+    return {word[:STEM] for word in found - COMMON if not UNPARTED.search(word)} | pairs - COMMON

@@ -102,7 +102,7 @@ def _told_which(text: str, asked: ConversationTurn, tasks: Sequence[Task]) -> De
         return Decision("status", text, CONTROL)
     if says("yes", text):
         return Decision("control", asked.content, CONTROL)  # which is asked once more
-    if names_only(text, tasks) and tasks_meant(text, tasks).how != "none":
+    if names_only(text, tasks, beside=("stop",)) and tasks_meant(text, tasks).how != "none":
         return Decision("control", f"stop {text}", CONTROL)
     return None
 

@@ -1,7 +1,7 @@
 """Carries out what is ordered in a conversation: stop, pause, resume, retry, another order or model, a wish."""
 
 import asyncio
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -9,9 +9,10 @@ from tale.conversation import wording
 from tale.conversation.exchanges import key_of
 from tale.conversation.hand_off import HandOff
 from tale.conversation.orders import Order
-from tale.conversation.phrases import says
-from tale.conversation.references import NAMED, Reference, tasks_meant, without_place
+from tale.conversation.phrases import has, says
+from tale.conversation.references import NAMED, Reference, names_unknown, tasks_meant, without_place
 from tale.conversation.state import CONTROL, WHICH, WISH
+from tale.conversation.stopping import stop_meant
 from tale.exceptions import TaleBaseException
 from tale.models.pool import Pool
 from tale.records import ConversationTurn, Role, Task, TaskStatus
@@ -22,6 +23,9 @@ from tale.storage.conversation_store import ConversationStore, ConversationView
 
 AHEAD: Final = 10  # of the others goes a task that is put first; as far behind them one that is put last
 MOST_PRIORITY: Final = 100
+CLEAR_WHAT: Final = (
+    "Shall I forget our talk (say “clear this conversation”), or stop a task (say “stop” and its number)?"
+)
 NO_SUCH_TASK: Final = "There is no such task here."
 LOST: Final = (TaskStatus.FAILED, TaskStatus.CANCELLED)
 TAKES_BACK: Final = "forget that"  # means the latest wish
@@ -87,7 +91,8 @@ class Controls:
     async def _done(self, order: Order, given: "_Given") -> Done:
         action, wish = order.action, _last_wish(given.view.turns)
         if says("takes_back", given.text):
-            return await self._forget(wish) if wish else self._nothing_to_forget(given)
+            is_wish = wish and (wish == _last_of_user(given.view.turns) or not _open(given.view.tasks))
+            return await self._forget(wish) if wish and is_wish else self._nothing_to_forget(given)
         if action == "stop":
             return await self._stop(given)
         if action == "pause":
@@ -99,7 +104,7 @@ class Controls:
         if action in ("first", "last"):
             return await self._reorder(given, is_last=action == "last")
         if action == "clear":
-            return await self._start_afresh(given)
+            return Done(CLEAR_WHAT) if self._may_mean_tasks(given) else await self._start_afresh(given)
         if action in ("small_model", "large_model"):
             return await self._other_model(action, given.view)
         if action == "unclear" and (given.meant.how != "none" or _open(given.view.tasks)):
@@ -123,26 +128,19 @@ class Controls:
         return Done(f"Taken back: {wording.name_of(wish.content, 200)}.")
 
     async def _stop(self, given: "_Given") -> Done:
-        view, meant = given.view, given.meant
-        unfinished = {number: task for number, task in view.numbered.items() if not task.status.is_final}
-        named = meant.how in NAMED
-        broken_off = not named and self._answers.stop(view.conversation.id)
-        if broken_off and meant.how != "all":
-            rest = f" {_these(unfinished)} go on; say “stop all” to stop them too." if unfinished else ""
+        stop = stop_meant(given.text, given.view.numbered)
+        named = stop.how in NAMED
+        if not named and self._answers.stop(given.view.conversation.id) and not (stop.how == "all" and stop.tasks):
+            rest = f" {_these(stop.tasks)} go on; say “stop all” to stop them too." if stop.tasks else ""
             return Done(f"I've stopped.{rest}")
-        wanted = (
-            {number: task for number, task in view.numbered.items() if task in meant.tasks} if named else unfinished
-        )
-        if not wanted and broken_off:
-            return Done("I've stopped.")
-        if not wanted:
-            return Done("Nothing of this conversation is under way." if not named else NO_SUCH_TASK)
-        ended = [number for number, task in wanted.items() if task.status.is_final]
-        if len(ended) == len(wanted):
-            return Done(wording.overview(wanted, now=self._clock(), words={}))
-        if not named and len(wanted) > 1 and meant.how != "all" and not _is_urgent(given.text):
-            return Done(wording.which(wanted, "stop", now=self._clock()), kind=WHICH)
-        going = {number: task for number, task in wanted.items() if not task.status.is_final}
+        if not stop.tasks:
+            return Done(NO_SUCH_TASK if named else "Nothing of this conversation is under way.")
+        going = {number: task for number, task in stop.tasks.items() if not task.status.is_final}
+        if not going:
+            return Done(wording.overview(stop.tasks, now=self._clock(), words={}))
+        if not stop.is_sure:
+            unfinished = {n: task for n, task in given.view.numbered.items() if not task.status.is_final}
+            return Done(wording.which(unfinished, "stop", now=self._clock()), kind=WHICH)
         await asyncio.gather(*(self._desk.cancel(task, given.caller) for task in going.values()))
         return Done(f"Cancelled: {_named(going)}. What was written so far is kept.")
 
@@ -164,7 +162,7 @@ class Controls:
             return _once_more(*begun)  # by a server that died before it said so
         if not view.tasks:
             return Done("There is no task in this conversation to try again.")
-        if meant.how in NAMED and not meant.tasks:
+        if (meant.how in NAMED and not meant.tasks) or (meant.how == "none" and names_unknown(given.text, view.tasks)):
             return Done(NO_SUCH_TASK)
         task = meant.tasks[0] if meant.tasks and meant.how != "all" else view.tasks[-1]
         if not task.status.is_final:
@@ -180,7 +178,7 @@ class Controls:
     async def _reorder(self, given: "_Given", *, is_last: bool) -> Done:
         view = given.view
         meant = tasks_meant(without_place(given.text), view.tasks, first_number=view.first_number)
-        if meant.how in NAMED and not meant.tasks:
+        if (meant.how in NAMED and not meant.tasks) or (meant.how == "none" and names_unknown(given.text, view.tasks)):
             return Done(NO_SUCH_TASK)
         waiting = _waiting(meant.tasks or view.tasks[-1:])
         if not waiting:
@@ -192,6 +190,11 @@ class Controls:
         await self._desk.set_priority(task, priority, given.caller)
         place = "behind the others" if is_last else "ahead of the others"
         return Done(f"It waits {place} now: {_named({n: each for n, each in view.numbered.items() if each == task})}.")
+
+    def _may_mean_tasks(self, given: "_Given") -> bool:
+        """Whether what is to be cleared may be tasks in place of the talk: "clear the second one"."""
+        says_talk = has("clear", given.text) or says("clear_alone", given.text)
+        return given.meant.how in ("id", "number", "topic") or (bool(_open(given.view.tasks)) and not says_talk)
 
     async def _start_afresh(self, given: "_Given") -> Done:
         await self._conversations.start_afresh(given.view.conversation.id, until=given.asked.position)
@@ -207,16 +210,11 @@ class Controls:
         return Done(f"From now on the {size} model{f', {name},' if name else ''} answers in this conversation.")
 
 
-def _is_urgent(text: str) -> bool:
-    """Whether nothing but "stop" is said: then all of it stops, at once."""
-    return says("urgent", text)
-
-
 def _named(tasks: dict[int, Task]) -> str:
     return ", ".join(f"task {number} ({wording.name_of(task.text, 40)})" for number, task in tasks.items())
 
 
-def _these(tasks: dict[int, Task]) -> str:
+def _these(tasks: Mapping[int, Task]) -> str:
     return f"Task {next(iter(tasks))}" if len(tasks) == 1 else f"{len(tasks)} tasks"
 
 
@@ -242,3 +240,7 @@ def _latest_try(task: Task, tasks: Sequence[Task]) -> Task:
 def _last_wish(turns: Sequence[ConversationTurn]) -> ConversationTurn | None:
     """The latest wish that holds."""
     return next((turn for turn in reversed(turns) if turn.kind == WISH), None)
+
+
+def _last_of_user(turns: Sequence[ConversationTurn]) -> ConversationTurn | None:
+    return next((turn for turn in reversed(turns) if turn.role == "user"), None)

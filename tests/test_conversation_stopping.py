@@ -1,0 +1,91 @@
+"""What an order to stop means, and when it is asked about."""
+
+import pytest
+
+from tale.conversation.stopping import stop_meant
+from tale.records import Task, TaskStatus
+
+FOUR = (
+    "Write an essay about the French Revolution",
+    "Translate the attached contract into German",
+    "Write a Python script that renames files",
+    "Write a reminder email to the tenants",
+)
+
+
+def numbered(*texts: str, ended: int = 0) -> dict[int, Task]:
+    """Tasks from number 1 on, of which the first have ended."""
+    statuses = [TaskStatus.COMPLETED] * ended + [TaskStatus.QUEUED] * len(texts)
+    return {
+        number: Task(f"{number}1111111-aaaa-4aaa-8aaa-111111111111", text, status, float(number))
+        for number, (text, status) in enumerate(zip(texts, statuses, strict=False), 1)
+    }
+
+
+@pytest.mark.parametrize(
+    ("said", "numbers"),
+    [
+        ("stop", [1, 2, 3, 4]),
+        ("stop everything right now", [1, 2, 3, 4]),
+        ("cancela todo", [1, 2, 3, 4]),
+        ("取消全部", [1, 2, 3, 4]),
+        ("cancel the second one", [2]),
+        ("stop task 3", [3]),
+        ("cancel tasks 2 and 3", [2, 3]),
+        ("never mind the email", [4]),
+        ("cancel the translation", [2]),
+        ("取消第二个任务", [2]),
+        ("I would ask you to discontinue the second of them.", [2]),
+        ("kill everything except the essay", [2, 3, 4]),
+        ("cancel everything except the first one and the email", [2, 3]),
+        ("cancel the first and the last one", [1, 4]),
+        ("All right, cancel the last one", [4]),
+        ("Everything is fine, just cancel the last one", [4]),
+        ("alles klar, brich die zweite ab", [2]),
+        ("annule le deuxième tout de suite", [2]),
+        ("the first one is great, cancel the second", [2]),
+        ("cancel the last one, it has been running for 3 hours", [4]),
+        ("I was wrong about the second one, keep it, cancel the third", [3]),
+    ],
+)
+def test_what_is_clear_is_stopped(said: str, numbers: list[int]) -> None:
+    stop = stop_meant(said, numbered(*FOUR))
+    assert (list(stop.tasks), stop.is_sure) == (numbers, True)
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        "I don't need it after all, cancel it",
+        "arrête ça tout de suite",
+        "cancel both",
+        "cancel all waiting tasks",
+        "cancel all failed tasks",
+        "annule toutes les traductions",
+        "cancel everything after the essay",
+        "the first one is fine. Cancel the rest",
+        "when the essay is done, cancel the rest",
+        "最初のだけ残して他はキャンセル",
+        "cancel the first one, no wait, the second one",
+        "cancel the thing please",
+        "on second thought, cancel it",
+    ],
+)
+def test_what_could_stop_too_much_is_asked_about(said: str) -> None:
+    assert not stop_meant(said, numbered(*FOUR)).is_sure
+
+
+@pytest.mark.parametrize(("said", "is_sure"), [("stop it", True), ("cancel", True), ("I don't need it any more", True)])
+def test_where_one_task_is_open_it_is_meant(said: str, *, is_sure: bool) -> None:
+    stop = stop_meant(said, numbered("Translate the contract", "Write an essay about whales", ended=1))
+    assert (list(stop.tasks), stop.is_sure) == ([2], is_sure)
+
+
+@pytest.mark.parametrize("said", ["stop the poem", "stop the music", "delete the failed tasks"])
+def test_a_thing_that_no_task_is_about_does_not_stand_for_the_one_that_is_open(said: str) -> None:
+    assert not stop_meant(said, numbered("Translate the contract", "Write an essay about whales", ended=1)).is_sure
+
+
+def test_a_task_that_has_ended_is_meant_where_it_is_named() -> None:
+    stop = stop_meant("cancel the translation", numbered("Translate the contract", "Write an essay", ended=1))
+    assert (list(stop.tasks), stop.is_sure) == ([1], True)
