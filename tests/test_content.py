@@ -10,14 +10,25 @@ import pytest
 from fakes.servers import settings_for
 from sqlalchemy import Table, insert, select, union, update
 
-from tale.records import Correction, Task, TaskStatus
+from tale.records import Correction, McpCall, ModelCall, Task, TaskStatus
 from tale.servers.upkeep import Upkeep
+from tale.storage.call_store import CallStore
 from tale.storage.content import BATCH_ROWS, erase, erased
 from tale.storage.conversation_store import ConversationStore
 from tale.storage.correction_store import CorrectionStore
 from tale.storage.database import Database
 from tale.storage.reader import reading
-from tale.storage.tables import attachments, attempts, conversations, feedback, messages, task_dependencies, tasks
+from tale.storage.tables import (
+    attachments,
+    attempts,
+    conversations,
+    feedback,
+    mcp_calls,
+    messages,
+    model_calls,
+    task_dependencies,
+    tasks,
+)
 from tale.storage.task_store import TaskStore
 from tale.storage.transfer import Period, export_all, files_of, import_file
 
@@ -47,6 +58,20 @@ async def stored(database: Database, ended_at: float | None, **values: Any) -> s
 
 async def add(database: Database, table: Table, *rows: dict[str, Any]) -> None:
     await database.write(lambda connection: connection.execute(insert(table), list(rows)).rowcount)
+
+
+def failed_call(name: str, at: float, **values: Any) -> ModelCall:
+    named = {"ended_at": at, "error_class": "ValidationException", "error": "words", **values}
+    return ModelCall(name, at - 5.0, "task", "execute", model="m", provider="p", **named)
+
+
+def failed_request(name: str, at: float) -> McpCall:
+    return McpCall(name, at, "gateway", "POST /v1/chat/completions", 5.0, "error", error="words")
+
+
+async def errors_of(database: Database, table: Table) -> dict[str, set[str]]:
+    rows = await database.read(lambda connection: connection.execute(select(table.c.error, table.c.id)).all())
+    return {error: {name for each, name in rows if each == error} for error, _ in rows}
 
 
 async def words_of(database: Database, task_id: str) -> set[str | None]:
@@ -137,6 +162,7 @@ async def test_words_that_are_imported_go_as_well(database: Database, tmp_path: 
     other = Database.open(f"sqlite:///{tmp_path}/other.db")
     task_id = await stored(other, 500.0)
     await ConversationStore(other).append("old", "user", "words", now=500.0)
+    await CallStore(other).close_call(failed_call("old", 500.0))
     with reading(other.url) as reader:
         assert reader is not None
         export_all(reader, tmp_path / "out", Period(), "parquet")
@@ -147,6 +173,30 @@ async def test_words_that_are_imported_go_as_well(database: Database, tmp_path: 
     await erase(database, "none", CUTOFF)
     assert await words_of(database, task_id) == {""}
     assert [turn.content for turn in await ConversationStore(database).turns("old")] == [""]
+    assert await errors_of(database, model_calls) == {"": {"old"}}
+
+
+@pytest.mark.parametrize(("policy", "rest"), [("hash", DIGEST), ("none", "")])
+async def test_why_calls_failed_goes_with_what_it_quotes(database: Database, policy: Any, rest: str) -> None:
+    """Those of tasks and of nobody, and of a request whose row comes when others have been erased."""
+    store = CallStore(database)
+    for name, at in (("old", 500.0), ("new", 2_000.0)):
+        await store.close_call(failed_call(name, at, task_id=name))
+        await store.close_call(failed_call(f"{name}, of nobody", at))
+        await store.record_mcp(failed_request(name, at))
+    await store.close_call(failed_call("open", 500.0, ended_at=None))
+    await store.record_mcp(failed_request("ended late", CUTOFF - 1.0))
+    await erase(database, policy, CUTOFF)
+    assert await errors_of(database, model_calls) == {
+        "words": {"new", "new, of nobody", "open"},
+        rest: {"old", "old, of nobody"},
+    }
+    assert await errors_of(database, mcp_calls) == {"words": {"new", "ended late"}, rest: {"old"}}
+    await store.record_mcp(failed_request("long", 900.0))
+    await erase(database, policy, 3_000.0)
+    assert await errors_of(database, mcp_calls) == {rest: {"old", "new", "long", "ended late"}}
+    classes = await database.read(lambda c: set(c.scalars(select(model_calls.c.error_class))))
+    assert classes == {"ValidationException"}
 
 
 async def test_what_users_put_right_goes_as_a_whole(database: Database) -> None:

@@ -1,4 +1,4 @@
-"""The ends of calls are written once, also where the database goes away over them; test_postgres_engine.py has the rest."""
+"""Ends of calls are written once, also where the database goes away over them; test_postgres_engine.py has the rest."""
 
 import time
 import uuid
@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import pytest
+from fakes.rolled_up import rolled_up
 from fakes.servers import until
 from sqlalchemy import Connection, Table
 
@@ -15,8 +16,10 @@ from tale.exceptions import DatabaseException
 from tale.records import ModelCall
 from tale.storage.budget_store import BudgetStore
 from tale.storage.budgets import parsed_budget
+from tale.storage.call_store import CallStore
 from tale.storage.database import Database
 from tale.storage.patient_store import PatientCallStore
+from tale.storage.rollups import Rollups
 
 T = TypeVar("T")
 
@@ -101,6 +104,29 @@ async def test_while_the_database_is_away_the_call_of_a_task_is_kept_in_mind_and
     await until(is_closed)
     assert await used_tokens(budgets) == 7
     await calls.stop()
+
+
+async def test_the_call_of_a_task_that_ended_in_an_outage_is_in_the_sums_though_they_went_on(
+    database: Shaky, tmp_path: Path
+) -> None:
+    now = time.time()
+    calls, elsewhere = PatientCallStore(database), Database.open(f"sqlite:///{tmp_path / 'tale.db'}")
+    late = [replace(new_call(task_id="t"), started_at=now - 600.0) for _ in range(8)]
+    for call in late:
+        await calls.open_call(call)
+    database.is_away = True
+    for call in late:
+        await calls.close_call(ended(call))
+    await CallStore(elsewhere).close_call(ended(replace(new_call(), started_at=now - 600.0)))
+    await Rollups(elsewhere).catch_up(now)
+    database.is_away = False
+
+    async def are_summed_up() -> bool:
+        return sum(each.calls for each in await elsewhere.read(lambda c: rolled_up(c, 0.0, now))) == 9
+
+    await until(are_summed_up)
+    await calls.stop()
+    await elsewhere.close()
 
 
 async def test_a_stop_does_not_wait_for_a_database_that_stays_away(database: Shaky) -> None:

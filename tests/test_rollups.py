@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 from sqlalchemy import delete, insert, update
 
 from tale.histogram import percentile
-from tale.records import ModelCall
-from tale.servers.upkeep import Upkeep
+from tale.records import ModelCall, Task, TaskStatus
+from tale.servers.upkeep import DAY_S, Upkeep
 from tale.storage.call_store import CallStore
 from tale.storage.database import Database
 from tale.storage.retention import prune
@@ -25,6 +25,7 @@ from tale.storage.rollup_rows import Rollup, tallied
 from tale.storage.rollups import STEP_CALLS, Rollups, Verified, watermark_of
 from tale.storage.rows import values_of
 from tale.storage.tables import meta, model_calls, rollup_minute
+from tale.storage.task_store import TaskStore
 from tale.storage.usage import UsageQuery, usage_of
 
 Tale = Callable[..., Outcome]
@@ -184,6 +185,16 @@ async def test_sums_outlive_the_calls_that_are_pruned(database: Database) -> Non
     assert (await keeper(database).verify()).wrong_minutes == ()
 
 
+async def test_of_minutes_of_which_calls_were_pruned_the_sums_stay_that_count_more(database: Database) -> None:
+    await keep(database, *(new_call(START + n, total_s=1.0) for n in range(2)))
+    await prune(database, START + 600)
+    for count in (1, 2, 3):  # come back from elsewhere
+        await keep(database, new_call(START + count, total_s=2.0))
+        await keeper(database).backfill()
+        (found,) = await told(database)
+        assert (found.calls, found.total_s) == ((2, 2.0) if count < 3 else (3, 6.0))
+
+
 async def test_two_keepers_at_once_do_no_harm(database: Database, tmp_path: Path) -> None:
     other = Database.open(f"sqlite:///{tmp_path}/tale.db")
     await keep(database, *(new_call(START + 2 * n) for n in range(3 * STEP_CALLS)))
@@ -245,6 +256,43 @@ async def test_a_clock_that_was_ahead_when_history_was_pruned_takes_no_later_cal
         await keep(database, new_call(at), new_call(at, ended_at=at + 90))
         await keeper(database).catch_up(at + 100)
     assert sum(each.calls for each in await told(database, START + 60, START + 600)) == 6
+
+
+@pytest.mark.parametrize("days_left", [3, 0])
+async def test_a_clock_that_is_wrong_for_a_minute_deletes_no_sums_of_what_was_pruned(
+    database: Database, days_left: int
+) -> None:
+    days = [START + DAY_S * n for n in range(10)]
+    now = days[-1] + HOUR
+    for at in days:
+        await keep(database, new_call(at, total_s=1.0), new_call(at, task_id="open", total_s=2.0), new_call(at + 90))
+    await TaskStore(database).insert(Task("open", "t", TaskStatus.RUNNING, START))  # its calls stay
+    await keeper(database).catch_up(now)
+    before = await told(database, START, now)
+    await prune(database, now - DAY_S * days_left)
+
+    wrong = days[2] + 30.0
+    await keeper(database).catch_up(wrong)
+    assert await told(database, START, days[2]) == [each for each in before if each.minute < days[2] // 60]
+    await keep(database, new_call(wrong, model="n"))
+    await keeper(database).catch_up(wrong + 120)
+    await keeper(database).catch_up(now)
+    after = await told(database, START, now)
+    assert [each for each in after if each.model == "m"] == before
+    assert [each.calls for each in after if each.model == "n"] == [1]
+    assert (await keeper(database).verify()).wrong_minutes == ()
+    await keeper(database).backfill()
+    assert await told(database, START, now) == after
+
+
+async def test_sums_of_what_was_pruned_are_read_again_though_no_call_is_left(database: Database) -> None:
+    await keep(database, *(new_call(START + 600 * n) for n in range(10)))
+    await keeper(database).catch_up(END)
+    before = await told(database)
+    await prune(database, END)
+    await keeper(database).catch_up(START - HOUR)
+    await keeper(database).catch_up(END)
+    assert await told(database) == before
 
 
 async def test_a_window_is_of_whole_minutes(database: Database) -> None:

@@ -2,7 +2,8 @@
 
 With the policy `hash` a text is replaced by `sha256:` and its digest, so that equal texts can still be recognised; with
 `none` by an empty text. This is done some time after the end of a task or the last message of a conversation: until
-then its result can be fetched and the conversation gone on with. Tokens and times stay in any case.
+then its result can be fetched and the conversation gone on with. Why a call failed, which may quote an answer, goes as
+long after the call. Tokens and times stay in any case.
 """
 
 import asyncio
@@ -14,10 +15,22 @@ from typing import Any, Final, Literal, get_args
 
 from sqlalchemy import Column, Connection, Table, and_, delete, func, select, tuple_, update
 
+from tale.storage.budgets import LONGEST_CALL_S
 from tale.storage.database import Database
 from tale.storage.retention import is_needed
 from tale.storage.rows import insert_into
-from tale.storage.tables import attachments, attempts, conversations, corrections, feedback, messages, meta, tasks
+from tale.storage.tables import (
+    attachments,
+    attempts,
+    conversations,
+    corrections,
+    feedback,
+    mcp_calls,
+    messages,
+    meta,
+    model_calls,
+    tasks,
+)
 
 Erasing = Literal["hash", "none"]
 Pause = Callable[[float], Awaitable[None]]
@@ -44,7 +57,7 @@ def erased(text: str, policy: Erasing) -> str:
 
 
 async def erase(database: Database, policy: Erasing, before: float, *, pause: Pause = asyncio.sleep) -> int:
-    """Erase the words of tasks that ended, and conversations that fell silent, before that time (Unix seconds).
+    """Erase the words of tasks and calls that ended, and conversations that fell silent, before that time (Unix s).
 
     Goes on where it ended the last time, in small batches. Tasks for whose results others wait are left for later.
     Returns how many tasks and conversations were gone through. Raises DatabaseException.
@@ -54,7 +67,10 @@ async def erase(database: Database, policy: Erasing, before: float, *, pause: Pa
     await database.write(
         lambda connection: connection.execute(delete(corrections).where(corrections.c.created_at < before))
     )
-    return done + await _gone_through(database, policy, _CONVERSATIONS, before, pause)
+    done += await _gone_through(database, policy, _CONVERSATIONS, before, pause)
+    for kind in (_MODEL_CALLS, _MCP_CALLS):
+        await _gone_through(database, policy, kind, before, pause)
+    return done
 
 
 def note_words(connection: Connection, table: Table, *, since: float = 0.0) -> None:
@@ -62,7 +78,7 @@ def note_words(connection: Connection, table: Table, *, since: float = 0.0) -> N
 
     All that ended, or fell silent, at `since` or later is gone through again the next time.
     """
-    kinds = [kind for kind in (_TASKS, _CONVERSATIONS) if any(column.table is table for column, _ in kind.words)]
+    kinds = [kind for kind in _KINDS if any(column.table is table for column, _ in kind.words)]
     for kind, policy in product(kinds, get_args(Erasing)):
         mark = meta.c.key == _mark_of(kind, policy)
         if (stored := connection.scalar(select(meta.c.value).where(mark).with_for_update())) is not None:
@@ -75,12 +91,18 @@ class _Kind:
     """Rows with words, found by the time of their end: of their own table, and of those that belong to it."""
 
     def __init__(
-        self, moment: Column[float], words: Sequence[tuple[Column[str], Column[str]]], blank: str | None
+        self,
+        moment: Column[float],
+        words: Sequence[tuple[Column[str], Column[str]]],
+        *,
+        blank: str | None = None,
+        late_s: float = 0.0,
     ) -> None:
         self.moment = moment
         self.table: Table = moment.table
         self.words = words  # each with the column that names its owner
         self.blank = blank  # a column that is emptied under any policy
+        self.late_s = late_s  # so long after its time a row may come, or be over
 
 
 _TASKS: Final = _Kind(
@@ -93,7 +115,7 @@ _TASKS: Final = _Kind(
         (attachments.c.text, attachments.c.task_id),
         (feedback.c.comment, feedback.c.task_id),
     ),
-    "expect",
+    blank="expect",
 )
 _CONVERSATIONS: Final = _Kind(
     conversations.c.updated_at,
@@ -102,14 +124,17 @@ _CONVERSATIONS: Final = _Kind(
         (messages.c.comment, messages.c.conversation_id),
         (conversations.c.summary, conversations.c.id),
     ),
-    None,
 )
+# By their own ends, not their owners': many have none.
+_MODEL_CALLS: Final = _Kind(model_calls.c.ended_at, ((model_calls.c.error, model_calls.c.id),), late_s=LONGEST_CALL_S)
+_MCP_CALLS: Final = _Kind(mcp_calls.c.started_at, ((mcp_calls.c.error, mcp_calls.c.id),), late_s=LONGEST_CALL_S)
+_KINDS: Final = (_TASKS, _CONVERSATIONS, _MODEL_CALLS, _MCP_CALLS)
 
 
 async def _gone_through(database: Database, policy: Erasing, kind: _Kind, before: float, pause: Pause) -> int:
     mark = _mark_of(kind, policy)
     begun = await database.write(lambda connection: _begun(connection, mark))
-    cursor: tuple[float, str] = (float(begun), "")
+    cursor: tuple[float, str] = (float(begun) - kind.late_s, "")
     count = 0
     while True:
         batch = await database.write(lambda c, cursor=cursor: _erase_batch(c, policy, kind, cursor, before))
@@ -128,6 +153,8 @@ def _erase_batch(
     wanted = select(kind.moment, key).where(kind.moment < before, tuple_(kind.moment, key) > cursor)
     if kind is _TASKS:
         wanted = wanted.where(~is_needed(tasks))
+    if kind is _MCP_CALLS:  # of which only the beginning is in an index
+        wanted = wanted.where(mcp_calls.c.started_at + mcp_calls.c.latency_s < before)
     batch = [(at, owner) for at, owner in connection.execute(wanted.order_by(kind.moment, key).limit(BATCH_ROWS))]
     owners = [owner for _, owner in batch]
     for column, owner in kind.words:

@@ -12,6 +12,7 @@ from tale.records import ModelCall, Task
 from tale.storage.budget_store import BudgetStore
 from tale.storage.call_store import CallStore
 from tale.storage.database import Database
+from tale.storage.rollups import Rollups
 from tale.storage.tables import model_calls
 from tale.storage.task_store import TaskStore
 
@@ -85,7 +86,9 @@ class PatientCallStore(CallStore):
         while True:
             await _back(self._database)
             try:
-                return await self._close_once(call)
+                await self._close_once(call)
+                # The sums have gone on meanwhile, wherever another host had the database.
+                return await Rollups(self._database).take_up(call.started_at)
             except DatabaseException as error:
                 if await _answers(self._database):
                     logger.error("The end of the model call %s cannot be written: %s", call.id, error)

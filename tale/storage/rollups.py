@@ -2,8 +2,8 @@
 
 A watermark says how far they go: the rollup of a minute before it is over the calls that began in that minute and ended
 before the watermark. Everything else is the raw tail, which readers add; each call is in exactly one of the two. Calls
-whose rows came later than `OVERLAP_S` after their end are found by `backfill`, and missed ones by `verify`. Where the
-clock was set back, the watermark goes back with it.
+whose rows came later than `OVERLAP_S` after their end are found by `take_up` and `backfill`, and missed ones by
+`verify`. Where the clock was set back, the watermark goes back with it.
 """
 
 import asyncio
@@ -11,10 +11,10 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Seque
 from dataclasses import dataclass
 from typing import Any, Final
 
-from sqlalchemy import ColumnElement, Connection, and_, delete, func, insert, select
+from sqlalchemy import ColumnElement, Connection, and_, delete, exists, func, insert, select, tuple_
 
 from tale.storage.database import Database
-from tale.storage.rollup_rows import MINUTE_S, Rollup, rollup_of, tallied
+from tale.storage.rollup_rows import MINUTE_S, Rollup, RollupKey, rollup_of, tallied
 from tale.storage.rows import upsert
 from tale.storage.tables import meta, model_calls, rollup_minute
 
@@ -24,6 +24,7 @@ OVERLAP_S: Final = 120.0
 UNNOTICED_MINUTES: Final = 60  # within which it is noticed that the clock was set back
 STEP_CALLS: Final = 2_000  # calls that end within one step of a catch-up, about
 STEP_MINUTES: Final = 60  # minutes of one step of a backfill or a verification
+KEY: Final = tuple(rollup_minute.c[name] for name in ("minute", "model", "role", "operation"))
 CLOSE: Final = 1e-6  # relative difference of sums that comes from the order of adding
 
 Pause = Callable[[float], Awaitable[None]]
@@ -70,13 +71,25 @@ class Rollups:
     async def backfill(self, since: float | None = None, until: float | None = None) -> int:
         """Compute the rollups before the watermark anew, of all time or of calls begun in [since, until).
 
-        Returns how many minutes were looked at. Minutes of which calls were pruned keep the rollups they have.
+        Returns how many minutes were told anew. Where calls were pruned, rollups stay that count no fewer calls.
         """
         count = 0
         async for minutes in self._windows(since, until):
             if (watermark := await self._database.read(watermark_of)) is not None:
                 count += await self._recompute(minutes, watermark, watermark)
         return count
+
+    async def take_up(self, began_at: float) -> None:
+        """Compute the minute of a call anew whose row came late, if it is before the watermark."""
+        minutes = [int(began_at // MINUTE_S)]
+
+        def work(connection: Connection) -> None:
+            # Read under the lock: the rows of other calls of that minute may come at the same time.
+            watermark = watermark_of(connection, lock=True)
+            if watermark is not None and minutes[0] < watermark:
+                _tell(connection, minutes, _fresh(connection, minutes, watermark), watermark)
+
+        await self._database.write(work)
 
     async def verify(self) -> Verified:
         """Compare all rollups with the calls, but for minutes of which calls were pruned."""
@@ -150,21 +163,29 @@ def _note(connection: Connection, key: str, value: str) -> None:
 
 
 def _set_back(connection: Connection, end: int) -> None:
-    """Put a watermark that is ahead of `end` (a minute) back, so far that all that may be missing is told again."""
+    """Put a watermark that is ahead of `end` (a minute) back, so far that all that may be missing is told again.
+
+    Rollups of minutes of which calls were pruned stay, to be read again when the watermark comes by them.
+    """
     if (watermark_of(connection, lock=True) or 0) <= end:
         return
-    lost = pruned_before(connection)
-    if lost > end:
-        _note(connection, PRUNED, repr(float(end * MINUTE_S)))
+    lost, minute = pruned_before(connection), rollup_minute.c.minute
     watermark = min(end, max(end - UNNOTICED_MINUTES, lost))
-    connection.execute(delete(rollup_minute).where(rollup_minute.c.minute >= watermark))
+    connection.execute(delete(rollup_minute).where(minute >= max(watermark, lost)))
+    if lost > end:
+        # What was pruned lives on in rollups: after the last of them nothing was.
+        last = connection.scalar(select(func.max(minute)).where(minute >= end))
+        _note(connection, PRUNED, repr(float((end if last is None else last + 1) * MINUTE_S)))
     across = select(model_calls.c.started_at).where(stragglers(watermark * MINUTE_S))
     minutes = sorted({int(at // MINUTE_S) for at in connection.scalars(across)})
     _tell(connection, minutes, _fresh(connection, minutes, watermark), watermark)
 
 
 def _next_step(connection: Connection, end: int, overlap_s: float) -> _Step | None:
-    """What is to be done next on the way to `end` (a minute); None when no call has ended that is not rolled up."""
+    """What is to be done next on the way to `end` (a minute); None when no call has ended that is not rolled up.
+
+    Rollups that the watermark has yet to come by again are a reason to go on, too.
+    """
     watermark = watermark_of(connection)
     ended, began = model_calls.c.ended_at, model_calls.c.started_at
     edge_s = (watermark or 0) * MINUTE_S
@@ -173,7 +194,8 @@ def _next_step(connection: Connection, end: int, overlap_s: float) -> _Step | No
         return None
     first = connection.scalar(select(func.min(ended)).where(ended >= since, ended < end * MINUTE_S))
     if first is None:
-        return None
+        ahead = (rollup_minute.c.minute >= (watermark or 0), rollup_minute.c.minute < end)
+        return _Step((), watermark, end) if connection.scalar(select(exists().where(*ahead))) else None
     last = connection.scalar(select(ended).where(ended >= first).order_by(ended).offset(STEP_CALLS).limit(1))
     target = end if last is None else min(end, max(int(last // MINUTE_S), watermark or 0) + 1)
     target_s = target * MINUTE_S
@@ -185,17 +207,19 @@ def _next_step(connection: Connection, end: int, overlap_s: float) -> _Step | No
 
 
 def _tell(connection: Connection, minutes: Sequence[int], fresh: Iterable[Rollup], watermark: int) -> int:
-    """Put these rollups in place of those of the minutes, but for minutes of which calls were pruned."""
+    """Put these rollups in place of those of the minutes; where calls were pruned, only where they count more calls."""
     lost = pruned_before(connection)
-    kept = _held(connection, minutes[0], lost) if minutes and minutes[0] < lost else set[int]()
-    told = [minute for minute in minutes if minute not in kept]
-    for part in _runs(told):
-        gone = delete(rollup_minute).where(rollup_minute.c.minute.between(part[0], part[-1]))
-        connection.execute(gone)
-    if rows := [each.row() for each in fresh if each.minute not in kept]:
-        connection.execute(insert(rollup_minute), rows)
+    whole = [minute for minute in minutes if minute >= lost]
+    for part in _runs(whole):
+        connection.execute(delete(rollup_minute).where(rollup_minute.c.minute.between(part[0], part[-1])))
+    held = _held(connection, minutes[0], min(lost, minutes[-1] + 1)) if minutes else {}
+    told = [each for each in fresh if each.calls > held.get(each.key, 0)]
+    if outdone := [each.key for each in told if each.key in held]:
+        connection.execute(delete(rollup_minute).where(tuple_(*KEY).in_(outdone)))
+    if told:
+        connection.execute(insert(rollup_minute), [each.row() for each in told])
     _note(connection, WATERMARK, str(watermark))
-    return len(told)
+    return len({*whole, *(each.minute for each in told)})
 
 
 def _fresh(connection: Connection, minutes: Sequence[int], watermark: int) -> list[Rollup]:
@@ -219,10 +243,12 @@ def _runs(minutes: Sequence[int]) -> Iterable[list[int]]:
         yield run
 
 
-def _held(connection: Connection, first: int, end: int) -> set[int]:
-    """The minutes of [first, end) that have rollups."""
-    minute = rollup_minute.c.minute
-    return set(connection.scalars(select(minute).where(minute >= first, minute < end).distinct()))
+def _held(connection: Connection, first: int, end: int) -> dict[RollupKey, int]:
+    """How many calls the rollups of the minutes [first, end) count."""
+    sums = rollup_minute.c
+    counted = select(sums.minute, sums.model, sums.role, sums.operation, sums.calls)
+    found = connection.execute(counted.where(sums.minute >= first, sums.minute < end))
+    return {(minute, model, role, operation): calls for minute, model, role, operation, calls in found}
 
 
 def _next_window(connection: Connection, begin: int, end: int | None) -> range | None:
