@@ -93,6 +93,45 @@ def test_where_systemctl_fails_its_reason_is_told(tale: Tale, units: Path, syste
     assert "`systemctl --user enable --now tale.service` failed: Failed to connect to bus." in done.err
 
 
+def test_where_systemd_does_not_read_units_none_is_left(
+    tale: Tale, units: Path, systemctl: Callable[[str], Path]
+) -> None:
+    systemctl("daemon-reload")
+
+    done = tale("autostart", "--install")
+
+    assert (done.code, done.out) == (3, "")
+    assert not (units / "tale.service").exists()
+
+
+def test_a_unit_of_before_stays_where_systemd_does_not_read_units(
+    tale: Tale, units: Path, systemctl: Callable[[str], Path]
+) -> None:
+    systemctl("daemon-reload")
+    units.mkdir(parents=True)
+    (units / "tale.service").touch()
+
+    assert tale("autostart", "--install").code == 3
+    assert (units / "tale.service").exists()
+
+
+def test_a_unit_is_removed_even_where_systemctl_fails(
+    tale: Tale, units: Path, systemctl: Callable[[str], Path]
+) -> None:
+    systemctl("disable")
+    link = units / "default.target.wants" / "tale.service"
+    link.parent.mkdir(parents=True)
+    (units / "tale.service").touch()
+    link.symlink_to(units / "tale.service")
+
+    done = tale("autostart", "--remove")
+
+    assert (done.code, done.out) == (3, f"Removed {units / 'tale.service'}.\n")
+    assert "`systemctl --user disable --now tale.service` failed" in done.err
+    assert not (units / "tale.service").exists()
+    assert not link.is_symlink()
+
+
 def test_without_systemd_nothing_is_written_and_another_way_is_named(
     tale: Tale, units: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -12,6 +12,7 @@ import pytest
 from fakes.command_line import Outcome, Terminal
 from fakes.gateway import FakeGateway
 
+from tale.cli.interrupting import are_cancelled
 from tale.cli.task_file import TaskFile
 from tale.exceptions import TaskException
 from tale.settings import load_settings
@@ -205,6 +206,11 @@ def test_with_cancel_on_interrupt_what_was_handed_in_is_cancelled(gateway: FakeG
     assert {view["status"] for view in gateway.tasks.values()} == {"cancelled"}
     assert gateway.asked("cancel_task")[0]["task_id"] == list(gateway.tasks)[-1]  # those that wait for others go first
     gateway.finish.set()
+
+
+def test_where_nothing_was_handed_in_an_interrupt_asks_no_server(gateway: FakeGateway) -> None:
+    assert are_cancelled(load_settings(), [])
+    assert gateway.looks == 0
 
 
 def test_a_line_keeps_its_key_where_other_lines_change_and_may_bring_its_own() -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from fakes.command_line import Outcome, Terminal
 from fakes.gateway import FakeGateway
+from filelock import FileLock, Timeout
 
 Tale = Callable[..., Outcome]
 
@@ -52,6 +53,30 @@ def test_while_servers_run_their_files_stay(gateway: FakeGateway, tale: Tale, fi
 
     assert "`tale servers stop` first for those." in done.err
     assert present(filled, (*IN_USE, *FREE)) == list(IN_USE)
+
+
+def test_what_a_model_that_is_being_fetched_has_stays(tale: Tale, filled: Path) -> None:
+    (filled / "models" / "other.lock").touch()
+    (filled / "models" / "other.000.part").touch()
+
+    with FileLock(filled / "models" / "small.lock"):
+        done = tale("clean", "--yes")
+
+    assert (done.code, done.err) == (0, "small is being fetched: what has arrived stays.\n")
+    assert present(filled, (*IN_USE, *FREE)) == ["models/small.hub.part", "models/small.lock"]
+    assert present(filled, ("models/other.lock", "models/other.000.part")) == []
+
+
+def test_no_download_is_taken_up_while_its_parts_are_thrown_away(filled: Path) -> None:
+    terminal = Terminal(["clean"])
+    terminal.read_until_asked("[y/N]: ")
+
+    with pytest.raises(Timeout):
+        FileLock(filled / "models" / "small.lock").acquire(timeout=0)
+    terminal.type("y\n")
+
+    assert terminal.end() == 0
+    assert present(filled, IN_USE) == []
 
 
 def test_where_nobody_can_be_asked_nothing_is_deleted(tale: Tale, filled: Path) -> None:

@@ -176,7 +176,9 @@ def test_live_it_needs_a_terminal(tale: Tale, history: Sample):
     assert "--once" in done.err
 
 
-@pytest.mark.parametrize("wrong", [["--json"], ["--web", "--once"]])
+@pytest.mark.parametrize(
+    "wrong", [["--json"], ["--web", "--once"], ["--web", "--hours", "3"], ["--once", "--port", "9"]]
+)
 def test_ways_to_look_that_do_not_go_together_are_refused(tale: Tale, wrong: list[str]):
     assert tale("dashboard", *wrong).code == 2
 

@@ -166,8 +166,8 @@ def test_a_backup_never_replaces_a_file(tale: Tale, database: Path, tmp_path: Pa
 
     done = tale("db", "backup", str(tmp_path / "copy.db"))
 
-    assert done.code == 3
-    assert "exists already; name another" in done.err
+    assert done.code == 2
+    assert f"{tmp_path / 'copy.db'} exists already; name another" in done.err
     assert (tmp_path / "copy.db").read_text() == "precious"
 
 

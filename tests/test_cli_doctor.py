@@ -1,6 +1,5 @@
 """`tale doctor`: what it finds is ok, a warning or a failure, and what is not ok comes with the way to mend it."""
 
-import asyncio
 import json
 import sqlite3
 from collections.abc import Callable, Iterator
@@ -12,11 +11,11 @@ from fakes.engine_script import EngineScript
 from fakes.gateway import FakeGateway
 from fakes.in_thread import in_thread
 from fakes.ollama_server import OllamaServer, served
+from fakes.openai_server import OpenAIServer
 
 from tale.cli import checks
 from tale.cli.checks import Check
 from tale.orchestration.server_manager import ServerStatus
-from tale.settings import load_settings
 
 Tale = Callable[..., Outcome]
 GIGABYTE = 10**9
@@ -131,6 +130,26 @@ def test_a_database_of_another_version_is_a_warning(tale: Tale, tale_home: Path)
     assert "`tale db upgrade`" in str(database["fix"])
 
 
+def test_a_database_of_a_newer_tale_fails_and_gives_exit_code_1(tale: Tale, tale_home: Path) -> None:
+    tale("db", "upgrade")
+    with sqlite3.connect(tale_home / "tale.db") as connection:
+        connection.execute("UPDATE alembic_version SET version_num = '9999'")
+    connection.close()
+
+    database = found(tale)["database"]
+
+    assert (tale("doctor").code, database["state"]) == (1, "fail")
+    assert database["fix"] == f"Update tale, or put back a copy from {tale_home / 'backups'}."
+
+
+def test_a_model_that_no_catalogue_has_fails(tale: Tale, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TALE_TASK_MODEL", "gpt-9")
+
+    told = found(tale)["model gpt-9"]
+
+    assert (tale("doctor").code, told["state"], told["found"]) == (1, "fail", "the engine does not have it")
+
+
 def test_what_is_no_database_fails(tale: Tale, tale_home: Path) -> None:
     tale_home.mkdir()
     (tale_home / "tale.db").write_text("not a database" * 100)
@@ -186,9 +205,11 @@ def test_room_is_measured_against_what_will_come(check: Check, state: str) -> No
     assert (check.fix is None) == (state == "ok")
 
 
-def test_a_model_that_the_engine_does_not_know_is_a_warning(tale_home: Path) -> None:
-    settings = load_settings({"backend": "embedded", "task_model": "gpt-9"})
+def test_a_model_that_another_engine_does_not_have_is_a_warning(tale: Tale, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TALE_TASK_MODEL", "gpt-9")
+    monkeypatch.setenv("TALE_BACKEND", "openai")
+    with in_thread(served(OpenAIServer(EngineScript(models=["small"])))) as server:
+        monkeypatch.setenv("TALE_OPENAI_URL", server.base_url)
+        told = found(tale)["model gpt-9"]
 
-    told = {check.name: check for check in asyncio.run(checks.models(settings))}
-
-    assert (told["model gpt-9"].state, told["model gpt-9"].found) == ("warn", "the engine does not have it")
+    assert (told["state"], told["found"]) == ("warn", "the engine does not have it")

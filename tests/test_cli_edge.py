@@ -142,6 +142,14 @@ def test_home_on_the_command_line_goes_before_the_environment(tale: Tale, tmp_pa
     assert str(tmp_path / "other") in tale("--home", str(tmp_path / "other"), "config", "show").out
 
 
+def test_an_empty_home_is_refused_rather_than_taken_for_the_working_folder(tale: Tale, tmp_path: Path) -> None:
+    done = tale("--home", "", "list")
+
+    assert done.code == 2
+    assert done.err == "tale: Setting home: it is empty; name a folder, or leave it out for ~/.tale.\n"
+    assert not (tmp_path / "run").exists()
+
+
 def test_what_nobody_foresaw_is_one_sentence_and_its_traceback_is_logged(
     gateway: FakeGateway, tale: Tale, tale_home: Path
 ) -> None:
@@ -156,6 +164,23 @@ def test_what_nobody_foresaw_is_one_sentence_and_its_traceback_is_logged(
     assert "nobody foresaw (KeyError)" in done.err
     assert str(tale_home / "run" / "cli.log") in done.err
     assert "Traceback" in (tale_home / "run" / "cli.log").read_text()
+
+
+def test_the_log_is_its_owners_alone_and_holds_nothing_that_stood_behind_the_command(
+    gateway: FakeGateway, tale_home: Path
+) -> None:
+    broken = task("x")
+    del broken["usage"]
+    gateway.tasks[broken["id"]] = broken
+    log = tale_home / "run" / "cli.log"
+    log.parent.mkdir(parents=True)
+    log.touch(mode=0o644)
+
+    in_subprocess("status", broken["id"])
+
+    assert log.stat().st_mode & 0o777 == 0o600
+    assert log.read_text().splitlines()[0].endswith(" tale status")
+    assert broken["id"] not in log.read_text()
 
 
 def test_a_log_that_cannot_be_written_is_not_named(gateway: FakeGateway, tale: Tale, tale_home: Path) -> None:

@@ -73,6 +73,23 @@ def test_no_wait_prints_the_id_of_the_task_that_gives_the_answer(planner: FakeGa
     assert (done.code, done.out) == (0, f"{last}\n")
 
 
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("--yes", "Work"), "--yes does nothing without --plan"),
+        (("--max-steps", "6", "Work"), "--max-steps does nothing without --plan"),
+        (("--anew", "Work"), "--anew does nothing without --file"),
+        (("--plan", "--file", "tasks.jsonl"), "--plan splits one task"),
+    ],
+)
+def test_an_option_that_would_do_nothing_is_refused(
+    planner: FakeGateway, tale: Tale, arguments: tuple[str, ...], said: str
+) -> None:
+    done = tale("submit", *arguments)
+    assert (done.code, planner.calls) == (2, [])
+    assert said in done.err
+
+
 def test_steps_wait_for_each_other_and_for_nothing_else(planner: FakeGateway, tale: Tale) -> None:
     done = tale("submit", "--plan", "--after", "00000000-0000-4000-8000-000000000001", "Big")
     assert done.code == 2
@@ -93,6 +110,16 @@ def test_with_cancel_on_interrupt_the_task_is_cancelled_that_ends_all(planner: F
     assert "what was handed in is cancelled" in " ".join(terminal.plain.split())
     assert planner.asked("cancel_task") == [{"task_id": list(planner.tasks)[-1]}]
     planner.finish.set()
+
+
+def test_an_interrupt_while_the_steps_are_on_their_way_says_that_they_may_run_on(planner: FakeGateway) -> None:
+    planner.answers.clear()
+    terminal = Terminal(["submit", "--plan", "--yes", "--cancel-on-interrupt", "Big"])
+    assert planner.sent.wait(60)
+    terminal.interrupt()
+    assert terminal.end() == 130
+    assert "on their way and may have arrived: `tale list` shows them." in " ".join(terminal.plain.split())
+    planner.answers.set()
 
 
 def test_on_a_terminal_the_plan_can_be_edited_and_refused(

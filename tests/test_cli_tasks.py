@@ -1,4 +1,4 @@
-"""`tale status`, `list`, `result` and `cancel`: on a wide screen, a narrow one and in a pipe."""
+"""`tale status`, `list`, `result`, `cancel` and `feedback`: on a wide screen, a narrow one and in a pipe."""
 
 import json
 import uuid
@@ -9,6 +9,8 @@ from fakes.command_line import Outcome
 from fakes.gateway import FakeGateway, model, task
 
 Tale = Callable[..., Outcome]
+
+COMMANDS = (("status",), ("result",), ("cancel",), ("feedback", "good"))
 
 
 def keep(gateway: FakeGateway, text: str = "Write a haiku about rain", **known: object) -> str:
@@ -203,16 +205,16 @@ def test_result_as_json_of_a_cancelled_task_is_only_json(gateway: FakeGateway, t
     assert (done.code, json.loads(done.out)["status"], done.err) == (1, "cancelled", "")
 
 
-@pytest.mark.parametrize("command", ["status", "result", "cancel"])
-def test_an_unknown_task_gives_exit_code_2(gateway: FakeGateway, tale: Tale, command: str) -> None:
-    done = tale(command, str(uuid.uuid4()))
+@pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
+def test_an_unknown_task_gives_exit_code_2(gateway: FakeGateway, tale: Tale, command: tuple[str, ...]) -> None:
+    done = tale(command[0], str(uuid.uuid4()), *command[1:])
 
     assert (done.code, done.err) == (2, "tale: No such task; `tale list` shows those there are.\n")
 
 
-@pytest.mark.parametrize("command", ["status", "result", "cancel"])
-def test_what_is_no_task_id_gives_exit_code_2_without_any_server(tale: Tale, command: str) -> None:
-    done = tale(command, "17")
+@pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
+def test_what_is_no_task_id_gives_exit_code_2_without_any_server(tale: Tale, command: tuple[str, ...]) -> None:
+    done = tale(command[0], "17", *command[1:])
 
     assert done.code == 2
     assert "'17' is not a task id" in done.err
@@ -233,6 +235,32 @@ def test_cancel_of_a_task_whose_runner_is_away_says_so(gateway: FakeGateway, tal
     gateway.cancels = False
 
     assert "will be cancelled as soon as its runner answers" in tale("cancel", keep(gateway, status="running")).out
+
+
+@pytest.mark.parametrize(("more", "comment"), [((), None), (("--comment", "Too long"), "Too long")])
+def test_feedback_is_handed_on_with_its_remark(
+    gateway: FakeGateway, tale: Tale, more: tuple[str, ...], comment: str | None
+) -> None:
+    task_id = keep(gateway)
+
+    done = tale("feedback", task_id, "bad", *more)
+
+    assert (done.code, done.out, done.err) == (0, f"Task {task_id} is rated bad.\n", "")
+    assert gateway.asked("record_feedback") == [{"task_id": task_id, "rating": "bad", "comment": comment}]
+
+
+def test_feedback_is_good_or_bad(gateway: FakeGateway, tale: Tale) -> None:
+    done = tale("feedback", keep(gateway), "so-so")
+
+    assert done.code == 2
+    assert "'good', 'bad'" in done.err
+    assert gateway.asked("record_feedback") == []
+
+
+def test_feedback_as_json_is_the_task(gateway: FakeGateway, tale: Tale) -> None:
+    task_id = keep(gateway)
+
+    assert json.loads(tale("feedback", task_id, "good", "--json").out)["id"] == task_id
 
 
 def test_cancel_as_json_is_the_task(gateway: FakeGateway, tale: Tale) -> None:

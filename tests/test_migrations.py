@@ -12,7 +12,7 @@ from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import create_engine, insert
 
-from tale.exceptions import DatabaseException
+from tale.exceptions import DatabaseException, ValidationException
 from tale.storage import learning_tables, monitoring_tables
 from tale.storage.backup import KEPT_BACKUPS, backup
 from tale.storage.columns import metadata
@@ -190,7 +190,7 @@ def test_a_copy_into_a_folder_gets_a_name_with_its_time(url: str, tmp_path: Path
 def test_a_copy_never_replaces_a_file(url: str, tmp_path: Path) -> None:
     upgrade(url)
     (tmp_path / "taken").write_text("precious")
-    with pytest.raises(DatabaseException, match="exists already"):
+    with pytest.raises(ValidationException, match="taken exists already"):
         backup(url, tmp_path / "taken")
     assert (tmp_path / "taken").read_text() == "precious"
 

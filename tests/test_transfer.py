@@ -2,13 +2,15 @@
 
 import asyncio
 import json
+import subprocess
+import sys
 import uuid
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from fakes.command_line import Outcome
+from fakes.command_line import COMMAND, Outcome
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sqlalchemy import Table, delete, insert, select
@@ -314,6 +316,25 @@ def test_a_file_that_is_there_is_never_replaced(tale: Tale, history: None, tmp_p
     assert tale("export", str(tmp_path / "rows.csv")).code == 2
     assert tale("export", str(tmp_path)).code == 2
     assert (tmp_path / "rows.csv").read_text() == "precious"
+
+
+def test_a_disk_that_takes_no_more_leaves_no_half_of_a_history(tale_home: Path, tmp_path: Path) -> None:
+    async def made() -> None:
+        database = Database.open(f"sqlite:///{tale_home}/tale.db")
+        await fill(database)
+        await ConversationStore(database).append("c", "user", "x" * 300_000, now=7.0)
+        await database.close()
+
+    asyncio.run(made())
+    limit = "import os, resource, sys; resource.setrlimit(resource.RLIMIT_FSIZE, (100_000,) * 2)"
+    command = [*COMMAND, "export", str(tmp_path / "out"), "--format", "csv"]
+    limited = [sys.executable, "-c", f"{limit}; os.execv(sys.argv[1], sys.argv[1:])", *command]
+
+    done = subprocess.run(limited, capture_output=True, text=True)
+
+    assert done.returncode == 2
+    assert "messages.csv cannot be written: " in done.stderr
+    assert not (tmp_path / "out").exists()
 
 
 def test_where_there_is_no_history_nothing_is_exported(tale: Tale, tale_home: Path, tmp_path: Path) -> None:

@@ -207,11 +207,17 @@ def test_a_database_that_is_not_there_is_not_made_for_a_look(tmp_path: Path) -> 
     assert list(tmp_path.iterdir()) == []
 
 
-async def test_a_database_of_another_version_is_named(tmp_path: Path, database: Database) -> None:
+@pytest.mark.parametrize(
+    ("revision", "way"), [("0001", "; bring it up to date with `tale db upgrade`.$"), ("9999", "; update tale.$")]
+)
+async def test_a_database_of_another_version_is_named(
+    tmp_path: Path, database: Database, revision: str, way: str
+) -> None:
     from sqlalchemy import text
 
-    await database.write(lambda c: c.execute(text("UPDATE alembic_version SET version_num = '0001'")).rowcount)
-    with pytest.raises(DatabaseException, match="bring it up to date with `tale db upgrade`"):
+    renamed = text("UPDATE alembic_version SET version_num = :revision")
+    await database.write(lambda c: c.execute(renamed, {"revision": revision}).rowcount)
+    with pytest.raises(DatabaseException, match=way):
         read_once(f"sqlite:///{tmp_path}/tale.db", lambda c: usage_of(c, UsageQuery()), absent=None)
 
 

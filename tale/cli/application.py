@@ -52,6 +52,7 @@ def options(
     """Take the options that stand before the command."""
     invocation: Invocation = context.obj
     invocation.home = home
+    invocation.command = context.invoked_subcommand or ""
     if version:
         show_version()
         raise typer.Exit
@@ -75,6 +76,7 @@ application.command("status")(tasks.status)
 application.command("list")(tasks.list_tasks)
 application.command("result")(tasks.result)
 application.command("cancel")(tasks.cancel)
+application.command("feedback")(tasks.feedback)
 application.add_typer(queue, name="queue")
 application.command("chat")(chat)
 application.command("predict")(predict)

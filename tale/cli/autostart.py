@@ -96,13 +96,19 @@ def _install(path: Path, settings: "Settings") -> None:
         raise ServerException(
             "systemctl is not on this machine; start the servers with `tale serve` from what starts programs here."
         )
+    is_new = not path.exists()
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(unit_text(settings), encoding="utf-8")
     except OSError as error:
         raise ServerException(f"{path} cannot be written: {error.strerror or error}.") from error
+    try:
+        _run(command, "daemon-reload")
+    except ServerException:
+        if is_new:
+            path.unlink()
+        raise
     print(f"Wrote {path}.")
-    _run(command, "daemon-reload")
     asyncio.run(ServerManager(settings).stop())  # they would hold the home and the ports
     _run(command, "enable", "--now", UNIT_NAME)
     print("The servers start at login; `tale autostart --remove` undoes this.")
@@ -113,12 +119,15 @@ def _remove(path: Path) -> None:
         print("There is no unit to remove.")
         return
     command = shutil.which("systemctl")
-    if command:
-        _run(command, "disable", "--now", UNIT_NAME)
-    path.unlink()
+    try:
+        if command:
+            _run(command, "disable", "--now", UNIT_NAME)
+    finally:  # what systemctl refuses is told, but it keeps nothing from going
+        path.unlink()
+        (path.parent / "default.target.wants" / UNIT_NAME).unlink(missing_ok=True)
+        print(f"Removed {path}.")
     if command:
         _run(command, "daemon-reload")
-    print(f"Removed {path}.")
 
 
 def _run(command: str, *arguments: str) -> None:

@@ -26,13 +26,15 @@ SPARE_BYTES: Final = 500_000_000  # of disk, for the database and the logs
 MEMORY_BESIDE_MODELS: Final = 600_000_000  # the servers, and the context of two small models
 OPENMP: Final = "libgomp.so.1"
 
+State = Literal["ok", "warn", "fail"]
+
 
 @dataclass(frozen=True, slots=True)
 class Check:
     """One finding; `fix` says what to do and is None where all is well."""
 
     name: str
-    state: Literal["ok", "warn", "fail"]
+    state: State
     found: str
     fix: str | None = None
 
@@ -101,7 +103,10 @@ def database(settings: Settings) -> Check:
     if revision == SCHEMA_REVISION:
         return Check("database", "ok", f"schema {revision}")
     found = f"schema {revision}, this tale knows {SCHEMA_REVISION}"
-    return Check("database", "warn", found, "`tale db upgrade` brings it up to date, if it is the older one.")
+    if revision > SCHEMA_REVISION:
+        fix = f"Update tale, or put back a copy from {settings.home / 'backups'}."
+        return Check("database", "fail", found, fix)
+    return Check("database", "warn", found, "`tale db upgrade` brings it up to date; so does the next start.")
 
 
 async def models(settings: Settings) -> list[Check]:
@@ -118,8 +123,10 @@ async def models(settings: Settings) -> list[Check]:
         return [*each, Check("engine", "fail", error.message, f"{choice.reason} Start it, or configure another.")]
     finally:
         await choice.backend.close()
-    checks = [Check("engine", "ok", choice.reason), *each, *(_model(name, found.get(name)) for name in wanted)]
     local = choice.backend.provider == "embedded"
+    lacking = "fail" if local else "warn"  # what no catalogue has cannot be fetched; another engine may get it yet
+    checks = [Check("engine", "ok", choice.reason), *each]
+    checks += [_model(name, found.get(name), lacking=lacking) for name in wanted]
     known = [found[name] for name in wanted if name in found]
     missing_bytes = sum(info.size_bytes or 0 for info in known if not info.available) if local else 0
     free_bytes = await asyncio.to_thread(_free_disk, settings.home)
@@ -158,11 +165,10 @@ def memory(available_bytes: int, *, needed_bytes: int) -> Check:
     return Check("memory", "warn", found, fix)
 
 
-def _model(name: str, info: ModelInfo | None) -> Check:
+def _model(name: str, info: ModelInfo | None, *, lacking: State) -> Check:
     if info is None:
-        return Check(
-            f"model {name}", "warn", "the engine does not have it", "Choose one that `tale models list` shows."
-        )
+        fix = "Choose one that `tale models list` shows."
+        return Check(f"model {name}", lacking, "the engine does not have it", fix)
     if info.available:
         return Check(f"model {name}", "ok", f"there ({size(info.size_bytes)})")
     found = f"not fetched yet ({size(info.size_bytes)})"

@@ -2,8 +2,8 @@
 
 import asyncio
 import shutil
-from collections.abc import Sized
-from contextlib import suppress
+from collections.abc import Generator, Sequence, Sized
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -14,6 +14,7 @@ from tale.cli.formatting import size
 from tale.cli.invocation import settings_of
 
 if TYPE_CHECKING:
+    from tale.cli.rendering import Screen
     from tale.settings import Settings
 
 
@@ -23,14 +24,25 @@ def clean(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only show what would be deleted.")] = False,
 ) -> None:
     """Delete logs, caches and partial downloads. Tasks, settings, models and backups stay."""
-    from tale.cli.rendering import Screen, table
+    from tale.cli.rendering import Screen
 
     screen = Screen()
     settings = settings_of(context)
     in_use = asyncio.run(_servers_run(settings))
-    victims = {path: _bytes(path) for path in leftovers(settings, in_use=in_use)}
-    if in_use:
-        screen.aside("The servers run: their logs and downloads in progress stay; `tale servers stop` first for those.")
+    with idle_downloads(settings.models_folder) as (downloads, busy):
+        if in_use:
+            screen.aside(
+                "The servers run: their logs and downloads in progress stay; `tale servers stop` first for those."
+            )
+        elif busy:
+            screen.aside(f"{', '.join(busy)} is being fetched: what has arrived stays.")
+        _clean(screen, leftovers(settings, [] if in_use else downloads, in_use=in_use), yes=yes, dry_run=dry_run)
+
+
+def _clean(screen: "Screen", found: Sequence[Path], *, yes: bool, dry_run: bool) -> None:
+    from tale.cli.rendering import table
+
+    victims = {path: _bytes(path) for path in found}
     if not victims:
         screen.show("There is nothing to clean.")
         return
@@ -42,21 +54,39 @@ def clean(
     if dry_run:
         screen.show(f"{total} would be freed.")
     elif confirmed(f"Delete {_count(victims)} ({total})?", yes=yes):
-        for path in victims:
+        for path in sorted(victims, key=lambda path: path.suffix == ".lock"):  # each lock after what it guards
             _delete(path)
         screen.show(f"{total} freed.")
     else:
         screen.show("Nothing was deleted.")
 
 
-def leftovers(settings: "Settings", *, in_use: bool) -> list[Path]:
-    """What can go; with `in_use` nothing that a running server may hold open."""
-    run, downloads = settings.run_folder, settings.models_folder
+def leftovers(settings: "Settings", downloads: Sequence[Path], *, in_use: bool) -> list[Path]:
+    """What can go, these downloads too; with `in_use` nothing that a running server may hold open."""
+    run = settings.run_folder
     patterns = [(run, "*.log.*"), (run, "cli.log"), (settings.home, "cache")]
     if not in_use:
         patterns += [(run, "*.log"), (run, "*.tmp"), (run, "service-*.json"), (run, "start-failure.json")]
-        patterns += [(downloads, "*.part"), (downloads, "*.lock")]
-    return sorted({path for folder, pattern in patterns for path in folder.glob(pattern)})
+    return sorted({*downloads, *(path for folder, pattern in patterns for path in folder.glob(pattern))})
+
+
+@contextmanager
+def idle_downloads(folder: Path) -> Generator[tuple[list[Path], list[str]]]:
+    """What is left of downloads that nobody is at, and the models that are being fetched.
+
+    None of the idle ones is taken up again before this ends.
+    """
+    from filelock import FileLock, Timeout
+
+    left = [*folder.glob("*.part"), *folder.glob("*.lock")]
+    busy: list[str] = []
+    with ExitStack() as held:
+        for path in folder.glob("*.lock"):
+            try:
+                held.enter_context(FileLock(path, thread_local=False).acquire(timeout=0))
+            except Timeout:
+                busy.append(path.stem)
+        yield [path for path in left if not path.name.startswith(tuple(f"{name}." for name in busy))], busy
 
 
 def _count(victims: Sized) -> str:

@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from tale.cli.invocation import settings_of
+from tale.cli.invocation import is_given, settings_of
 
 if TYPE_CHECKING:
     from tale.settings import Settings
@@ -32,6 +32,10 @@ def dashboard(
     from tale.exceptions import ValidationException
 
     settings = settings_of(context)
+    if web and is_given(context, "hours"):
+        raise ValidationException("--hours is for the terminal; with --web the page lets you choose.")
+    if not web and is_given(context, "port"):
+        raise ValidationException("--port does nothing without --web; leave it out, or give both.")
     if as_json and not once:
         raise ValidationException("--json needs --once: a live view is nothing for a script.")
     if web:

@@ -29,6 +29,7 @@ from tale.exceptions import (
 PROGRAM: Final = "tale"
 COMPLETION: Final = "_TALE_COMPLETE"  # the variable that Typer's completion scripts set
 STDERR_NUMBER: Final = 2
+OWNER_ONLY: Final = 0o600
 OK: Final = 0
 FAILED: Final = 1  # the task failed, a budget is used up, or something nobody foresaw
 USAGE: Final = 2
@@ -129,7 +130,7 @@ def _ending(error: BaseException, invocation: Invocation) -> int:
         # Nobody reads on, and the interpreter's last flush must not say so.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     else:
-        complain(_unexpected(error, invocation.log_path()))
+        complain(_unexpected(error, invocation))
     return exit_code_of(error)
 
 
@@ -141,22 +142,25 @@ def _usage(error: typer.TyperException) -> str:
     return f"{message}{'' if message.endswith('?') else ';'} `{context.command_path} --help` tells more."
 
 
-def _unexpected(error: BaseException, log: Path) -> str:
+def _unexpected(error: BaseException, invocation: Invocation) -> str:
     if isinstance(error, OSError) and error.strerror:
         place = f" ({error.filename})" if error.filename else ""
         summary = f"{error.strerror}{place}; see that there is room and that this user may read and write there."
     else:
         summary = f"Something went wrong that nobody foresaw ({type(error).__name__})."
-    return f"{summary} Details are in {log}." if _kept(error, log) else summary
+    log = invocation.log_path()
+    return f"{summary} Details are in {log}." if _kept(error, log, invocation.command) else summary
 
 
-def _kept(error: BaseException, path: Path) -> bool:
-    """Append the traceback to the log; False where even that cannot be."""
+def _kept(error: BaseException, path: Path, command: str) -> bool:
+    """Append the traceback to the log, which its owner alone can read; False where even that cannot be."""
     text = "".join(traceback.format_exception(error))
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("a", encoding="utf-8", errors="replace") as log:
-            log.write(f"{datetime.now(UTC).isoformat()} {sys.argv!r}\n{text}\n")
+        number = os.open(path, os.O_APPEND | os.O_CREAT | os.O_WRONLY, OWNER_ONLY)
+        with open(number, "a", encoding="utf-8", errors="replace") as log:
+            os.fchmod(number, OWNER_ONLY)  # the file may be older than this rule
+            log.write(f"{datetime.now(UTC).isoformat()} {PROGRAM} {command}\n{text}\n")
     except OSError:
         return False
     return True

@@ -23,9 +23,15 @@ async def running(
     settings: Settings, say: Say, role: Literal["gateway", "ux_agent"] = "gateway"
 ) -> AsyncGenerator[HTTPMCPClient]:
     """A client of a server that runs; it is started if need be, and `say` told so in a few words."""
-    await ServerManager(settings, on_wait=say).ensure_running()
+    await ServerManager(settings, on_wait=say).ensure_running(role)
     async with client_of(settings, role) as client:
         yield client
+
+
+def unheeded(settings: Settings) -> str | None:
+    """That servers which run have begun with other settings than these, in one line; None where they have not."""
+    names = ServerManager(settings).unheeded()
+    return f"The servers run with another {', '.join(names)}; `tale servers restart` takes yours." if names else None
 
 
 def ask(settings: Settings, tool: str, arguments: Mapping[str, Any], *, say: Say) -> dict[str, Any]:

@@ -14,6 +14,8 @@ LIMIT_S: Final = 60.0  # for all of them; a second Ctrl-C ends it, too
 
 def are_cancelled(settings: Settings, task_ids: Sequence[str]) -> bool:
     """Cancel those of the tasks that have not ended, the last first; whether all were reached."""
+    if not task_ids:
+        return True
 
     async def cancel() -> None:
         left = list(task_ids)

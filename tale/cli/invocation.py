@@ -18,6 +18,7 @@ class Invocation:
     """One run of the command line; made at the edge and filled in from the options that stand before the command."""
 
     home: str | None = None
+    command: str = ""  # its name alone: what stands behind it may be the words of a task
 
     def log_path(self) -> Path:
         """The file for tracebacks, told without failing where the settings cannot be read."""
@@ -32,6 +33,12 @@ class Invocation:
 def settings_of(context: typer.Context, **overrides: Any) -> "Settings":
     """The settings in force; `overrides` are the command's own options, None where they were not given."""
     return resolved(context, **overrides)[0]
+
+
+def is_given(context: typer.Context, name: str) -> bool:
+    """Whether an option of the command was typed rather than left at its default."""
+    source = context.get_parameter_source(name)
+    return source is not None and source.name == "COMMANDLINE"
 
 
 def resolved(context: typer.Context, **overrides: Any) -> "tuple[Settings, list[Origin]]":

@@ -5,6 +5,7 @@ import sys
 import uuid
 from collections.abc import Mapping, Sequence
 from contextlib import aclosing
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 import typer
@@ -26,8 +27,17 @@ INTERRUPTION: Final = (
     "Interrupted; steps that were handed in run on: `tale list` shows them, and `tale cancel ID` with the task that "
     "puts the results together ends them all."
 )
+ON_THEIR_WAY: Final = " The steps were just on their way and may have arrived: `tale list` shows them."
 PLAN_TOKENS: Final = 1_500
 MOST_CHARACTERS: Final = 9_000  # what is asked about the task has to fit beside it
+
+
+@dataclass
+class _Handed:
+    """The tasks that were handed in: the question for a plan, then its steps."""
+
+    ids: list[str] = field(default_factory=list[str])
+    are_steps_on_their_way: bool = False
 
 
 def submit_plan(
@@ -48,7 +58,7 @@ def submit_plan(
     them all.
     """
     _refuse_unfit(text, options)
-    handed: list[str] = []
+    handed = _Handed()
     try:
         with progress_on(screen.err, quiet=quiet) as progress:
             plan = asyncio.run(_planned(settings, text, options, most, progress, handed))
@@ -78,16 +88,18 @@ def _refuse_unfit(text: str, options: Mapping[str, Any]) -> None:
         )
 
 
-def _after_interrupt(settings: Settings, handed: Sequence[str], *, cancel: bool) -> str:
-    if not cancel or not handed:
+def _after_interrupt(settings: Settings, handed: _Handed, *, cancel: bool) -> str:
+    if not cancel or not handed.ids:
         return INTERRUPTION
-    if not are_cancelled(settings, handed[-1:]):  # with the last task of a plan all its steps are
-        return f"Interrupted, but not cancelled; what was handed in may run on: `tale cancel {handed[-1]}` ends it."
-    return "Interrupted; what was handed in is cancelled where it had not ended."
+    last = handed.ids[-1]
+    rest = ON_THEIR_WAY if handed.are_steps_on_their_way else ""
+    if not are_cancelled(settings, [last]):  # with the last task of a plan all its steps are
+        return f"Interrupted, but not cancelled; what was handed in may run on: `tale cancel {last}` ends it.{rest}"
+    return f"Interrupted; what was handed in is cancelled where it had not ended.{rest}"
 
 
 async def _planned(
-    settings: Settings, text: str, options: Mapping[str, Any], most: int, progress: Any, handed: list[str]
+    settings: Settings, text: str, options: Mapping[str, Any], most: int, progress: Any, handed: _Handed
 ) -> str:
     """The plan as the model wrote it."""
     asked = {name: options[name] for name in ("priority", "timeout_s", "attachments") if name in options}
@@ -96,7 +108,7 @@ async def _planned(
     arguments["expect"] = {"json_schema": schema_of(most)}
     async with running(settings, progress.step) as client:
         task = await client.call_tool("submit_task", arguments, idempotent=True)
-    handed.append(task["id"])
+    handed.ids.append(task["id"])
     view = await follow(settings, task["id"], progress)
     if view["status"] != "completed":
         complain(f"There is no plan. {ending(view)}")
@@ -141,16 +153,18 @@ async def _carried_out(
     settings: Settings,
     screen: Screen,
     requests: Sequence[dict[str, Any]],
-    handed: list[str],
+    handed: _Handed,
     *,
     wait: bool,
     quiet: bool,
 ) -> dict[str, Any]:
     with bulk_progress_on(screen.err, len(requests), quiet=quiet or not wait) as progress:
         async with running(settings, progress.step) as client:
+            handed.are_steps_on_their_way = True
             stored = (await client.call_tool("submit_tasks", {"tasks": list(requests)}, idempotent=True))["tasks"]
-        ids = [task["id"] for task in stored]
-        handed += ids
+            ids = [task["id"] for task in stored]
+            handed.ids += ids
+            handed.are_steps_on_their_way = False
         if not wait:
             return stored[-1]
         progress.say(

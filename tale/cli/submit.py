@@ -28,6 +28,7 @@ from tale.cli.submit_options import (
     YesToPlan,
     expect_of,
     files_of,
+    refuse_idle,
 )
 from tale.cli.tasks import Json, ending
 from tale.exceptions import TaleBaseException, ValidationException
@@ -76,6 +77,7 @@ def submit(
     In a pipe, stdout gets the answer and nothing else. Exit codes: 0 the task completed, 1 it failed or was
     cancelled, 2 wrong usage or input, 3 no server or model, 130 interrupted (the task runs on).
     """
+    refuse_idle(context, plan=plan, file=file is not None)
     given: dict[str, Any] = {"priority": priority, "timeout_s": timeout, "max_output_tokens": max_tokens}
     given |= {"expect": expect_of(expect_regex, expect_json, python=expect_python), "deadline_s": deadline}
     given |= {"after": after, "with_results": with_results or None, "attachments": files_of(attach or []) or None}
@@ -162,9 +164,11 @@ class Errand:
     async def run(self, progress: "WaitProgress", *, wait: bool) -> dict[str, Any]:
         """Hand the task in and, with `wait`, follow it to its end."""
         from tale.cli.following import follow
-        from tale.cli.gateway import running
+        from tale.cli.gateway import running, unheeded
 
         async with running(self.settings, progress.step) as client:
+            if note := unheeded(self.settings):
+                progress.say(note)
             self.sent = True
             # The key makes it safe to send again what may have arrived: it is stored once.
             arguments = {**self.arguments, "idempotency_key": self.key}

@@ -1,5 +1,6 @@
 """What can be said of a task on the command line besides its text, and how it is told to the gateway."""
 
+import io
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -7,11 +8,13 @@ from typing import Annotated, Any, Final, cast
 
 import typer
 
+from tale.cli.invocation import is_given
 from tale.exceptions import ValidationException
 from tale.validation import TIMEOUT_RANGE_S
 
 PRIORITY_RANGE: Final = (-100, 100)
 MAX_FILE_BYTES: Final = 1_000_000
+MAX_FILES_BYTES: Final = 4_000_000  # as they are sent: the gateway takes requests of 4 MiB
 
 MaxTokens = Annotated[
     int | None, typer.Option("--max-tokens", help="Most tokens the answer may have.", min=1, metavar="N")
@@ -63,23 +66,32 @@ MaxSteps = Annotated[
 YesToPlan = Annotated[bool, typer.Option("--yes", help="With --plan: run the steps without asking.")]
 
 
+def refuse_idle(context: typer.Context, *, plan: bool, file: bool) -> None:
+    """Raise ValidationException for an option that would do nothing, for want of another or beside it."""
+    if plan and file:
+        raise ValidationException("--plan splits one task; with --file, which brings many, leave it out.")
+    needs = {"yes": ("--plan", plan), "max_steps": ("--plan", plan), "anew": ("--file", file)}
+    for name, (partner, is_there) in needs.items():
+        if not is_there and is_given(context, name):
+            option = f"--{name.replace('_', '-')}"
+            raise ValidationException(f"{option} does nothing without {partner}; leave it out, or give both.")
+
+
 def files_of(paths: Sequence[Path]) -> list[dict[str, str]]:
     """The files as the gateway takes them; raises ValidationException for what is no text, or too large."""
-    files: list[dict[str, str]] = []
-    for path in paths:
-        try:
-            size = path.stat().st_size
-        except OSError:
-            size = 0  # that it cannot be read is told by reading it
-        if size > MAX_FILE_BYTES:
-            raise ValidationException(
-                f"--attach: {path} has {size:,} bytes; a file of at most {MAX_FILE_BYTES:,} can be attached."
-            )
-        text = read_text(path, "--attach")
-        if "\x00" in text:
-            raise ValidationException(f"--attach: {path} is no text: it holds NUL bytes; only text files can be used.")
-        files.append({"name": str(path), "text": text})
+    files = [{"name": str(path), "text": _attached(path)} for path in paths]
+    if (size := len(json.dumps(files))) > MAX_FILES_BYTES:
+        raise ValidationException(
+            f"--attach: the files have {size:,} bytes in all, as they are sent; {MAX_FILES_BYTES:,} can go with a task."
+        )
     return files
+
+
+def _attached(path: Path) -> str:
+    text = read_text(path, "--attach", most_bytes=MAX_FILE_BYTES)
+    if "\x00" in text:
+        raise ValidationException(f"--attach: {path} is no text: it holds NUL bytes; only text files can be used.")
+    return text
 
 
 def expect_of(regex: str | None, schema: str | None, *, python: bool) -> dict[str, Any] | None:
@@ -94,10 +106,14 @@ def expect_of(regex: str | None, schema: str | None, *, python: bool) -> dict[st
     return expect or None
 
 
-def read_text(path: Path, option: str) -> str:
-    """A file of text; raises ValidationException naming the option where it cannot be read."""
+def read_text(path: Path, option: str, *, most_bytes: int | None = None) -> str:
+    """A file of text; raises ValidationException naming the option where it cannot be read, or has more bytes."""
     try:
-        return path.read_text(encoding="utf-8")
+        with path.open("rb") as file:  # it may be a pipe, which tells no size
+            data = file.read() if most_bytes is None else file.read(most_bytes + 1)
+        if most_bytes is not None and len(data) > most_bytes:
+            raise ValidationException(f"{option}: {path} has more than {most_bytes:,} bytes; take a shorter one.")
+        return io.TextIOWrapper(io.BytesIO(data), encoding="utf-8").read()
     except UnicodeDecodeError as error:
         raise ValidationException(
             f"{option}: {path} is no UTF-8 text (byte {error.start + 1}); only text files can be used."

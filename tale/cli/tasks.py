@@ -1,4 +1,4 @@
-"""Commands about tasks that are there already: status, list, result, cancel."""
+"""Commands about tasks that are there already: status, list, result, cancel, feedback."""
 
 import asyncio
 from enum import StrEnum
@@ -22,6 +22,13 @@ class Status(StrEnum):
     COMPLETED = "completed"
     FAILED = "failed"
     CANCELLED = "cancelled"
+
+
+class Rating(StrEnum):
+    """What a result can be."""
+
+    GOOD = "good"
+    BAD = "bad"
 
 
 def status(
@@ -110,6 +117,29 @@ def cancel(context: typer.Context, task_id: TaskId, as_json: Json = False) -> No
         screen.show(f"Task {view['id']} will be cancelled as soon as its runner answers.")
     else:
         screen.show(f"Task {view['id']} had ended already: it is {view['status']}.")
+
+
+def feedback(
+    context: typer.Context,
+    task_id: TaskId,
+    rating: Annotated[Rating, typer.Argument(help="What its result is.", metavar="good|bad")],
+    comment: Annotated[str | None, typer.Option(help="A remark in your own words.", metavar="TEXT")] = None,
+    as_json: Json = False,
+) -> None:
+    """Rate the result of a task, from which tale learns when the small model will do.
+
+    Said again, it stands in place of what was said before.
+    """
+    from tale.cli.gateway import ask
+    from tale.cli.rendering import Screen
+
+    screen = Screen()
+    given = {"task_id": validate_task_id(task_id), "rating": rating.value, "comment": comment}
+    view = ask(settings_of(context), "record_feedback", given, say=screen.aside)
+    if as_json:
+        screen.json(view)
+    else:
+        screen.show(f"Task {view['id']} is rated {rating.value}.")
 
 
 def ending(view: dict[str, Any]) -> str:

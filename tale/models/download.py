@@ -88,10 +88,19 @@ class ModelFiles:
         return path
 
     async def remove(self, name: str) -> None:
-        """Delete the file, and what there is of an unfinished download."""
+        """Delete the file, and what there is of an unfinished download.
+
+        Raises ModelException where one is under way.
+        """
         path = self.path(name)
-        for victim in (path, _marker(path), *self.partials(name)):
-            victim.unlink(missing_ok=True)
+        if not self.folder.is_dir():
+            return
+        try:
+            with FileLock(path.with_suffix(".lock"), thread_local=False).acquire(timeout=0):
+                for victim in (path, _marker(path), *self.partials(name)):
+                    victim.unlink(missing_ok=True)
+        except Timeout as error:
+            raise ModelException(f"{name} is being fetched; stop that, or wait for its end, to remove it.") from error
 
     def partials(self, name: str) -> list[Path]:
         """What an unfinished download of this model has left."""
@@ -121,9 +130,10 @@ class ModelFiles:
             for partial in self.partials(model.name):
                 partial.unlink()
             return
+        rest = "; it goes on where it was" if self.partials(model.name) else ""
         raise ModelException(
-            f"The model {model.name} could not be fetched. {' '.join(_capital(sentence) for sentence in said)} "
-            "Check the network and try again; what has arrived is kept.",
+            f"The model {model.name} could not be fetched. {' '.join(_whole(sentence) for sentence in said)} "
+            f"Check the network and try again{rest}.",
             {"model": model.name},
         )
 
@@ -314,5 +324,5 @@ def _sync(path: Path) -> None:
         os.fsync(file.fileno())
 
 
-def _capital(sentence: str) -> str:
-    return sentence[:1].upper() + sentence[1:]
+def _whole(sentence: str) -> str:
+    return f"{sentence[:1].upper()}{sentence[1:].rstrip('.')}."

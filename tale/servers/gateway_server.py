@@ -84,8 +84,8 @@ class GatewayTools:
             deadline_s: Seconds from now after which it fails instead of being begun or going on.
             after: Ids of tasks to wait for; it is begun when all of them have completed, and fails if one does not.
             with_results: Whether the model gets to read the results of those tasks.
-            attachments: Text files that the model gets to read; at most 50, of 1 MB each, and of no more tokens in all
-                than its context holds.
+            attachments: Text files that the model gets to read; at most 50, of 1 MB each, 4 MB in all with the request
+                around them, and of no more tokens in all than its context holds.
         """
         given = (text, priority, timeout_s, max_output_tokens, idempotency_key, conversation_id, expect, deadline_s)
         return await self._submitted(TaskRequest(*given, after or [], with_results, attachments or []), context)

@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
-from tale.exceptions import DatabaseException
+from tale.exceptions import DatabaseException, ValidationException
 from tale.storage.engines import file_of, parse_url
 
 KEPT_BACKUPS: Final = 5
@@ -17,8 +17,8 @@ BACKUP_PREFIX: Final = "before-upgrade-"
 def backup(url: str, target: Path) -> Path:
     """Copy the database into the file `target`, or into the folder `target` under a name with the time of day (UTC).
 
-    The copy appears whole or not at all. Raises DatabaseException: for a database without a file, where `target`
-    exists, and where reading or writing fails.
+    The copy appears whole or not at all. Raises DatabaseException for a database without a file, and where reading or
+    writing fails; ValidationException where `target` exists.
     """
     source = file_of(parse_url(url))
     if source is None:
@@ -28,7 +28,7 @@ def backup(url: str, target: Path) -> Path:
     if target.is_dir():
         target = target / f"{source.stem}-{_stamp()}{source.suffix}"
     if target.exists():
-        raise DatabaseException("A file of that name exists already; name another.", {"target": str(target)})
+        raise ValidationException(f"{target} exists already; name another file, or move it away.")
     draft = target.with_name(f".{target.name}.{os.getpid()}")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)

@@ -40,10 +40,8 @@ def reading(url: str) -> Generator[Reader | None]:
         yield None
         return
     if revision != SCHEMA_REVISION:
-        raise DatabaseException(
-            f"The database is of schema {revision}, this tale reads {SCHEMA_REVISION}; "
-            "bring it up to date with `tale db upgrade`, or update tale."
-        )
+        way = "update tale" if revision > SCHEMA_REVISION else "bring it up to date with `tale db upgrade`"
+        raise DatabaseException(f"The database is of schema {revision}, this tale reads {SCHEMA_REVISION}; {way}.")
     engine = make_engine(parsed, "read", busy_timeout_s=BUSY_TIMEOUT_S)
     try:
         yield Reader(parsed, engine)

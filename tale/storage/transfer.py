@@ -87,10 +87,21 @@ def export_table(reader: Reader, table: Table, path: Path, period: Period) -> Mo
 
 
 def export_all(reader: Reader, folder: Path, period: Period, form: Format) -> list[Moved]:
-    """Write each table into a file of a folder, which must be empty. Raises likewise."""
+    """Write each table into a file of a folder, which must be empty; all of them or none. Raises likewise."""
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise ValidationException(f"{folder} exists already and is not an empty folder; name another.")
-    return [export_table(reader, table, folder / f"{table.name}.{form}", period) for table in moving_tables()]
+    is_new = not folder.exists()
+    tables, moved = moving_tables(), list[Moved]()
+    try:
+        moved += (export_table(reader, table, folder / f"{table.name}.{form}", period) for table in tables)
+    finally:
+        if len(moved) < len(tables):
+            for each in moved:
+                each.path.unlink(missing_ok=True)
+            if is_new:
+                with suppress(OSError):  # it was not even made
+                    folder.rmdir()
+    return moved
 
 
 def files_of(source: Path, table: str | None = None) -> list[tuple[Table, Path]]:

@@ -93,12 +93,15 @@ class FakeGateway:
     waiting: threading.Event = field(default_factory=threading.Event)  # set when a wait has told all its steps
     finish: threading.Event = field(default_factory=threading.Event)  # a wait ends when this is set
     cancels: bool = True  # else a running task only hears of it
+    sent: threading.Event = field(default_factory=threading.Event)  # set when several tasks have come
+    answers: threading.Event = field(default_factory=threading.Event)  # submit_tasks answers when this is set
     looks: int = 0  # at /health
     looked: threading.Event = field(default_factory=threading.Event)
     url: str = ""
 
     def __post_init__(self) -> None:
         self.finish.set()
+        self.answers.set()
 
     async def submit_task(
         self,
@@ -137,6 +140,9 @@ class FakeGateway:
                 made = task(given["text"], **(self.outcome | self.outcomes.get(given["text"], {})))
                 self.tasks[made["id"]] = self.keys[key] = made
             stored.append({"id": self.keys[key]["id"], "status": "queued"})
+        self.sent.set()
+        while not self.answers.is_set():
+            await asyncio.sleep(0.01)
         return {"tasks": stored}
 
     async def pause_queue(self) -> dict[str, Any]:
@@ -191,6 +197,13 @@ class FakeGateway:
         if self.cancels and (not self.finish.is_set() or found["status"] in ("queued", "running")):
             found["status"] = "cancelled"
         return found
+
+    async def record_feedback(
+        self, task_id: str, rating: Literal["good", "bad"], comment: str | None = None
+    ) -> dict[str, Any]:
+        """Keep what is thought of a task."""
+        self.calls.append(("record_feedback", {"task_id": task_id, "rating": rating, "comment": comment}))
+        return {**self._task(task_id), "result": None}
 
     async def get_server_info(self) -> dict[str, Any]:
         """About the servers."""
@@ -251,7 +264,7 @@ class FakeGateway:
         server = HTTPMCPServer("tale-fake", version=self.version, port=port, health=self.health)
         for tool in (self.submit_task, self.wait_for_task, self.get_task_status, self.get_task_result):
             server.add_tool(tool)
-        for tool in (self.submit_tasks, self.pause_queue, self.resume_queue):
+        for tool in (self.submit_tasks, self.pause_queue, self.resume_queue, self.record_feedback):
             server.add_tool(tool)
         for tool in (self.list_tasks, self.cancel_task, self.get_server_info, self.conversation, self.get_history):
             server.add_tool(tool)
