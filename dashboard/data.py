@@ -76,6 +76,15 @@ def health(role: Role = "gateway") -> dict[str, Any] | None:
     return status.health if is_meant(settings(), status) else None
 
 
+def role_models() -> dict[str, str]:
+    """The models that fill the roles, as the service tells or, while it is stopped, as the settings name them."""
+    told = {each["role"]: each["name"] for each in (health() or {}).get("models") or ()}
+    if told:
+        return {"task": next(iter(told.values())), **told}  # one may fill both roles
+    named = {"ux": settings().ux_model, "task": settings().task_model}
+    return {role: name for role, name in named.items() if name is not None}
+
+
 def profile() -> Profile:
     """The kind of machine on which the models run; UNKNOWN while the service does not answer."""
     return profile_of(((health() or {}).get("backend") or {}).get("provider"))

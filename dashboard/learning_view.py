@@ -1,13 +1,14 @@
 """What was learned, on the page: its figures, savings, versions, and why one task was expected to be as it was."""
 
 import time
+from dataclasses import replace
 from functools import partial
 from typing import Any, Final
 
 import polars as pl
 import streamlit as st
 import widgets
-from service import service
+from service import asked, service
 
 import data
 from tale import figures
@@ -38,11 +39,18 @@ VERSIONS: Final = {
 }
 
 
-@st.cache_data(ttl=FRESH_S, max_entries=16, show_spinner=False)
 def shown(hours: float, model: str | None, url: str) -> tuple[Learned, dict[str, Any], float, float]:
     """What the page shows, the savings, the seconds that reading it took, and when that was (Unix time)."""
+    return _shown(hours, model, url, tuple(data.role_models().items()))
+
+
+@st.cache_data(ttl=FRESH_S, max_entries=16, show_spinner=False)
+def _shown(
+    hours: float, model: str | None, url: str, models: tuple[tuple[str, str], ...]
+) -> tuple[Learned, dict[str, Any], float, float]:
     began, at = time.perf_counter(), time.time()
     seen = learned(data.history(url), hours, model=model)
+    seen = replace(seen, models={**seen.models, **dict(models)})
     cost = cost_of_small(seen)
     savings = {
         "verified": verified_savings(seen.shadows, small_cost=cost),
@@ -87,7 +95,7 @@ def show_savings(savings: dict[str, Any]) -> None:
 
 def show_misses(seen: Learned) -> None:
     """How many answers did not fit into the budget that was predicted for them; nothing where none was."""
-    known = seen.predictions.filter(pl.col("output_tokens").is_not_null())
+    known = seen.predictions.filter("tells")
     if known.is_empty():
         return
     is_missed = (pl.col("output_tokens") > pl.col("budget_tokens")) | pl.col("was_cut").fill_null(False)
@@ -157,6 +165,11 @@ def explain(task_id: str, at: float, theme: Theme) -> None:
     if st.button("Close", key="close-explanation", icon=":material/close:"):
         st.session_state.pop("explained-task", None)
         st.rerun()
+    asked(lambda: show_explanation(task_id, at, theme))
+
+
+def show_explanation(task_id: str, at: float, theme: Theme) -> None:
+    """The same without a way to close it. Raises TaleBaseException."""
     found = explanation(task_id, data.settings().url_of("gateway"))
     with st.container(border=True):
         st.markdown(f"**{found['text'][:200]}**")

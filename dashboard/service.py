@@ -20,6 +20,7 @@ import data
 from data import Role
 from tale.cli.gateway import client_of
 from tale.cli.task_file import Line
+from tale.exceptions import TaleBaseException
 from tale.mcp.http_client import HTTPMCPClient
 from tale.orchestration.home_key import own_key
 from tale.orchestration.server_status import is_meant, look_at, taken
@@ -150,13 +151,29 @@ def is_running(role: Role = "gateway") -> bool:
     return data.health(role) is not None
 
 
-@st.fragment(run_every=AWAY_S)
-def show_absence(role: Role = "gateway") -> None:
-    """Say what to run; the page comes by itself when the server answers."""
+def is_absent(role: Role = "gateway") -> bool:
+    """Say what to run where that server does not answer; whether it does not."""
     if is_running(role):
-        st.rerun()
+        return False
     if not warn_of_stranger(role):
         widgets.empty("The service is not running", "tale servers start")
+    return True
+
+
+@st.fragment(run_every=AWAY_S)
+def show_absence(role: Role = "gateway") -> None:
+    """The same for a whole page, which comes by itself when the server answers."""
+    if not is_absent(role):
+        st.rerun()
+
+
+def asked(show: Callable[[], None]) -> None:
+    """Show something that the gateway tells, or say what to run, or in a sentence why it cannot be shown."""
+    try:
+        show()
+    except TaleBaseException as error:
+        if not is_absent():
+            widgets.refused(error)
 
 
 def _logged(done: Future[object]) -> None:

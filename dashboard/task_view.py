@@ -76,16 +76,13 @@ def show_prediction(text: str) -> None:
             st.caption(f"Like: {words.shown('; '.join(like[:LIKE_SHOWN]))}")
 
 
-def show_task(task_id: str, *, can_write: bool, can_close: bool = True) -> None:
+def show_task(task_id: str, *, can_write: bool) -> None:
     """How a task goes or went, with its result. Raises TaleBaseException."""
     task, heard = task_heard(task_id)
     with st.container(border=True):
         st.markdown(f"**{words.shown(' '.join(task['text'].split())[:200])}**")
         with st.container(horizontal=True, vertical_alignment="center"):
             show_state(task, heard, can_write=can_write)
-            if can_close and TaskStatus(task["status"]).is_final and st.button("Close", icon=":material/close:"):
-                st.query_params.pop("task", None)
-                st.rerun(scope="fragment")
         show_course(task, heard)
         if not TaskStatus(task["status"]).is_final:
             return

@@ -85,9 +85,14 @@ def guarded(show: Callable[[], None]) -> None:
     try:
         show()
     except TaleBaseException as error:
-        st.error(f"{error.message}", icon=":material/error:")
-        if error.context:
-            st.caption(", ".join(f"{name}: {value}" for name, value in error.context.items()))
+        refused(error)
+
+
+def refused(error: TaleBaseException) -> None:
+    """Say in a sentence why something cannot be shown."""
+    st.error(f"{error.message}", icon=":material/error:")
+    if error.context:
+        st.caption(", ".join(f"{name}: {value}" for name, value in error.context.items()))
 
 
 def cards(found: Sequence[Card]) -> None:

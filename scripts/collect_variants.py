@@ -25,9 +25,8 @@ from tale.learning.intent_data import data_folder
 from tale.learning.performance_engine import PerformanceEngine
 from tale.learning.priors import PRIORS, read_priors
 from tale.learning.prompts import DEFAULT, STATED, VARIANTS, instruction_of, words_of_tokens
-from tale.learning.whole_answers import is_whole
 from tale.orchestration.task_prompt import TASK_TEMPERATURE
-from tale.predictions import PastAttempt, TaskQuestion
+from tale.predictions import PastAttempt, TaskQuestion, is_whole
 from tale.records import Role
 from tale.traces import new_trace_id
 

@@ -5,13 +5,16 @@ What tools answer with has no slots: the MCP SDK reads the schema off the class,
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 from tale.records import Role
 
 Complexity = Literal["simple", "medium", "complex"]
 VersionState = Literal["serving", "retired", "rejected"]
 EventKind = Literal["promoted", "rejected", "rolled_back", "drifted", "recovered", "unreadable", "erased"]
+
+CUT: Final = "length"  # the finish reason of an answer that reached its limit
+ENDLESS_TOKENS: Final = 2_048  # of an answer that is as good as endless, whatever its limit
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,3 +152,21 @@ class LearningEvent:
     kind: EventKind
     text: str
     version: str | None = None
+
+
+def is_whole(output_tokens: int, finish_reason: str | None) -> bool:
+    """Whether an answer of so many tokens is all that there was to be written: somebody's limit may have cut it.
+
+    >>> is_whole(16, "stop"), is_whole(16, "length"), is_whole(2_048, "length"), is_whole(16, None)
+    (True, False, True, True)
+    """
+    return finish_reason != CUT or output_tokens >= ENDLESS_TOKENS
+
+
+def tells(output_tokens: int | None, finish_reason: str | None, upper_tokens: int) -> bool:
+    """Whether an answer tells how its prediction did: one that was cut does where it was too long already.
+
+    >>> tells(16, "stop", 30), tells(16, "length", 30), tells(31, "length", 30), tells(None, None, 30)
+    (True, False, True, False)
+    """
+    return output_tokens is not None and (is_whole(output_tokens, finish_reason) or output_tokens > upper_tokens)

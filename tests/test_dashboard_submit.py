@@ -128,7 +128,7 @@ def test_what_is_expected_is_told_before_a_task_is_handed_in(tale_home: Path, mo
 def test_a_task_is_handed_in_with_its_options_watched_and_rated(settings: Settings, process: Process) -> None:
     gate = held_model(process.backend)
     app = typed(open_page("submit"), "Write a haiku")
-    assert "Nothing has been learned yet" in words(app)
+    assert "Nothing is expected: learning is off." in words(app)
     app.number_input(key="priority").set_value(7)
     app.number_input(key="timeout").set_value(60)
     app.selectbox(key="check").select("a regular expression").run()

@@ -20,7 +20,7 @@ from tale.records import ChatRequest
 from tale.servers.learning_link import FAILURE_LIMIT, LearningLink
 from tale.servers.learning_tools import add_task_learning_tools
 from tale.servers.prediction_link import PredictionLink
-from tale.servers.role_models import RoleModels
+from tale.servers.role_models import LIMIT_S, RoleModels
 
 LENGTHS = {"haiku": 3, "essay": 60}
 THINGS = ("rain", "cats", "tea", "wood", "chess", "salt")
@@ -118,7 +118,7 @@ async def test_the_models_that_fill_the_roles_are_told_with_the_question() -> No
         await PredictionLink(link, models).predict(question)
         return tuple(link.asked[-1][1][name] for name in ("ux_model", "task_model", "small_cost"))
 
-    assert await told() == (None, None, 0.32)
+    assert await told() == (None, None, None)
     pool.states = (ModelState("qwen2.5:7b", "ux", "ready"), ModelState("qwen2.5:14b", "task", "ready"))
     assert await told() == ("qwen2.5:7b", "qwen2.5:14b", 0.516)
     pool.states = (ModelState("qwen2.5:7b", "ux", "ready"),)
@@ -143,16 +143,52 @@ async def test_what_was_learned_of_instructions_and_limits_can_be_left_out() -> 
 
 
 async def test_a_pool_that_does_not_answer_keeps_no_task_waiting() -> None:
-    link = PlayedLink()
-    assert await PredictionLink(link, RoleModels(SilentPool())).predict(TaskQuestion("Write a haiku", 100)) is None
-    assert link.asked[0][1]["task_model"] is None
+    link, pool = PlayedLink(), HeldPool()
+    models = RoleModels(pool, small_cost=0.1)
+    assert await PredictionLink(link, models).predict(TaskQuestion("Write a haiku", 100)) is None
+    assert (link.asked[0][1]["task_model"], link.asked[0][1]["small_cost"]) == (None, 0.1)
+    await models.stop()
+    assert pool.cancelled == 1
 
 
-class SilentPool(ScriptedPool):
-    """Never says how it stands."""
+async def test_a_pool_that_answers_late_is_asked_once_and_only_the_first_task_waits() -> None:
+    link, pool, now = PlayedLink(), HeldPool(), [0.0]
+    pool.states = (ModelState("qwen2.5:7b", "ux", "ready"), ModelState("qwen2.5:14b", "task", "ready"))
+    link_of_pool = PredictionLink(link, RoleModels(pool, timer=lambda: now[0]))
+
+    async def told() -> tuple[object, ...]:
+        await link_of_pool.predict(TaskQuestion("Write a haiku", 100))
+        return tuple(link.asked[-1][1][name] for name in ("ux_model", "task_model", "small_cost"))
+
+    assert [await told() for _ in range(3)] == [(None, None, None)] * 3
+    pool.gate.set()
+    assert await link_of_pool.small_cost() == 0.516  # whoever is shown it waits
+    assert (await told(), pool.asked) == (("qwen2.5:7b", "qwen2.5:14b", 0.516), 1)
+    pool.gate.clear()
+    pool.states, now[0] = (ModelState("qwen2.5:7b", "ux", "ready"),), 61.0
+    began = asyncio.get_running_loop().time()
+    assert [await told() for _ in range(10)] == [("qwen2.5:7b", "qwen2.5:14b", 0.516)] * 10
+    assert asyncio.get_running_loop().time() - began < 10 * LIMIT_S
+    pool.gate.set()
+    assert await link_of_pool.small_cost() == 1.0
+    assert (await told(), pool.asked, pool.cancelled) == (("qwen2.5:7b", "qwen2.5:7b", 1.0), 2, 0)
+
+
+class HeldPool(ScriptedPool):
+    """Says how it stands when it is let to."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gate = asyncio.Event()
+        self.asked = self.cancelled = 0
 
     async def status(self) -> PoolStatus:
-        await asyncio.Event().wait()
+        self.asked += 1
+        try:
+            await self.gate.wait()
+        except asyncio.CancelledError:
+            self.cancelled += 1
+            raise
         return await super().status()
 
 

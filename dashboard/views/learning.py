@@ -24,7 +24,7 @@ def _shown() -> None:
     learning_view.show_figures(seen, at, theme)
     learning_view.show_versions(seen, at, theme)
     if not seen.predictions.is_empty() and (task_id := learning_view.pick_task(seen)):
-        widgets.guarded(lambda: learning_view.explain(task_id, at, theme))
+        learning_view.explain(task_id, at, theme)
     further = () if seen.is_whole else ("the latest attempts of this time only",)
     told = f"{len(seen.predictions):,} predicted attempts"
     st.caption(" · ".join([told, f"read in {taken_s * 1_000:,.0f} ms", *further]))

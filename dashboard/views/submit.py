@@ -8,7 +8,7 @@ import streamlit as st
 import submission
 import task_view
 import widgets
-from service import is_running, show_absence
+from service import asked, is_running, show_absence
 
 can_write = widgets.may_write()
 
@@ -25,13 +25,13 @@ def _form() -> None:
 
 @st.fragment(run_every=widgets.pace())
 def _course() -> None:
-    widgets.guarded(_under_way)
+    asked(_under_way)
 
 
 def _under_way() -> None:
     task_id = st.session_state.get("handed-in")
     if task_id:
-        task_view.show_task(task_id, can_write=can_write, can_close=False)
+        task_view.show_task(task_id, can_write=can_write)
         task_view.link(task_id, "Open its page")
     queue_view.show_queue(beside=task_id, can_write=can_write)
 

@@ -4,6 +4,7 @@ import polars as pl
 import streamlit as st
 import task_view
 import widgets
+from service import asked
 
 import data
 
@@ -29,7 +30,10 @@ def show() -> None:
 
 def _shown() -> None:
     if followed := st.query_params.get("task"):
-        widgets.guarded(lambda: task_view.show_task(followed, can_write=can_write))
+        if st.button("Close", key="close-task", icon=":material/close:"):
+            st.query_params.pop("task", None)
+            st.rerun(scope="fragment")
+        asked(lambda: task_view.show_task(followed, can_write=can_write))
     found = data.opened().tasks(widgets.choice().hours, limit=100)
     if found.is_empty():
         widgets.empty("No tasks in this time", "tale submit 'Write a haiku'")

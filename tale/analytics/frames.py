@@ -98,6 +98,8 @@ PREDICTIONS: Final[Schema] = {
 LEARNED: Final[Schema] = {
     **PREDICTIONS,  # `at` is when the attempt ended
     **dict.fromkeys(("task_id", "version", "kind", "complexity", "role", "variant"), pl.String),
+    "served_by": pl.String,  # the role of the model that answered, which may have stood in for the other
+    "tells": pl.Boolean,  # whether the answer tells how its prediction did: not where it was cut before its limit
     "attempt": pl.Int64,
     "made_at": UTC_TIME,
     **dict.fromkeys(("lower_tokens", "coverage"), pl.Float64),

@@ -12,13 +12,14 @@ import polars as pl
 from tale.analytics import frames
 from tale.analytics.history import History
 from tale.analytics.windows import Window
-from tale.predictions import KeptPrediction, Outcome, Prediction, Shadow
+from tale.predictions import KeptPrediction, Outcome, Prediction, Shadow, tells
 from tale.storage.history_reader import EVENT_COLUMNS, PREDICTION_COLUMNS, SHADOW_COLUMNS, VERSION_COLUMNS
 
 MOST_PREDICTIONS: Final = 2_000  # of a window with more the newest, and as many answers before
 MOST_SHADOWS: Final = 1_000
 MOST_VERSIONS: Final = 50
 MOST_EVENTS: Final = 200
+MOST_CALLS: Final = 1_000  # of which the latest tell the models
 EVER: Final = 0.0
 ENDED: Final = PREDICTION_COLUMNS.index("ended_at")
 VERDICTS: Final = {"promoted": "promoted", "rejected": "refused", "rolled_back": "rolled back"}
@@ -35,7 +36,7 @@ MADE_OF: Final = {
 class Learned:
     """How predictions did in a window, oldest first, and (of all time) versions and events, newest first.
 
-    `models` are those that did most tasks of each role in the window; `is_whole` is false where it holds more attempts
+    `models` are those that filled the roles last, whatever the window; `is_whole` is false where it holds more attempts
     than were read.
     """
 
@@ -65,31 +66,29 @@ def learned(history: History, hours: float, *, model: str | None = None) -> Lear
         versions,
         events,
         [shadow_of(row) for row in reader.shadows(EVER, now, limit=MOST_SHADOWS)],
-        _models(predictions),
+        reader.role_models(limit=MOST_CALLS),
         is_whole=len(rows) < MOST_PREDICTIONS,
     )
 
 
-def _models(predictions: pl.DataFrame) -> dict[str, str]:
-    counts = predictions.drop_nulls("model").group_by("role", "model").len().sort("len")
-    return dict(counts.select("role", "model").iter_rows())
-
-
-def learned_frame(rows: Sequence[Sequence[Any]], answers: Sequence[tuple[str, int]] = ()) -> pl.DataFrame:
+def learned_frame(rows: Sequence[Sequence[Any]], answers: Sequence[Sequence[Any]] = ()) -> pl.DataFrame:
     """A frame of LEARNED of rows of storage (PREDICTION_COLUMNS), which come in the order in which attempts ended.
 
-    `answers` are the role and tokens of those that ended before: the simplest guess is the median of both.
+    `answers` are those that ended before (ANSWER_COLUMNS): the simplest guess is the median of both.
     """
     held = [dict(zip(PREDICTION_COLUMNS, row, strict=True)) for row in rows]
     earlier: dict[str, list[int]] = defaultdict(list)
-    for role, tokens in answers:
-        insort(earlier[role], tokens)
+    for role, *answer in answers:
+        if tells(*answer):
+            insort(earlier[role], answer[0])
     told: list[tuple[Any, ...]] = []
     for row in held:
         known = {name: row[MADE_OF.get(name, name)] for name in frames.LEARNED if MADE_OF.get(name, name) in row}
-        known["chance"] = row["ux_success"] if row["role"] == "ux" else row["task_success"]
+        known["served_by"] = row["served_by"] or row["role"]
+        known["chance"] = row[f"{known['served_by']}_success"]
         known["succeeded"] = _succeeded(row)
-        known["plain_tokens"] = _plain(earlier[row["role"]], row["true_output_tokens"])
+        known["tells"] = tells(row["true_output_tokens"], row["finish_reason"], row["upper_tokens"])
+        known["plain_tokens"] = _plain(earlier[row["role"]], row["true_output_tokens"] if known["tells"] else None)
         told.append(tuple(known[name] for name in frames.LEARNED))
     return frames.frame_of(told, frames.LEARNED)
 

@@ -12,7 +12,9 @@ from tale.figures.theme import LIGHT, LOW, Theme, figure, nothing, reach, show_t
 
 NO_PREDICTIONS: Final = "No predicted task has ended in this time.<br>Run: tale submit 'Write a haiku'"
 NO_OUTCOMES: Final = "Of no predicted task it is known whether it succeeded.<br>Run: tale submit 'Write a haiku'"
-NO_VERSIONS: Final = "Nothing was learned yet; some 40 finished tasks will do.<br>Run: tale submit 'Write a haiku'"
+NO_VERSIONS: Final = (
+    "No version yet; the first is made in a minute, unless learning is off.<br>Run: tale learn --report"
+)
 PLAIN: Final = "median of earlier answers"
 ROLLING: Final = 50  # answers, over which errors are averaged
 ROW_PIXELS: Final = 30
@@ -60,11 +62,10 @@ def budget_coverage(
 def error_points(predictions: pl.DataFrame, window: Window) -> pl.DataFrame:
     """`slot`, `error` (mean absolute, in tokens), `covered` (share within the budget) and `count` of ended tasks.
 
-    Of a frame that tells the simplest guess too (frames.LEARNED), `plain` is that one's error.
+    Of a frame of LEARNED only answers count that tell how their predictions did, and `plain` is the error of the
+    simplest guess.
     """
-    ended = predictions.filter(
-        pl.col("output_tokens").is_not_null(), pl.col("at") >= window.begin, pl.col("at") < window.end
-    )
+    ended = _telling(predictions).filter(pl.col("at") >= window.begin, pl.col("at") < window.end)
     slot = pl.col("at").dt.truncate(f"{window.slot_s}s").alias("slot")
     error = (pl.col("predicted_tokens") - pl.col("output_tokens")).abs().mean()
     covered = (pl.col("output_tokens") <= pl.col("budget_tokens")).mean()
@@ -104,7 +105,7 @@ def learning_curve(predictions: pl.DataFrame, *, theme: Theme = LIGHT) -> go.Fig
 
 def curve_points(predictions: pl.DataFrame) -> pl.DataFrame:
     """`answers`, `error` and `plain` (means of the latest ones), `is_new` where another version had predicted."""
-    known = predictions.drop_nulls("output_tokens").with_row_index("answers", offset=1)
+    known = _telling(predictions).with_row_index("answers", offset=1)
 
     def rolling(column: str) -> pl.Expr:
         return (pl.col(column) - pl.col("output_tokens")).abs().rolling_mean(ROLLING, min_samples=ROLLING // 2)
@@ -117,6 +118,11 @@ def curve_points(predictions: pl.DataFrame) -> pl.DataFrame:
         is_new.alias("is_new"),
     )
     return points.filter(pl.col("answers") >= ROLLING)
+
+
+def _telling(predictions: pl.DataFrame) -> pl.DataFrame:
+    """The answers that tell how their predictions did; all, where the frame does not say."""
+    return predictions.filter("tells" if "tells" in predictions.columns else pl.col("output_tokens").is_not_null())
 
 
 def version_losses(versions: pl.DataFrame, *, theme: Theme = LIGHT) -> go.Figure:

@@ -7,8 +7,7 @@ from typing import Final
 
 from tale.learning.features import Request
 from tale.learning.prompts import known_as
-from tale.learning.whole_answers import is_whole
-from tale.predictions import PastAttempt
+from tale.predictions import PastAttempt, is_whole
 
 LABELS_OF_ONE_KEY: Final = 0.2  # share of all labels that the tasks of one key may bring
 FREE_LABELS: Final = 10  # of each key, however few labels there are in all

@@ -10,8 +10,7 @@ from statistics import fmean, stdev
 from typing import Final
 
 from tale.learning.engine_route import SMALL_COST
-from tale.learning.whole_answers import is_whole
-from tale.predictions import KeptPrediction, Shadow
+from tale.predictions import KeptPrediction, Shadow, tells
 
 MOST_WINDOWS: Final = 10
 LEAST_ANSWERS: Final = 10  # of a window, or of what is said of savings
@@ -154,9 +153,8 @@ def true_tokens(kept: KeptPrediction) -> int | None:
 
 
 def _tells(kept: KeptPrediction, tokens: int) -> bool:
-    """Whether the answer tells how its prediction did: one that was cut does where it was too long already."""
     reason = kept.outcome.finish_reason if kept.outcome else None
-    return is_whole(tokens, reason) or tokens > kept.prediction.upper_tokens
+    return tells(tokens, reason, kept.prediction.upper_tokens)
 
 
 def _window(

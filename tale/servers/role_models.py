@@ -7,12 +7,14 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Final
 
+from tale.exceptions import TaleBaseException
 from tale.learning.model_weights import small_cost
 from tale.models.pool import Pool
 from tale.predictions import TaskQuestion
 
 KEPT_S: Final = 60.0  # models change with the process that holds them
-LIMIT_S: Final = 0.02  # then they are taken to be the ones that they were
+LIMIT_S: Final = 0.02  # for the first task; later ones go by the names that were told last
+PATIENT_S: Final = 5.0  # for people
 
 logger = logging.getLogger(__name__)
 
@@ -29,28 +31,41 @@ class RoleModels:
         self._ux: str | None = None
         self._task: str | None = None
         self._told_at: float | None = None
+        self._asking: asyncio.Task[None] | None = None
 
     async def named(self, question: TaskQuestion) -> TaskQuestion:
-        """The question with the models, as far as they are known."""
-        await self._look()
-        return replace(question, ux_model=self._ux, task_model=self._task, small_cost=self._cost())
+        """The question with the models and the cost, as far as they are known."""
+        await self._look(LIMIT_S if self._asking is None else 0.0)
+        cost = self._cost() if self._ux and self._task else self._stated
+        return replace(question, ux_model=self._ux, task_model=self._task, small_cost=cost)
 
     async def small_cost(self) -> float:
-        """What a token of the small model costs, where one of the task model costs 1."""
-        await self._look()
+        """What a token of the small model costs, where one of the task model costs 1; the pool is waited for."""
+        await self._look(PATIENT_S)
         return self._cost()
+
+    async def stop(self) -> None:
+        """Ask no more."""
+        if self._asking is not None:
+            self._asking.cancel()
+            await asyncio.gather(self._asking, return_exceptions=True)
 
     def _cost(self) -> float:
         return small_cost(self._ux, self._task, stated=self._stated)
 
-    async def _look(self) -> None:
+    async def _look(self, limit_s: float) -> None:
+        """Have the pool asked where it has told nothing lately; what it says after that time holds from then on."""
         if self._told_at is not None and self._timer() - self._told_at < KEPT_S:
             return
+        if self._asking is None or self._asking.done():
+            self._asking = asyncio.create_task(self._ask(), name="role-models")
+        await asyncio.wait([self._asking], timeout=limit_s)
+
+    async def _ask(self) -> None:
         try:
-            async with asyncio.timeout(LIMIT_S):
-                names = {state.role: state.name for state in (await self._pool.status()).models}
-        except TimeoutError:
-            logger.info("The pool does not tell its models in time; they are taken to be the ones that they were.")
+            names = {state.role: state.name for state in (await self._pool.status()).models}
+        except TaleBaseException as error:
+            logger.info("The pool does not tell its models; they are taken to be the ones that they were: %s", error)
             return
         if names:
             self._ux, self._task = names.get("ux"), names.get("task") or names.get("ux")  # one may fill both roles

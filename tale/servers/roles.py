@@ -76,7 +76,7 @@ async def open_execution(shared: Shared, stack: AsyncExitStack) -> Busy:
         max_failures=settings.max_task_retries,
         clock=shared.clock,
         on_text=shared.texts.append,
-        predictor=TaskPredictor(_prediction_link(shared), predictions, clock=shared.clock, shadows=shadows),
+        predictor=TaskPredictor(_prediction_link(shared, stack), predictions, clock=shared.clock, shadows=shadows),
         routing=settings.routing,
     )
     stack.push_async_callback(executor.stop)
@@ -108,7 +108,7 @@ async def open_gateway(shared: Shared, stack: AsyncExitStack) -> Busy:
     add_gateway_tools(server, tools)
     add_budget_tools(server, BudgetTools(shared.budgets, MonitoringStore(shared.database), clock=shared.clock))
     add_usage_tools(server, UsageTools(UsageStore(shared.database), clock=shared.clock))
-    add_prediction_tools(server, _prediction_tools(shared))
+    add_prediction_tools(server, _prediction_tools(shared, stack))
     evidence = _evidence(shared, stack)
     resources = _resources(shared, coordinator, evidence)
     add_gateway_resources(server, resources)
@@ -126,20 +126,22 @@ async def open_gateway(shared: Shared, stack: AsyncExitStack) -> Busy:
     return lambda: coordinator.engine.waiting() + coordinator.engine.running() > 0
 
 
-def _prediction_link(shared: Shared) -> PredictionLink:
+def _prediction_link(shared: Shared, stack: AsyncExitStack) -> PredictionLink:
     settings = shared.settings
+    models = RoleModels(shared.pool, small_cost=settings.small_cost)
+    stack.push_async_callback(models.stop)
     return PredictionLink(
         shared.learning,
-        RoleModels(shared.pool, small_cost=settings.small_cost),
+        models,
         keeps_instructions=settings.learned_instructions == "off",
         has_limits=settings.learned_limits == "on",
     )
 
 
-def _prediction_tools(shared: Shared) -> PredictionTools:
+def _prediction_tools(shared: Shared, stack: AsyncExitStack) -> PredictionTools:
     return PredictionTools(
         shared.settings,
-        _prediction_link(shared),
+        _prediction_link(shared, stack),
         pool=shared.pool,
         tasks=shared.tasks,
         predictions=PredictionStore(shared.database),

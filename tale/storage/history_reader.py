@@ -11,6 +11,7 @@ from tale.storage.budget_views import AlertView, Budgets, alert_view, budgets_of
 from tale.storage.call_pages import CallFilter, call_page
 from tale.storage.learning_tables import engine_versions, learning_events, predictions, shadows
 from tale.storage.monitoring_tables import monitor_samples, target_alerts, target_violations
+from tale.storage.prediction_store import answered_by, served_by
 from tale.storage.reader import Reader, reading
 from tale.storage.rollup_rows import MINUTE_S, tallied
 from tale.storage.rollups import stragglers, watermark_of
@@ -31,9 +32,10 @@ ALERT_COLUMNS: Final = tuple(target_alerts.c.keys())
 OF_PREDICTION: Final = (
     *("task_id", "attempt", "made_at", "ended_at", "version", "kind", "complexity", "output_tokens", "lower_tokens"),
     *("upper_tokens", "coverage", "role", "ux_success", "task_success", "explored", "was_cut", "succeeded", "variant"),
-    *("task_output_tokens", "true_output_tokens"),
+    *("task_output_tokens", "true_output_tokens", "finish_reason"),
 )
-PREDICTION_COLUMNS: Final = (*OF_PREDICTION, "model", "rating")
+PREDICTION_COLUMNS: Final = (*OF_PREDICTION, "model", "served_by", "rating")
+ANSWER_COLUMNS: Final = ("role", "true_output_tokens", "finish_reason", "upper_tokens")
 VERSION_COLUMNS: Final = ("id", "created_at", "state", "rows", "metrics", "reason")  # without what they consist of
 EVENT_COLUMNS: Final = tuple(learning_events.c.keys())
 SHADOW_COLUMNS: Final = tuple(shadows.c.keys())
@@ -180,20 +182,27 @@ class HistoryReader:
     def predictions(self, since: float, until: float, *, limit: int) -> Rows:
         """What was expected of the attempts that ended last in the window, and came of them (PREDICTION_COLUMNS).
 
-        The newest come first. `model` is the one that made the attempt, `rating` a user's word on the task.
+        The newest come first. `model` is the one that made the attempt, `served_by` the role that it fills where a call
+        tells it, `rating` a user's word on the task.
         """
         of, made = predictions.c, attempts.c
         held = predictions.outerjoin(attempts, and_(made.task_id == of.task_id, made.number == of.attempt))
         held = held.outerjoin(feedback, feedback.c.task_id == of.task_id)
-        named = (*(of[name] for name in OF_PREDICTION), made.model, feedback.c.rating)
+        told = (made.model, answered_by.label("served_by"), feedback.c.rating)
+        named = (*(of[name] for name in OF_PREDICTION), *told)
         return self._newest(select(*named).select_from(held), of.ended_at, since, until, limit)
 
-    def earlier_answers(self, before: float, *, limit: int) -> list[tuple[str, int]]:
-        """(role, output tokens) of the answers to predicted attempts that ended last before then, newest first."""
+    def earlier_answers(self, before: float, *, limit: int) -> Rows:
+        """The answers to predicted attempts that ended last before then (ANSWER_COLUMNS), newest first."""
         of = predictions.c
-        named = select(*(of[name] for name in ("role", "true_output_tokens")))
-        rows = self._newest(named.where(of.true_output_tokens.is_not(None)), of.ended_at, 0.0, before, limit)
-        return [(role, tokens) for role, tokens in rows]
+        named = select(*(of[name] for name in ANSWER_COLUMNS)).where(of.true_output_tokens.is_not(None))
+        return self._newest(named, of.ended_at, 0.0, before, limit)
+
+    def role_models(self, *, limit: int) -> dict[str, str]:
+        """Which model filled each role last, as far as the latest so many calls tell."""
+        call = model_calls.c
+        newest = select(served_by, call.model).order_by(call.started_at.desc()).limit(limit)
+        return dict(self._rows(newest)[::-1])
 
     def versions(self, since: float, until: float, *, limit: int) -> Rows:
         """The versions of what was learned (VERSION_COLUMNS), newest first."""

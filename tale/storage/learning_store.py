@@ -13,11 +13,10 @@ from tale.predictions import EngineVersion, LearningEvent, PastAttempt, VersionS
 from tale.storage.content import is_erased
 from tale.storage.database import Database
 from tale.storage.learning_tables import engine_versions, learning_events, predictions
-from tale.storage.prediction_store import served_by
+from tale.storage.prediction_store import EXECUTE, served_by
 from tale.storage.tables import attempts, feedback, model_calls, tasks
 
 CHECK_FAILED: Final = "CheckFailed"  # the error class of attempts whose answer failed a check
-EXECUTE: Final = "execute"  # the operation of the calls that do a task
 KNOWN: Final = tuple(column.name for column in engine_versions.columns if column.name != "artefact")
 NOTHING_YET: Final = (0.0, "", 0)
 

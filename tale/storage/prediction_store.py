@@ -16,6 +16,7 @@ EXPECTED: Final = tuple(field.name for field in fields(Prediction))
 AS_JSON: Final = ("complexity_shares", "neighbours")
 TRUTH: Final = ("ended_at", "true_output_tokens", "finish_reason", "was_cut", "succeeded")
 UNKNOWN_YET: Final[dict[str, None]] = dict.fromkeys(TRUTH)
+EXECUTE: Final = "execute"  # the operation of the calls that do a task
 # Made once: to put a statement together takes longer than to run it.
 SETTLE: Final = update(predictions).where(
     predictions.c.task_id == bindparam("of_task"), predictions.c.attempt == bindparam("of_attempt")
@@ -26,6 +27,19 @@ served_by: Final = case(
     (and_(stood_in, model_calls.c.role == "ux"), "task"),
     (and_(stood_in, model_calls.c.role == "task"), "ux"),
     else_=model_calls.c.role,
+)
+# The role of the model that gave the answer of an attempt with a prediction; null where no call of it is known.
+answered_by: Final = (
+    select(served_by)
+    .where(
+        model_calls.c.task_id == predictions.c.task_id,
+        model_calls.c.attempt == predictions.c.attempt,
+        model_calls.c.operation == EXECUTE,
+    )
+    .order_by(model_calls.c.started_at.desc())
+    .limit(1)
+    .correlate(predictions)
+    .scalar_subquery()
 )
 RATED: Final = case((feedback.c.rating == "good", True), (feedback.c.rating == "bad", False), else_=None)
 
