@@ -185,6 +185,10 @@ class Settings(BaseModel):
             f"{ENVIRONMENT_PREFIX}{name.upper()}": _told(value) for name, value in values.items() if value is not None
         }
 
+    def shown(self) -> dict[str, str]:
+        """Every setting as people see it, secrets masked."""
+        return {name: _shown(getattr(self, name)) for name in Settings.model_fields}
+
     @property
     def database(self) -> str:
         """The SQLAlchemy URL in force."""
@@ -252,10 +256,8 @@ def resolve_settings(
     merged["home"] = _absolute(merged.get("home", home))
     settings = _build(merged, layers)
     origins = [
-        Origin(
-            name, _shown(getattr(settings, name)), next((layer for layer, held in layers if name in held), "default")
-        )
-        for name in Settings.model_fields
+        Origin(name, value, next((layer for layer, held in layers if name in held), "default"))
+        for name, value in settings.shown().items()
     ]
     return settings, origins
 
@@ -302,6 +304,8 @@ def _working_folder() -> Path | None:
 
 
 def _expanded(path: object) -> Path:
+    if not str(path).strip():  # it would mean the working folder, which nobody means by nothing
+        raise ValidationException("Setting home: it is empty; name a folder, or leave it out for ~/.tale.")
     try:
         return Path(str(path)).expanduser()
     except RuntimeError as error:

@@ -45,13 +45,14 @@ class PlayedServer:
         self.engine = engine
         self.is_away = False
         self.state = "ready"
+        self.last: str | None = None  # came of the last round
 
     async def ask(self, tool: str, arguments: Mapping[str, Any], *, limit_s: float) -> dict[str, Any] | None:
         if self.is_away:
             return None
         if tool in ("tasks_status", "learn_tasks"):
             version = "v1" if self.engine else None
-            last = "waiting: there are 3 answers" if tool == "learn_tasks" else None
+            last = "waiting: there are 3 answers" if tool == "learn_tasks" else self.last
             return asdict(LearnerStatus(self.state, version, 200, 280, 0.96 if self.engine else None, last))
         key = "prediction" if tool == "predict" else "explanation"
         if self.engine is None:
@@ -168,12 +169,28 @@ def test_what_is_like_a_task_is_told_by_its_words(
 def test_predict_says_so_where_nothing_was_learned(played: LearningGateway, tale: Tale) -> None:
     done = tale("predict", "Write a haiku")
     assert done.code == 0
-    assert "tasks go to the task model" in done.out and "tale learn --report" in done.err
+    assert "Tasks go to the task model" in done.out and "tale learn --report" in done.err
     played.learning.is_away = True
     found = json.loads(tale("predict", "Write a haiku", "--json").out)
     assert (found["complexity"], found["output_tokens"], found["role"], found["model"]) == (None, None, "task", "large")
     refused = tale("predict", " ")
     assert refused.code == 2
+
+
+@pytest.mark.parametrize(
+    ("state", "why"),
+    [
+        ("learning", "what comes with tale is being learned, which takes a minute"),
+        ("waiting", "no version serves yet"),
+        ("failed", "learning failed: the disk is full"),
+        ("off", "learning is off, as the disk is full"),
+        ("ready", "the learning server did not answer in time"),
+    ],
+)
+def test_why_nothing_is_expected_is_told(played: LearningGateway, tale: Tale, state: str, why: str) -> None:
+    played.learning.state, played.learning.last = state, "the disk is full"
+    found = json.loads(tale("predict", "Write a haiku", "--json").out)
+    assert found["reason"] == f"Nothing is expected: {why}. Tasks go to the task model."
 
 
 def test_explain_says_what_mattered_and_what_came(

@@ -146,6 +146,22 @@ def test_a_command_starts_the_servers_by_itself_and_they_outlive_it(tale: Tale) 
     assert "2 completed" in tale("status").out
 
 
+def test_work_is_told_that_servers_which_run_do_not_heed_its_settings(
+    tale: Tale, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    in_subprocess("servers", "start")
+    monkeypatch.setenv("TALE_ROUTING", "off")
+    told = "The servers run with another routing; `tale servers restart` takes yours."
+    done = tale("submit", "Work")
+
+    assert (done.code, done.out) == (0, "Hello world!\n")
+    assert told in done.err
+    assert told in tale("chat", "-m", "Hello").err
+    assert "another" not in tale("submit", "Work", "--json").err + tale("list").err
+    assert in_subprocess("servers", "restart").code == 0
+    assert told not in tale("submit", "Work").err
+
+
 def test_an_interrupt_while_servers_start_leaves_no_task() -> None:
     terminal = Terminal(["submit", "Work"])
     terminal.read_until("Starting the servers")

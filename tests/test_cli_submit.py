@@ -300,7 +300,7 @@ def test_a_task_may_have_a_deadline_wait_for_others_and_bring_files(
     [
         (b"\xff\xfe", "file.bin is no UTF-8 text (byte 1); only text files"),
         (b"a\x00b", "file.bin is no text: it holds NUL bytes"),
-        (b"x" * 1_000_001, "file.bin has 1,000,001 bytes; a file of at most 1,000,000"),
+        (b"x" * 1_000_001, "file.bin has more than 1,000,000 bytes"),
         (None, "file.bin cannot be read: No such file"),
     ],
 )
@@ -314,6 +314,22 @@ def test_a_file_that_cannot_be_attached_is_told(
 
     assert (done.code, gateway.asked("submit_task")) == (2, [])
     assert complaint in done.err
+
+
+def test_of_a_pipe_no_more_is_read_than_can_be_attached(gateway: FakeGateway) -> None:
+    done = in_subprocess("submit", "Work", "--attach", "/dev/stdin", given=b"x" * 6_000_000)
+
+    assert (done.code, gateway.asked("submit_task")) == (2, [])
+    assert done.err == "tale: --attach: /dev/stdin has more than 1,000,000 bytes; take a shorter one.\n"
+
+
+def test_files_that_do_not_fit_a_request_together_are_told(gateway: FakeGateway, tale: Tale, tmp_path: Path) -> None:
+    (tmp_path / "file.txt").write_text("x" * 900_000)
+
+    done = tale("submit", "Work", *("--attach", "file.txt") * 5)
+
+    assert (done.code, gateway.asked("submit_task")) == (2, [])
+    assert "the files have 4,500,170 bytes in all, as they are sent; 4,000,000 can go with a task." in done.err
 
 
 def test_a_full_queue_is_told_with_the_time_to_wait(gateway: FakeGateway, tale: Tale) -> None:

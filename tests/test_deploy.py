@@ -1,6 +1,7 @@
 """What is handed to container engines names settings, commands and files that exist."""
 
 import re
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,8 @@ from tale.settings import Settings
 DEPLOY = Path(__file__).parent.parent / "deploy"
 SETTINGS = {f"TALE_{name.upper()}" for name in Settings.model_fields}
 COMPOSE: dict[str, Any] = yaml.safe_load((DEPLOY / "compose.yaml").read_text())
+DOCKERFILE = (DEPLOY / "Dockerfile").read_text()
+COPIED = {name for line in re.findall(r"^COPY (.+) \S+$", DOCKERFILE, re.MULTILINE) for name in line.split()}
 SERVERS = ("gateway", "execution")
 
 
@@ -57,7 +60,12 @@ def test_volumes_and_files_are_there() -> None:
 
 
 def test_the_image_copies_files_that_are_there() -> None:
-    copies = re.findall(r"^COPY (.+) \S+$", (DEPLOY / "Dockerfile").read_text(), re.MULTILINE)
-    for source in (name for line in copies for name in line.split()):
+    for source in COPIED:
         assert (DEPLOY.parent / source).exists(), source
-    assert set(re.findall(r"\b(TALE_\w+)=", (DEPLOY / "Dockerfile").read_text())) <= SETTINGS
+    assert set(re.findall(r"\b(TALE_\w+)=", DOCKERFILE)) <= SETTINGS
+
+
+def test_the_image_copies_all_that_the_package_is_made_of() -> None:
+    build = tomllib.loads((DEPLOY.parent / "pyproject.toml").read_text())["tool"]["hatch"]["build"]["targets"]["wheel"]
+    for part in (*build["packages"], *build["force-include"]):
+        assert {str(folder) for folder in (Path(part), *Path(part).parents)} & COPIED, part

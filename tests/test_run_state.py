@@ -1,11 +1,14 @@
 """State files tell which service processes there are and why a start failed."""
 
+import json
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
 
 from tale.exceptions import ServerException
 from tale.orchestration.run_state import (
+    FAILURE_FILE,
     ServiceState,
     prepare_folder,
     read_states,
@@ -15,7 +18,7 @@ from tale.orchestration.run_state import (
     write_state,
 )
 
-STATE = ServiceState(4711, 1.5, ("gateway", "execution"), "0.1.0", background=True)
+STATE = ServiceState(4711, 1.5, ("gateway", "execution"), "0.1.0", background=True, settings={"routing": "off"})
 
 
 def test_a_state_is_read_back_and_removed(tmp_path: Path) -> None:
@@ -27,6 +30,12 @@ def test_a_state_is_read_back_and_removed(tmp_path: Path) -> None:
     assert read_states(folder) == []
 
 
+def test_a_state_of_a_version_that_left_no_settings_is_read(tmp_path: Path) -> None:
+    path = write_state(tmp_path, STATE)
+    path.write_text(json.dumps({name: value for name, value in asdict(STATE).items() if name != "settings"}))
+    assert read_states(tmp_path) == [replace(STATE, settings={})]
+
+
 def test_a_state_file_that_was_cut_off_is_ignored(tmp_path: Path) -> None:
     (tmp_path / "service-1.json").write_text('{"pid": 1')
     assert read_states(tmp_path) == []
@@ -36,6 +45,14 @@ def test_a_failure_is_told_once(tmp_path: Path) -> None:
     write_failure(tmp_path, "ServerException", "Port in use.", {"port": 8080})
     assert take_failure(tmp_path) == {"type": "ServerException", "message": "Port in use.", "context": {"port": "8080"}}
     assert take_failure(tmp_path) is None
+
+
+def test_what_cannot_be_written_leaves_no_draft_behind(tmp_path: Path) -> None:
+    in_the_way = tmp_path / FAILURE_FILE
+    in_the_way.mkdir()
+    with pytest.raises(IsADirectoryError):
+        write_failure(tmp_path, "ServerException", "Port in use.", {})
+    assert list(tmp_path.iterdir()) == [in_the_way]
 
 
 def test_a_folder_that_cannot_be_used_is_told(tmp_path: Path) -> None:

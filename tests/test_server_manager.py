@@ -2,10 +2,12 @@
 
 import asyncio
 import os
+import shutil
 import signal
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from types import SimpleNamespace
 
 import psutil
 import pytest
@@ -15,12 +17,14 @@ from fakes.ollama_server import served
 from fakes.openai_server import OpenAIServer
 from fakes.servers import settings_for, soon, until
 from fakes.service_home import ServiceHome, service_home
+from pydantic import SecretStr
 
 from tale import __version__
 from tale.exceptions import DatabaseException, NetworkException, ServerException
 from tale.orchestration.run_state import ServiceState, read_states, write_state
 from tale.orchestration.server_manager import ServerManager
 from tale.orchestration.service_processes import end_all, living
+from tale.orchestration.watcher import CANNOT_START
 from tale.settings import load_settings
 
 
@@ -128,6 +132,42 @@ async def test_roles_that_run_apart_are_left_alone_and_only_the_others_started(h
     assert (await home.ended(await home.submitted("Hi")))["status"] == "completed"
 
 
+async def test_what_runs_the_tasks_is_started_beside_a_gateway_and_what_talks_where_it_is_wanted(
+    home: ServiceHome,
+) -> None:
+    await home.manager().start(["gateway"])
+    gateway = home.pid()
+    await home.manager().ensure_running()
+    assert home.pid() == gateway != home.pid("execution")
+    assert not any("ux_agent" in state.roles for state in living(home.settings.run_folder))
+    assert (await home.ended(await home.submitted("Hi")))["status"] == "completed"
+    await home.manager().ensure_running("ux_agent")
+    assert len({gateway, home.pid("execution"), home.pid("ux_agent")}) == 3
+    home.said.clear()
+    await home.manager().ensure_running("ux_agent")
+    assert home.said == []
+
+
+async def test_a_host_that_only_takes_tasks_in_for_a_shared_database_is_left_so(home: ServiceHome) -> None:
+    await home.manager().start(["gateway"])
+    shared = home.settings.model_copy(update={"database_url": "postgresql://tale@db.example/tale"})
+    home.said.clear()
+    await home.manager(shared).ensure_running()
+    assert home.said == []
+    assert [state.roles for state in living(home.settings.run_folder)] == [("gateway",)]
+
+
+async def test_settings_that_the_servers_began_without_are_named_and_no_secret_is_kept(home: ServiceHome) -> None:
+    with_key = home.settings.model_copy(update={"openai_api_key": SecretStr("hush-1"), "routing": "auto"})
+    await home.manager(with_key).start()
+    assert home.manager(with_key).unheeded() == []
+    other = {"routing": "off", "task_model": "another", "http_timeout_s": 7.0, "api_key": SecretStr("hush-2")}
+    chosen = with_key.model_copy(update=other)
+    assert home.manager(chosen).unheeded() == ["routing", "task_model"]
+    assert home.manager(chosen.model_copy(update={"gateway_url": "http://elsewhere"})).unheeded() == []
+    assert not any("hush" in path.read_text() for path in home.settings.run_folder.glob("service-*.json"))
+
+
 async def test_a_start_that_fails_is_told_to_the_command_that_waits(home: ServiceHome) -> None:
     (home.settings.home / "tale.db").write_text("this is no database, but long enough to be taken for one " * 20)
     with pytest.raises(DatabaseException):
@@ -145,6 +185,16 @@ async def test_a_service_that_dies_at_its_start_is_given_up(home: ServiceHome, m
     (home.settings.home / "asyncio.py").write_text("raise SystemExit(3)")
     monkeypatch.setenv("PYTHONPATH", str(home.settings.home))
     with pytest.raises(ServerException, match=r"The servers ended while starting; .*service\.log says why"):
+        await home.manager().start()
+
+
+async def test_a_full_disk_is_named_where_no_word_could_be_left(
+    home: ServiceHome, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (home.settings.home / "asyncio.py").write_text(f"raise SystemExit({CANNOT_START})")
+    monkeypatch.setenv("PYTHONPATH", str(home.settings.home))
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(total=10**9, used=10**9, free=4_096))
+    with pytest.raises(ServerException, match=f"The disk of {home.settings.home} is full; make room"):
         await home.manager().start()
 
 

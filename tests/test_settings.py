@@ -81,6 +81,15 @@ def test_a_home_in_the_config_file_is_relative_to_that_file(folder: Path):
     assert load_settings(environment={}, folder=folder / "inner").home == folder / "data"
 
 
+@pytest.mark.parametrize("empty", ["", " "])
+def test_an_empty_home_is_not_the_working_folder(folder: Path, empty: str):
+    with pytest.raises(ValidationException, match="Setting home: it is empty"):
+        load_settings({"home": empty}, environment={}, folder=folder)
+    (folder / "tale.toml").write_text(f'home = "{empty}"\n')
+    with pytest.raises(ValidationException, match="Setting home: it is empty"):
+        load_settings(environment={}, folder=folder)
+
+
 def test_a_home_given_beats_one_in_the_config_file(folder: Path):
     (folder / "tale.toml").write_text('home = "data"\n')
     assert _load(folder).home == folder / "home"

@@ -21,6 +21,7 @@ from fakes.service_home import ServiceHome, service_home
 
 from tale.cli.plans import Step, requests_of
 from tale.mcp.http_client import HTTPMCPClient
+from tale.orchestration.run_state import FAILURE_FILE
 from tale.orchestration.server_manager import SERVICE_COMMAND
 from tale.orchestration.service_processes import living
 from tale.orchestration.watcher import CANNOT_START, WatchPlan, spawn_watcher
@@ -315,6 +316,17 @@ async def test_of_two_that_serve_one_home_at_once_the_second_is_told_so(tmp_path
     assert (await answered(settings, "gateway"))["pid"] == first.pid
     first.send_signal(signal.SIGINT)
     assert (await ended(first))[0] == 0
+
+
+async def test_a_server_that_can_leave_no_word_of_why_it_cannot_start_is_not_started_again(
+    tmp_path: Path, engine: OpenAIServer
+) -> None:
+    settings = settings_for(tmp_path, backend="openai", openai_url=engine.base_url)
+    (settings.run_folder / FAILURE_FILE).mkdir(parents=True)
+    with socket.create_server(("127.0.0.1", settings.gateway_port)):
+        status, told = await ended(role_process(settings, "bootstrap", "--background"))
+    assert status == CANNOT_START
+    assert "Traceback" not in told
 
 
 async def test_what_keeps_a_server_from_starting_is_told_in_one_sentence(tmp_path: Path, engine: OpenAIServer) -> None:

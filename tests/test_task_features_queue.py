@@ -2,6 +2,7 @@
 
 import asyncio
 import uuid
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -106,6 +107,38 @@ async def test_a_pause_lets_running_tasks_end_begins_none_and_outlasts_a_restart
         resumed = await client.call_tool("resume_queue")
         assert resumed["paused_at"] is None
         assert (await ended(client, second))["result"] == "b"
+
+
+async def test_whoever_waits_is_told_of_a_pause_and_of_its_end(tmp_path: Path) -> None:
+    settings, heard = settings_for(tmp_path), list[str]()
+
+    def listen(_: float, __: float | None, message: str | None) -> None:
+        heard.append(message or "")
+
+    def last(message: str) -> Callable[[], bool]:
+        return lambda: heard[-1:] == [message]
+
+    paused = "The queue is paused; `tale queue resume` lets it begin"
+    async with running(settings, pool=ScriptedPool()) as process:
+        client = await process.client()
+        await client.call_tool("pause_queue")
+        task = await submitted(client, "waits")
+    gate = asyncio.Event()
+    pool = ScriptedPool([gate, "first"], ["second"])
+    async with running(settings, pool=pool) as process:
+        client = await process.client()
+        wait = {"task_id": task, "timeout_s": PATIENCE_S}
+        waiting = asyncio.create_task(client.call_tool("wait_for_task", wait, on_progress=listen))
+        await until(last(paused))
+        await submitted(client, "first", priority=1)
+        await client.call_tool("resume_queue")
+        await pool.started.wait()
+        await until(last("Queued"))
+        await client.call_tool("pause_queue")
+        await until(last(paused))
+        await client.call_tool("resume_queue")
+        gate.set()
+        assert (await waiting)["status"] == "completed"
 
 
 async def test_a_task_begins_when_those_it_waits_for_have_completed_and_may_read_their_results(tmp_path: Path) -> None:

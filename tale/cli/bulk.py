@@ -82,7 +82,7 @@ class _Errand:
         self.ended: Counter[str] = Counter()
 
     async def run(self, lines: Sequence[Line], progress: BulkProgress, *, wait: bool) -> None:
-        async with running(self._settings, progress.step) as client:
+        async with running(self._settings, progress.step, note=progress.say) as client:
             for batch in batches(lines):
                 await hand_in(client, batch, progress, self.handed)
                 progress.step(f"{len(self.handed)} tasks handed in")

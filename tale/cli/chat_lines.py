@@ -15,6 +15,7 @@ from tale.cli.chat_once import HAND_OFF, Streamed, result_of, show_result, strea
 from tale.cli.chat_text import command_in, said_in
 from tale.cli.chat_turns import PROMPT, RESULT
 from tale.cli.edge import FAILED, complain, sentence
+from tale.cli.gateway import unheeded
 from tale.cli.progress import progress_on
 from tale.cli.rendering import Screen
 from tale.exceptions import NetworkException, TaleBaseException, ValidationException
@@ -72,6 +73,8 @@ class Lines:
         stack = AsyncExitStack()
         with progress_on(screen.err) as progress:
             link = await stack.enter_async_context(linked(settings, screen.say, on_start=progress.step))
+        if note := unheeded(settings):
+            screen.aside(note)
         return cls(link, screen, stack, listens=listens)
 
     async def take_up(self, wanted: str | None) -> None:

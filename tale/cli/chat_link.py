@@ -76,7 +76,7 @@ class Link:
                 self.say("The servers do not answer; nothing is lost, the conversation goes on when they are back.")
             if start and self._may_start(time.monotonic() - self._lost_at):
                 with suppress(NetworkException):  # a gateway elsewhere, which is not ours to start
-                    await ServerManager(self.settings).ensure_running()
+                    await ServerManager(self.settings).ensure_running("ux_agent")
             elif self._starters and not start:
                 return  # and leave the wait to somebody who may do more
             await asyncio.sleep(pause_s)
@@ -102,7 +102,7 @@ class Link:
 @asynccontextmanager
 async def linked(settings: Settings, say: Say, *, on_start: Say) -> AsyncGenerator[Link]:
     """A line to servers that run; they are started if need be, and `on_start` told so in a few words."""
-    await ServerManager(settings, on_wait=on_start).ensure_running()
+    await ServerManager(settings, on_wait=on_start).ensure_running("ux_agent")
     async with client_of(settings, "ux_agent") as agent, client_of(settings) as gateway:
         yield Link(settings, agent, gateway, say)
 

@@ -13,6 +13,7 @@ from tale.cli.chat_link import Link, earlier, linked
 from tale.cli.chat_news import News
 from tale.cli.chat_text import command_in, message_in, said_in
 from tale.cli.chat_turns import arrived_last, dimmed, heading
+from tale.cli.gateway import unheeded
 from tale.cli.progress import progress_on
 from tale.cli.rendering import Screen
 from tale.settings import Settings
@@ -34,6 +35,8 @@ async def _converse(settings: Settings, screen: Screen, wanted: str | None, *, g
         async with linked(settings, board.aside, on_start=progress.step) as link:
             history = await earlier(link.agent, wanted, limit=READ_BACK) if go_on or wanted else None
             until_ready.close()
+            if note := unheeded(settings):
+                board.aside(note)
             async with asyncio.TaskGroup() as group:
                 await Conversation(link, board, group).go_on(history)
 

@@ -123,7 +123,7 @@ async def _said(
 ) -> dict[str, Any]:
     with ExitStack() as until_words:
         progress = until_words.enter_context(progress_on(screen.err, quiet=streamed.quiet))
-        async with running(settings, progress.step, "ux_agent") as client:
+        async with running(settings, progress.step, "ux_agent", note=progress.say) as client:
             conversation = (await earlier(client, wanted))["conversation_id"] if go_on or wanted else None
             if screen.err.is_terminal:
                 progress.step("Waiting for the first words")

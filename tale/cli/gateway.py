@@ -20,10 +20,19 @@ def client_of(settings: Settings, role: Literal["gateway", "ux_agent"] = "gatewa
 
 @asynccontextmanager
 async def running(
-    settings: Settings, say: Say, role: Literal["gateway", "ux_agent"] = "gateway"
+    settings: Settings,
+    say: Say,
+    role: Literal["gateway", "ux_agent"] = "gateway",
+    *,
+    note: Say | None = None,
 ) -> AsyncGenerator[HTTPMCPClient]:
-    """A client of a server that runs; it is started if need be, and `say` told so in a few words."""
+    """A client of a server that runs; it is started if need be, and `say` told so in a few words.
+
+    `note` is told what is to be known of the servers, in a line that should stay.
+    """
     await ServerManager(settings, on_wait=say).ensure_running(role)
+    if note and (told := unheeded(settings)):
+        note(told)
     async with client_of(settings, role) as client:
         yield client
 

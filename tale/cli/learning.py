@@ -14,9 +14,7 @@ if TYPE_CHECKING:
 
     from tale.cli.rendering import Screen
 
-NOTHING: Final = (
-    "Nothing has been learned yet; some 40 finished tasks will do. `tale learn --report` tells how it goes."
-)
+NOTHING: Final = "`tale learn --report` tells how learning goes."
 ROLE_NAMES: Final = {"ux": "small model", "task": "task model"}
 
 
@@ -187,7 +185,7 @@ def _show_report(screen: "Screen", found: dict[str, Any]) -> None:
     if found["status"]:
         screen.show(*_status_lines(found["status"]))
     else:
-        screen.show("The learning server does not answer; tasks go to the task model meanwhile.")
+        screen.show("The learning server does not answer, as with learning = off; tasks go to the task model.")
     if found["windows"]:
         screen.title("How predictions did, as tasks came")
         screen.show(_windows(found["windows"]))

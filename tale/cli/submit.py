@@ -164,11 +164,9 @@ class Errand:
     async def run(self, progress: "WaitProgress", *, wait: bool) -> dict[str, Any]:
         """Hand the task in and, with `wait`, follow it to its end."""
         from tale.cli.following import follow
-        from tale.cli.gateway import running, unheeded
+        from tale.cli.gateway import running
 
-        async with running(self.settings, progress.step) as client:
-            if note := unheeded(self.settings):
-                progress.say(note)
+        async with running(self.settings, progress.step, note=progress.say) as client:
             self.sent = True
             # The key makes it safe to send again what may have arrived: it is stored once.
             arguments = {**self.arguments, "idempotency_key": self.key}

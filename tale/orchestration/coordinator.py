@@ -28,6 +28,10 @@ ACKNOWLEDGEMENT: Final = (
     "Say in one short sentence, starting with a verb ending in -ing, what is being worked on."
 )
 
+QUEUED: Final = "Queued"
+PAUSED: Final = "The queue is paused; `tale queue resume` lets it begin"
+UNTAKEN: Final = "No execution server has taken it yet; `tale servers start --roles execution` starts one if none runs"
+
 T = TypeVar("T")
 
 logger = logging.getLogger(__name__)
@@ -129,7 +133,7 @@ class HTTPCoordinator:
     async def _hand_in(self, new: Sequence[NewTask]) -> list[Task]:
         for each in new:  # before the engine has them, which may tell more at once
             self._awaited.update(each.after)
-            self._tell(each.task.id, TaskStatus.QUEUED, "Waiting for other tasks" if each.after else "Queued")
+            self._tell(each.task.id, TaskStatus.QUEUED, "Waiting for other tasks" if each.after else QUEUED)
         try:
             stored = await self.engine.submit_all(new)
         except TaleBaseException:
@@ -157,10 +161,12 @@ class HTTPCoordinator:
         """Begin no attempts, after a restart either, until `resume`; those under way go on."""
         await self._store.pause(self._clock())
         await self.engine.pause()
+        self.events.replace(QUEUED, PAUSED)
 
     async def resume(self) -> None:
         """Begin attempts again."""
         await self._store.resume()
+        self.events.replace(PAUSED, QUEUED)
         await self.engine.resume()
 
     async def wait(
@@ -171,7 +177,8 @@ class HTTPCoordinator:
             task = await self.get(task_id)
             if task.status.is_final:
                 return task
-            self._acknowledge(task)
+            if not await self._is_held_by_pause(task):
+                self._acknowledge(task)
             try:
                 async with asyncio.timeout(timeout_s):
                     async for event in events:
@@ -183,6 +190,16 @@ class HTTPCoordinator:
         if task.status.is_final:
             self._forget(task_id)
         return task
+
+    async def _is_held_by_pause(self, task: Task) -> bool:
+        """Whether the task waits in a paused queue; that is told, as nothing else would be for long."""
+        if task.status is not TaskStatus.QUEUED or task.open_dependencies or await self._store.paused_at() is None:
+            return False
+        task = await self.get(task.id)
+        if task.status is not TaskStatus.QUEUED:  # it was begun just before the pause
+            return False
+        self._tell(task.id, task.status, PAUSED)
+        return True
 
     async def cancel(self, task_id: str) -> Task:
         """Stop a task, of a plan all its steps; returns it as it then stands.
@@ -238,6 +255,8 @@ class HTTPCoordinator:
     def _attempt_ended(self, task: Task) -> None:
         if task.status.is_final:
             self._tell_how_it_ended(task)
+        elif task.attempt == 0:
+            self._tell(task.id, task.status, UNTAKEN)
         elif task.error:
             self._tell(task.id, task.status, f"Attempt {task.attempt} failed; it will be tried again: {task.error}")
         else:
@@ -257,7 +276,7 @@ class HTTPCoordinator:
         """Hand out the tasks that waited for this one alone; tell of those that ended with it."""
         async for task in touched_by(task_id, self._read_dependents):
             if task.status is TaskStatus.QUEUED and not task.open_dependencies:
-                self._tell(task.id, task.status, "Queued")
+                self._tell(task.id, task.status, QUEUED)
                 self.engine.hand_out(task)
             elif task.error_class == DEPENDENCY_FAILED:
                 self._awaited.discard(task.id)

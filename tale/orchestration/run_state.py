@@ -4,7 +4,7 @@ import json
 import os
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
@@ -25,6 +25,7 @@ class ServiceState:
     roles: tuple[str, ...]
     version: str
     background: bool
+    settings: dict[str, str] = field(default_factory=dict[str, str])  # with which it began, secrets masked
 
 
 def prepare_folder(folder: Path) -> None:
@@ -63,6 +64,7 @@ def read_states(folder: Path) -> list[ServiceState]:
             roles=tuple(values["roles"]),
             version=values["version"],
             background=values["background"],
+            settings=values.get("settings", {}),
         )
         for values in found
         if values is not None
@@ -93,8 +95,11 @@ def take_failure(folder: Path) -> dict[str, Any] | None:
 def _write(path: Path, values: Mapping[str, Any]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     draft = path.with_suffix(f".{os.getpid()}.tmp")
-    draft.write_text(json.dumps(values), encoding="utf-8")
-    draft.replace(path)
+    try:
+        draft.write_text(json.dumps(values), encoding="utf-8")
+        draft.replace(path)
+    finally:
+        draft.unlink(missing_ok=True)
 
 
 def _read(path: Path) -> dict[str, Any] | None:

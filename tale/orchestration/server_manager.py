@@ -1,6 +1,7 @@
 """Starts, stops, restarts and reports the background servers of one TALE_HOME."""
 
 import asyncio
+import shutil
 import subprocess
 import time
 from collections.abc import Callable, Sequence
@@ -22,11 +23,16 @@ from tale.settings import Settings
 __all__ = ["ServerManager", "ServerStatus"]
 
 ROLES: Final = ("gateway", "execution", "ux_agent")
+OF_THE_WAY: Final = frozenset(  # settings of how a command finds the servers, not of what these do
+    {"home", "host", "api_key", "http_timeout_s"}
+    | {f"{role}_{place}" for role in (*ROLES, "model", "learning") for place in ("port", "url")}
+)
 SERVICE_COMMAND: Final = (*PYTHON, "-m", "tale.servers.bootstrap")
 START_LIMIT_S: Final = 60.0  # for a service to answer; models go on loading after it does
 LOOK_INTERVAL_S: Final = SERVER_START_DELAY / 20
 STOP_MARGIN_S: Final = 10.0  # beyond the grace for running work, then a process is killed
 WATCHER_LIMIT_S: Final = 5.0  # for a watcher to end after its service
+FULL_BELOW_BYTES: Final = 1_000_000  # free bytes of a disk on which no server can begin
 
 
 class ServerManager:
@@ -44,12 +50,12 @@ class ServerManager:
         self._on_wait = on_wait or _say_nothing
         self._watcher: subprocess.Popen[bytes] | None = None  # the one started last
 
-    async def ensure_running(self) -> None:
-        """Return when a gateway of this home and version answers; start the servers that are missing if none does.
+    async def ensure_running(self, role: str = "gateway") -> None:
+        """Return when a gateway of this home and version answers, what runs its tasks is there, and so is `role`.
 
-        Stale servers of another version are restarted. Two commands that come here at once start one set. Raises
-        ServerException when the port belongs to somebody else or the start fails, NetworkException when a gateway
-        elsewhere, which was named on purpose, does not answer.
+        What is missing is started; stale servers of another version are restarted. Two commands that come here at once
+        start one set. Raises ServerException when the port belongs to somebody else or the start fails,
+        NetworkException when a gateway elsewhere, which was named on purpose, does not answer.
         """
         status = await self._look("gateway")
         if self._settings.gateway_url:
@@ -59,15 +65,18 @@ class ServerManager:
                     {"url": status.url},
                 )
             return
-        if self._usable(status):
+        needed = self._needed_beside(role)
+        if self._usable(status) and not self._is_without(needed):
             return
         async with self._alone():
             roles = self._own_roles()
             await self._let_settle(roles)
             statuses = [await self._look(role) for role in roles]
-            if self._usable(statuses[0]):
-                return
             missing = [status for status in statuses if not self._usable(status)]
+            if self._usable(statuses[0]):
+                missing = [status for status in missing if status.role in needed]
+            if not missing:
+                return
             if stale := next((status for status in missing if status.state != "stopped"), None):
                 self._on_wait(f"Restarting the servers of version {stale.version}")
                 await self._end_all()
@@ -108,6 +117,15 @@ class ServerManager:
         found = await asyncio.gather(*(self._look(role) for role in (*ROLES, "model", "learning")))
         return [status for status in found if status.role in ROLES or status.state not in ("stopped", "foreign")]
 
+    def unheeded(self) -> list[str]:
+        """The settings chosen for this command that a server of this home, which runs, began without."""
+        if self._settings.gateway_url:
+            return []
+        shown = self._settings.shown()
+        chosen = {name: shown[name] for name in self._settings.model_fields_set - OF_THE_WAY}
+        begun = [state.settings for state in living(self._settings.run_folder)]
+        return sorted(name for name, value in chosen.items() if any(had.get(name, value) != value for had in begun))
+
     async def _look(self, role: str) -> ServerStatus:
         return await look_at(self._settings, role)
 
@@ -125,6 +143,20 @@ class ServerManager:
     def _own_roles(self) -> tuple[str, ...]:
         """The roles that are played here: a server elsewhere, named by its URL, is not ours to start."""
         return tuple(role for role in ROLES if getattr(self._settings, f"{role}_url") is None)
+
+    def _needed_beside(self, role: str) -> set[str]:
+        """The roles that a command needs here, besides the gateway, to use `role`.
+
+        Tasks of a shared database may be run on any host, so that none need be run on this one.
+        """
+        is_shared = not self._settings.database.startswith("sqlite")
+        needed = {role} if is_shared else {role, "execution"}
+        return needed & set(self._own_roles()) - {"gateway"}
+
+    def _is_without(self, needed: set[str]) -> bool:
+        """Whether the gateway's process is known, and none that plays each of the needed roles."""
+        played = {role for state in living(self._settings.run_folder) for role in state.roles}
+        return "gateway" in played and not needed <= played
 
     def _holding(self, roles: Sequence[str]) -> list[ServiceState]:
         """The service processes of this home that hold one of these roles."""
@@ -175,7 +207,7 @@ class ServerManager:
             if failure and not (LOCK in failure["context"] and self._holding(roles)):
                 raise _as_exception(failure)
             if ended and not failure:
-                raise ServerException(f"The servers ended while starting; {log_path} says why.", {"log": str(log_path)})
+                raise _unexplained(settings.home, log_path)
             await asyncio.sleep(LOOK_INTERVAL_S)
         raise ServerException(f"The servers did not answer within {START_LIMIT_S:g} s; see {log_path}.")
 
@@ -228,6 +260,16 @@ def _deaf(status: ServerStatus, state: ServiceState) -> ServerException:
         "`tale servers restart` starts it afresh.",
         {"url": status.url, "pid": state.pid},
     )
+
+
+def _unexplained(home: Path, log_path: Path) -> ServerException:
+    """Why servers ended that left no word of it; on a full disk the log has none either."""
+    if shutil.disk_usage(home).free < FULL_BELOW_BYTES:
+        return ServerException(
+            f"The disk of {home} is full; make room on it, or choose another home with --home or TALE_HOME.",
+            {"path": str(home)},
+        )
+    return ServerException(f"The servers ended while starting; {log_path} says why.", {"log": str(log_path)})
 
 
 def _as_exception(failure: dict[str, Any]) -> TaleBaseException:

@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Callable, Generator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from tale.records import Task, TaskStatus
 
@@ -60,6 +60,11 @@ class TaskEvents:
                 with suppress(asyncio.QueueEmpty):
                     queue.get_nowait()
             queue.put_nowait(event)
+
+    def replace(self, message: str, by: str) -> None:
+        """Tell `by` of all tasks that were told of with `message` at last."""
+        for event in [event for event in self._latest.values() if event.message == message]:
+            self.publish(replace(event, message=by))
 
     def forget(self, task_id: str) -> None:
         """Keep nothing of a task for listeners to come."""

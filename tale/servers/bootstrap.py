@@ -6,6 +6,7 @@ import logging
 import signal
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from importlib import import_module
 from logging.handlers import RotatingFileHandler
 from typing import Any, Final
@@ -82,7 +83,8 @@ def _guarded(overrides: dict[str, Any], roles: tuple[str, ...], *, background: b
             return CANNOT_START
         logger.error("%s", error)  # in the foreground that is stderr, too
         if background:
-            write_failure(ready.run_folder, type(error).__name__, error.message, error.context)
+            with suppress(OSError):  # on a full disk no word can be left
+                write_failure(ready.run_folder, type(error).__name__, error.message, error.context)
         return CANNOT_START
     except Exception:
         logger.exception("The servers broke off.")

@@ -31,7 +31,7 @@ from tale.validation import validate_task_id, validate_task_text
 
 REPORTED: Final = 1_000  # of the latest predictions whose truth is known
 VERSIONS, EVENTS = 20, 20
-NOTHING_LEARNED: Final = "Nothing has been learned yet: tasks go to the task model."
+BEING_LEARNED: Final = "what comes with tale is being learned, which takes a minute"
 
 logger = logging.getLogger(__name__)
 
@@ -131,10 +131,12 @@ class PredictionTools:
             text, self._settings.max_output_tokens, role="task" if self._settings.routing == "off" else None
         )
         expected = await self._link.predict(question, limit_s=EXPLANATION_LIMIT_S)
-        role = expected.role if expected else "task"
-        model = names.get(role) or names.get("ux")  # one model may fill both roles
-        told = _told(expected, self._settings.max_output_tokens, await self._input_tokens(text), model)
-        return replace(told, **await self._like(expected)) if expected else told
+        model = names.get(expected.role if expected else "task") or names.get("ux")  # one model may fill both roles
+        limit_tokens, input_tokens = self._settings.max_output_tokens, await self._input_tokens(text)
+        if expected is None:
+            reason = f"Nothing is expected: {await self._why_nothing()}. Tasks go to the task model."
+            return TaskPrediction(None, input_tokens, None, limit_tokens, model, "task", reason)
+        return replace(_told(expected, limit_tokens, input_tokens, model), **await self._like(expected))
 
     async def explain_task(self, task_id: str) -> TaskExplanation:
         """Tell what was expected of a task and why, what came of it, and what the other model would have cost.
@@ -173,6 +175,23 @@ class PredictionTools:
             )
         return status
 
+    async def _why_nothing(self) -> str:
+        """Why nothing is expected of tasks, in words that go on after a colon."""
+        if self._settings.learning == "off":
+            return "learning is off"
+        status = await self._link.status() or {}
+        match status.get("state", "starting"):
+            case "starting" | "learning":
+                return BEING_LEARNED
+            case "off":
+                return f"learning is off, as {status['last']}"
+            case "failed":
+                return f"learning failed: {status['last']}"
+            case "ready":
+                return "the learning server did not answer in time"
+            case _:
+                return "no version serves yet"
+
     async def _like(self, expected: Prediction) -> dict[str, list[str]]:
         """The tasks like this one, by their ids and as people know them; examples that come with tale have no ids."""
         texts = {neighbour: await self._beginning_of(neighbour) for neighbour in expected.neighbours}
@@ -209,11 +228,7 @@ def add_prediction_tools(server: BaseMCPServer, tools: PredictionTools) -> None:
     server.add_tool(tools.learn_from_tasks, title="Learn from tasks", idempotent=True)
 
 
-def _told(
-    expected: Prediction | None, limit_tokens: int, input_tokens: int | None, model: str | None
-) -> TaskPrediction:
-    if expected is None:
-        return TaskPrediction(None, input_tokens, None, limit_tokens, model, "task", NOTHING_LEARNED)
+def _told(expected: Prediction, limit_tokens: int, input_tokens: int | None, model: str | None) -> TaskPrediction:
     return TaskPrediction(
         complexity=expected.complexity,
         input_tokens=input_tokens,

@@ -88,8 +88,9 @@ class Service:
 
     def _write_state(self) -> None:
         started = psutil.Process().create_time()
-        state = ServiceState(os.getpid(), started, self._roles, __version__, self._background)
-        write_state(self._settings.run_folder, state)
+        settings = self._settings
+        state = ServiceState(os.getpid(), started, self._roles, __version__, self._background, settings.shown())
+        write_state(settings.run_folder, state)
 
     async def _stop_when_idle(self, shared: Shared) -> None:
         limit_s = self._settings.idle_stop_s
