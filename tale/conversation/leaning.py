@@ -11,6 +11,7 @@ from tale.records import Task
 
 BROUGHT: Final = re.compile(r"""[:：\n"“”„«「『【`]""")  # noqa: RUF001 - signs of all languages, behind which a text comes
 LEAST_BROUGHT: Final = 3  # words of it
+LOOKED_AT: Final = 2_000  # characters
 MOST_WORDS: Final = 14  # of a request that leans on another
 HEAD_WORDS: Final = 5  # of a task's text, among which is what it makes
 # Of the request itself: what "it" then speaks of.
@@ -44,7 +45,7 @@ def names_again(text: str, tasks: Sequence[Task]) -> list[Task]:
     if _brings_a_text(text) or len(words.split()) > MOST_WORDS:
         return []
     named = substance(" ".join(found[1] for found in _definite().finditer(words) if _is_open(words, found)))
-    shared = [(named & substance(" ".join(plain(task.text).split()[1:HEAD_WORDS])), task) for task in tasks]
+    shared = [(named & substance(" ".join(plain(task.text[:LOOKED_AT]).split()[1:HEAD_WORDS])), task) for task in tasks]
     best = max((len(words) for words, _ in shared), default=0)
     found = [(frozenset(words), task) for words, task in shared if best and len(words) == best]
     several = len({words for words, _ in found}) == len(found)  # "the essay and the email"
@@ -53,12 +54,12 @@ def names_again(text: str, tasks: Sequence[Task]) -> list[Task]:
 
 def _head(text: str) -> str:
     """The words of a request without the text that comes with it."""
-    return plain(BROUGHT.split(text, maxsplit=1)[0])
+    return plain(BROUGHT.split(text, maxsplit=1)[0][:LOOKED_AT])
 
 
 def _brings_a_text(text: str) -> bool:
     found = BROUGHT.search(text)
-    return found is not None and len(plain(text[found.end() :]).split()) >= LEAST_BROUGHT
+    return found is not None and len(plain(text[found.end() :][:LOOKED_AT]).split()) >= LEAST_BROUGHT
 
 
 def _goes_before_new_things(words: str, pattern: re.Pattern[str]) -> bool:

@@ -67,6 +67,7 @@ PARTICLES: Final = re.compile(
     "[のをはがもにとでへ]|して|ください|下さい|お願い|だけ|[个号番目请把了吧掉那这]|一下|任务|タスク"
 )
 STEM: Final = 6  # letters by which a word is known: translate, translation
+TOPIC_CHARACTERS: Final = 1_000  # of a task's text, in which it says what it is about
 SHORTEST_WORD: Final = 4  # letters of a word by which a task may be named
 # Words that name no task, though a task's text may have them.
 COMMON: Final = frozenset(
@@ -198,7 +199,7 @@ def ordered(text: str) -> str:
 
 def names_unknown(text: str, tasks: Sequence[Task]) -> bool:
     """Whether a message names a thing that no task is about: "stop the music"."""
-    told = substance(" ".join(plain(task.text) for task in tasks))
+    told = substance(" ".join(_beginning(task) for task in tasks))
     named = {word for word in _definite().findall(plain(text)) if len(word) >= SHORTEST_WORD} - FILLERS - COMMON
     return any(
         not substance(word) & told and not any(has(meaning, word) for meaning in ("all", "stop", *PLACES))
@@ -219,7 +220,7 @@ def names_only(text: str, tasks: Sequence[Task], *, beside: Sequence[str] = ()) 
     >>> names_only("please cancel the last two", (), beside=("stop",))
     True
     """
-    known = {word for task in tasks for word in plain(task.text).split()[1:]}
+    known = {word for task in tasks for word in _beginning(task).split()[1:]}
     words = _counted_place().sub(" ", IDIOMS.sub(" ", plain(text)))
     for meaning in ("all", "but_not", *beside, *PLACES, "it", "back_again", "lead_out", "lead_in"):
         words = re.sub(alternatives(meaning), " ", words)
@@ -255,10 +256,14 @@ def _numbered(numbers: Iterable[int], tasks: Sequence[Task], first_number: int) 
 def _by_topic(words: str, tasks: Sequence[Task]) -> tuple[Task, ...]:
     """The tasks that share most words with the message; none where all share as many."""
     said = {word for word in substance(words) if not any(has(meaning, word) for meaning in PLACES)}
-    scored = [(len(said & substance(plain(task.text))), task) for task in tasks]
+    scored = [(len(said & substance(_beginning(task))), task) for task in tasks]
     best = max((score for score, _ in scored), default=0)
     found = [task for score, task in scored if score == best]
     return tuple(found) if best and (len(found) == 1 or len(found) < len(tasks)) else ()
+
+
+def _beginning(task: Task) -> str:
+    return plain(task.text[:TOPIC_CHARACTERS])
 
 
 def substance(words: str) -> set[str]:

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from tale.conversation import wording
+from tale.conversation.context import shortened
 from tale.conversation.exchanges import Exchange, said_before
 from tale.conversation.hand_off import hand_off_of
 from tale.conversation.orders import order_told
@@ -38,6 +39,7 @@ from tale.storage.correction_store import CorrectionStore
 Detect = Callable[[str], Awaitable[Detection]]
 
 ANSWERED: Final = "it was answered before"
+READ_BYTES: Final = 2_000  # of an order or a question about work; what it means stands at its beginning or its end
 CONFIRMED: Final = "it answers what was asked, or goes back on what was done"
 
 logger = logging.getLogger(__name__)
@@ -170,7 +172,7 @@ class Talk:
             return await self._control(heard)
         await self._keep(heard, decision.kind)
         if decision.act == "status":
-            return await self._told(await self._status.answer(text, view), STATUS, heard)
+            return await self._told(await self._status.answer(shortened(text, READ_BYTES), view), STATUS, heard)
         return await self._told(wording.question(decision.question or "what_to_do", text), CLARIFY, heard)
 
     async def _chat(self, heard: "_Heard", on_words: OnWords) -> Said:
@@ -202,7 +204,7 @@ class Talk:
 
     async def _control(self, heard: "_Heard") -> Said:
         asked = await self._keep(heard, heard.decision.kind)
-        text = heard.decision.text
+        text = shortened(heard.decision.text, READ_BYTES)
         order = order_told(text, heard.detection)
         done = await self._controls.carry_out(order, text, heard.view, heard.caller, asked)
         said = await self._told(done.told, done.kind, heard, task=done.task)
