@@ -9,6 +9,8 @@ from fakes.tapes import Story
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
+from tale.models import ollama_backend, openai_backend
+
 NEL = "\x85"  # at which the client's library ends a line that Ollama goes on with
 words = st.text(st.characters(exclude_categories=["Cs"], exclude_characters=NEL), min_size=1, max_size=5)
 tokens = st.integers(0, 5_000)
@@ -55,7 +57,15 @@ plays = st.lists(st.tuples(stories, clients), min_size=1, max_size=3).filter(
 
 
 @pytest.fixture
-async def ledger(kind: Kind, tmp_path: Path, record_property: Callable[[str, object], None]) -> AsyncIterator[Ledger]:
+async def ledger(
+    kind: Kind,
+    tmp_path: Path,
+    record_property: Callable[[str, object], None],
+    monkeypatch: pytest.MonkeyPatch,
+) -> AsyncIterator[Ledger]:
+    for backend in (ollama_backend, openai_backend):  # an engine that is found dead once is left alone for good here
+        monkeypatch.setattr(backend, "HEALTH_LIMIT_S", 60.0)
+        monkeypatch.setattr(backend, "CONNECT_LIMIT_S", 60.0)
     async with opened(kind, f"sqlite:///{tmp_path}/tale.db") as opened_ledger:
         yield opened_ledger
         record_property("calls_played", opened_ledger.played)
