@@ -68,6 +68,7 @@ def test_what_is_clear_is_stopped(said: str, numbers: list[int]) -> None:
         "最初のだけ残して他はキャンセル",
         "cancel the first one, no wait, the second one",
         "cancel the thing please",
+        "scrap the email campaign",
         "on second thought, cancel it",
     ],
 )

@@ -229,6 +229,18 @@ def names_only(text: str, tasks: Sequence[Task], *, beside: Sequence[str] = ()) 
     return "?" not in text and not {word for word in left if word[:STEM] not in stems}
 
 
+def shares_most(text: str, task: Task) -> bool:
+    """Whether a task has most of the words that an order to stop names: not "my lesson plan", of "Plan a party"."""
+    words = plain(text)
+    for meaning in ("stop", "stop_at_once", "lead_out", "lead_in"):
+        words = re.sub(alternatives(meaning), " ", words)
+    told = substance(_beginning(task))
+    other = (
+        substance(re.sub(alternatives("thing"), " ", words)) - told
+    )  # "the text about rivers": a text may be any task
+    return len(substance(words) & told) > len(other)
+
+
 def without_place(text: str) -> str:
     """An order to move a task, without the place at its end, which names no task.
 

@@ -4,7 +4,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from tale.conversation.phrases import has, says
-from tale.conversation.references import NAMED, Reference, names_only, names_unknown, ordered, says_all, tasks_meant
+from tale.conversation.references import (
+    NAMED,
+    Reference,
+    names_only,
+    names_unknown,
+    ordered,
+    says_all,
+    shares_most,
+    tasks_meant,
+)
 from tale.records import Task
 
 BOTH = 2
@@ -56,4 +65,6 @@ def _is_sure(
         return len(unfinished) <= 1 and not names_unknown(text, tasks)
     if len(wanted) > 1 or says_all(text):
         return names_only(text, tasks, beside=("stop", "stop_at_once"))
-    return meant.how in ("id", "number") or wanted == unfinished or not has("doubt", text)
+    if meant.how in ("id", "number") or wanted == unfinished:
+        return True
+    return not has("doubt", text) and (meant.how != "topic" or shares_most(text, meant.tasks[0]))
