@@ -17,7 +17,7 @@ Tale = Callable[..., Outcome]
 
 
 @pytest.fixture(autouse=True)
-def engine(tale_home: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[OllamaServer]:
+def engine(tale_home: Path, tale: Tale, monkeypatch: pytest.MonkeyPatch) -> Iterator[OllamaServer]:
     """An engine that answers at once; servers that a test leaves behind are stopped."""
     for name, value in {
         "BACKEND": "ollama",
@@ -30,7 +30,7 @@ def engine(tale_home: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[OllamaS
         monkeypatch.setenv("TALE_OLLAMA_URL", server.url)
         yield server
         if (tale_home / "run").exists():
-            in_subprocess("servers", "stop")
+            tale("servers", "stop")
 
 
 @pytest.fixture

@@ -12,9 +12,14 @@ import pytest
 from sqlalchemy import Connection, insert, select, text
 
 from tale.exceptions import DatabaseException
+from tale.storage import learning_tables, monitoring_tables
 from tale.storage.columns import metadata
 from tale.storage.database import Database
 from tale.storage.tables import meta
+
+ALL_TABLES = (learning_tables.metadata, monitoring_tables.metadata)  # those of all modules are the one metadata
+
+pytestmark = pytest.mark.usefixtures("migrated")
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ from zlib import crc32
 
 import numpy as np
 import pytest
-from fakes.servers import until
+from fakes.servers import LEARNING_PATIENCE_S, until
 
 from tale.learning.intent_data import WORDS_FILE, data_folder, read_examples
 from tale.learning.intent_encoder import MODULE, VIEWS, WIDTH, Vectors, read_encoder, vectors_of
@@ -142,10 +142,10 @@ async def test_what_is_learned_without_the_encoder_serves_until_it_has_been_lear
     copy(DATA / WORDS_FILE, tmp_path)
     learner = IntentLearner(tmp_path / "new" / "model", list, folder=tmp_path)
     learner.start()
-    await until(lambda: learner.standing is not None)
+    await until(lambda: learner.standing is not None, patience_s=LEARNING_PATIENCE_S)
     first = learner.standing
     assert learner.state == "learning" and learner.detect("hi").source == "model"
-    await until(lambda: learner.state == "ready")
+    await until(lambda: learner.state == "ready", patience_s=LEARNING_PATIENCE_S)
     await learner.stop()
     assert first and learner.standing and learner.standing.trained_at > first.trained_at
 

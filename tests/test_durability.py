@@ -20,6 +20,7 @@ from tale.storage.writer import BATCH_LIMIT, QUEUE_LIMIT
 
 CALLS_PER_S = 500
 FULL_USAGE = (10, 5, 4)
+FEW = 4 * BATCH_LIMIT  # that may wait, as the usual limit takes seconds to reach
 TOO_MANY = 2 * BATCH_LIMIT  # of which one batch is under way
 CHAT = CallContext("ux", "chat")
 REPLY = Reply("Hello", "small", "stop", Usage(10, 5))
@@ -79,9 +80,11 @@ async def test_a_call_is_acknowledged_only_when_the_disk_moves_again(tmp_path: P
 
 async def test_a_disk_that_stands_still_is_said_so_and_holds_no_more_calls_than_a_limit(tmp_path: Path) -> None:
     database = Database.open(f"sqlite:///{tmp_path}/tale.db", busy_timeout_s=60.0)  # so that nothing fails meanwhile
+    assert database._writer._queue_limit == QUEUE_LIMIT
+    database._writer._queue_limit = FEW
     calls = CallStore(database)
     with standing_still(tmp_path / "tale.db"):
-        begun = [begin(calls) for _ in range(QUEUE_LIMIT + TOO_MANY)]
+        begun = [begin(calls) for _ in range(FEW + TOO_MANY)]
         await asyncio.sleep(0)  # each call's opening is handed to the writer
         refused: list[str] = []
         for call in begun:
@@ -90,7 +93,7 @@ async def test_a_disk_that_stands_still_is_said_so_and_holds_no_more_calls_than_
             except DatabaseException as error:
                 refused.append(error.message)
         assert TOO_MANY - BATCH_LIMIT <= len(refused) <= TOO_MANY
-        assert set(refused) == {f"The database cannot keep up: {QUEUE_LIMIT:,} writes wait. Try again in a moment."}
+        assert set(refused) == {f"The database cannot keep up: {FEW:,} writes wait. Try again in a moment."}
     outcomes = await asyncio.gather(*(call.opened() for call in begun), return_exceptions=True)
     accepted = [outcome for outcome in outcomes if outcome is None]
     assert len(accepted) == len(begun) - len(refused)

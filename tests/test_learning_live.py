@@ -8,7 +8,7 @@ from typing import Any
 
 from fakes.scripted_backend import ScriptedBackend
 from fakes.scripted_pool import ScriptedPool
-from fakes.servers import Process, rows, running, settings_for, until
+from fakes.servers import LEARNING_PATIENCE_S, PATIENCE_S, rows, running, settings_for, until
 
 from tale.learning.engine_learner import LearnerStatus
 from tale.mcp.http_client import HTTPMCPClient
@@ -52,13 +52,16 @@ class PlayedLink:
         """Nobody learns."""
 
 
-async def learned(process: Process, client: HTTPMCPClient) -> dict[str, Any]:
+async def learned(client: HTTPMCPClient) -> dict[str, Any]:
     """Hand in two dozen pairs of tasks, and have them learned from."""
+
+    async def done(text: str) -> None:
+        task = await client.call_tool("submit_task", {"text": text})
+        await client.call_tool("wait_for_task", {"task_id": task["id"], "timeout_s": PATIENCE_S})
+
     for number in range(24):
         thing = f"{THINGS[number % len(THINGS)]} {number}"
-        await asyncio.gather(
-            process.done(f"Write a haiku about {thing}"), process.done(f"Write an essay about {thing}")
-        )
+        await asyncio.gather(done(f"Write a haiku about {thing}"), done(f"Write an essay about {thing}"))
     return await client.call_tool("learn_from_tasks", {})
 
 
@@ -72,8 +75,8 @@ async def test_a_service_learns_from_its_tasks_and_predicts_the_next_ones(tmp_pa
         async def answers() -> bool:
             return (await client.call_tool("get_learning_report", {}))["status"] is not None
 
-        await until(answers)
-        status = await learned(process, client)
+        await until(answers, patience_s=LEARNING_PATIENCE_S)
+        status = await learned(client)
         assert str(status["last"]).startswith("promoted")
         short = await client.call_tool("predict_task", {"text": "Write a haiku about cats"})
         long = await client.call_tool("predict_task", {"text": "Write an essay about cats"})

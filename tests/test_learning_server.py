@@ -17,13 +17,12 @@ import psutil
 import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestServer
-from fakes.servers import LOOK_INTERVAL_S, settings_for, until
+from fakes.servers import LEARNING_PATIENCE_S, settings_for, until
 from filelock import FileLock
 
 from tale.exceptions import DatabaseException, ServerException, TaleBaseException
 from tale.learning.intent_data import WORDS_FILE, data_folder
 from tale.learning.intent_learner import IntentLearner
-from tale.learning.intent_training import train
 from tale.mcp.http_client import HTTPMCPClient
 from tale.orchestration.home_key import made_key
 from tale.orchestration.watcher import CANNOT_START, PYTHON
@@ -37,20 +36,12 @@ COMMAND = (*PYTHON, "-m", "tale.servers.learning_server")
 LEARNED = "Would you draft a farewell note for our neighbours?"
 
 
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What is learned from the project's messages alone."""
-    path = tmp_path_factory.mktemp("learned") / "intents.model"
-    train(path, [], folder=data_folder())
-    return path
-
-
 @pytest.fixture
-def settings(model: Path, tmp_path: Path) -> Settings:
+def settings(learned_intents: Path, tmp_path: Path) -> Settings:
     """A home in which everything is learned already."""
     settings = settings_for(tmp_path / "home", learning="on", restart_delay_s=0.0)
     (settings.home / "learning").mkdir(parents=True)
-    copy(model, settings.home / "learning" / "intents.model")
+    copy(learned_intents, settings.home / "learning" / "intents.model")
     settings.run_folder.mkdir()
     made_key(settings)
     return settings
@@ -68,9 +59,14 @@ async def linked(settings: Settings) -> AsyncIterator[LearningLink]:
 
 async def until_learned(link: LearningLink) -> Detection:
     """What the server tells, once it does; on a busy machine the rules may stand in now and then."""
-    while (found := await link.detect(LEARNED)).source != "model":
-        await asyncio.sleep(LOOK_INTERVAL_S)
-    return found
+    told: list[Detection] = []
+
+    async def is_learned() -> bool:
+        told.append(await link.detect(LEARNED))
+        return told[-1].source == "model"
+
+    await until(is_learned, patience_s=LEARNING_PATIENCE_S)
+    return told[-1]
 
 
 def place(settings: Settings) -> dict[str, int]:
@@ -101,7 +97,7 @@ async def test_the_server_is_started_asked_replaced_when_it_dies_and_ended(setti
     first = place(settings)["pid"]
     os.kill(first, signal.SIGKILL)
     assert (await link.detect(LEARNED)).label in ("task", "chat")  # whoever answers
-    await until(lambda: place(settings)["pid"] != first)
+    await until(lambda: place(settings)["pid"] != first, patience_s=LEARNING_PATIENCE_S)
     await until_learned(link)
     second = place(settings)["pid"]
     await link.stop()
@@ -137,7 +133,7 @@ async def test_two_processes_of_a_home_share_one_server_which_ends_with_the_one_
     settings: Settings, parent: subprocess.Popen[bytes]
 ) -> None:
     database = Database.open(settings.database)
-    await until((settings.run_folder / PLACE_FILE).exists)
+    await until((settings.run_folder / PLACE_FILE).exists, patience_s=LEARNING_PATIENCE_S)
     async with linked(settings) as link, client_of(settings, made_key(settings)) as client:
         await until_learned(link)
         assert place(settings)["port"] != settings.learning_port
@@ -158,7 +154,7 @@ async def test_two_processes_of_a_home_share_one_server_which_ends_with_the_one_
 
         await CorrectionStore(database).add(Correction("one", 1.0, "gather the suspects", "status", "chat"))
         await link.corrected()
-        await until(is_learning)
+        await until(is_learning, patience_s=LEARNING_PATIENCE_S)
         await until_learned(link)  # by what was learned before
     await database.close()
     pid = place(settings)["pid"]
@@ -169,7 +165,7 @@ async def test_two_processes_of_a_home_share_one_server_which_ends_with_the_one_
 async def test_alone_in_the_foreground_it_listens_where_it_is_told(settings: Settings) -> None:
     command = (*COMMAND, "--port", str(settings.learning_port), "--home", str(settings.home))
     process = await asyncio.create_subprocess_exec(*command, env=clean(), stderr=asyncio.subprocess.DEVNULL)
-    await until((settings.run_folder / PLACE_FILE).exists)
+    await until((settings.run_folder / PLACE_FILE).exists, patience_s=LEARNING_PATIENCE_S)
     async with linked(settings) as link:
         await until_learned(link)
         assert place(settings) == {"port": settings.learning_port, "pid": process.pid}
@@ -198,20 +194,20 @@ async def test_what_was_never_learned_is_learned_in_a_process_of_its_own(tmp_pat
     with pytest.raises(ServerException, match="being learned"):
         learner.detect("hi")
     learner.start()
-    await until(lambda: learner.state == "ready")
+    await until(lambda: learner.state == "ready", patience_s=LEARNING_PATIENCE_S)
     await learner.stop()
     assert learner.detect("gather the suspects").label == "status"
     assert learner.standing is not None
     assert learner.standing.corrections == 1
 
 
-async def test_where_corrections_cannot_be_read_the_rest_is_learned_from(settings: Settings, model: Path) -> None:
+async def test_where_corrections_cannot_be_read_the_rest_is_learned_from(settings: Settings) -> None:
     def unreadable() -> list[Correction]:
         raise DatabaseException("The database is of another version.")
 
-    learner = IntentLearner(model, unreadable, with_encoder=False)
+    learner = IntentLearner(settings.home / "learning" / "intents.model", unreadable, with_encoder=False)
     learner.start()
-    await until(lambda: learner.state == "ready")
+    await until(lambda: learner.state == "ready", patience_s=LEARNING_PATIENCE_S)
     await learner.stop()
     assert learner.detect(LEARNED).label == "task"
 

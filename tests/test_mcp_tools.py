@@ -66,6 +66,26 @@ def text_of(result: Any) -> str:
     return block.text
 
 
+class Station:
+    """Its readings are its own."""
+
+    def __init__(self, degrees: float) -> None:
+        self.degrees = degrees
+
+    async def read_off(self, unit: str = "C") -> Reading:
+        """Read the temperature off."""
+        return Reading(self.degrees, unit)
+
+
+async def test_a_method_is_read_once_and_called_of_each_server_that_offers_it() -> None:
+    first, second = registered(Station(1.5).read_off, "First"), registered(Station(2.5).read_off, "Second")
+    assert first.metadata is second.metadata
+    assert (first.listing.title, second.listing.title) == ("First", "Second")
+    assert first.listing.model_copy(update={"title": "Second"}) == second.listing
+    answers = [await tool.call({}, Context()) for tool in (first, second)]
+    assert [answer.structured_content["value"] for answer in answers] == [1.5, 2.5]
+
+
 def test_the_signature_and_the_docstring_describe_the_tool() -> None:
     tool = registered(measure, "Thermometer").listing
     assert (tool.name, tool.title) == ("measure", "Thermometer")

@@ -74,6 +74,19 @@ def test_the_migrations_make_the_tables_that_the_code_expects(url: str) -> None:
     engine.dispose()
 
 
+async def test_the_new_databases_of_other_tests_are_as_the_migrations_make_them(url: str, tmp_path: Path) -> None:
+    def told(path: Path, database_id: str) -> list[str]:
+        with closing(sqlite3.connect(path)) as connection:
+            return [line.replace(database_id, "id") for line in connection.iterdump()]
+
+    upgrade(url)
+    migrated, filled = Database.open(url), Database.open(f"sqlite:///{tmp_path}/other.db")
+    assert migrated.id != filled.id
+    assert told(tmp_path / "tale.db", migrated.id) == told(tmp_path / "other.db", filled.id)
+    for database in (migrated, filled):
+        await database.close()
+
+
 def test_the_constant_names_the_newest_migration() -> None:
     assert ScriptDirectory(str(MIGRATIONS)).get_heads() == [SCHEMA_REVISION]
 
@@ -120,6 +133,24 @@ def test_an_upgrade_that_fails_changes_nothing_and_says_how_to_go_back(
     assert copy.parent == tmp_path / "copies"
     assert query(copy, "SELECT id FROM tasks") == [("t",)]
     asyncio.run(Database.open(url).close())
+
+
+def test_a_key_that_is_called_as_those_of_whoever_runs_tale_is_renamed(
+    url: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    older = tmp_path / "older"
+    shutil.copytree(MIGRATIONS, older, ignore=shutil.ignore_patterns("__pycache__", "0013_*"))
+    upgrade(url, migrations=older)
+    names = ("owner", "owner-1", "api_key", "ci")
+    with closing(sqlite3.connect(tmp_path / "tale.db")) as connection, connection:
+        connection.executemany(
+            "INSERT INTO access_keys (id, name, scope, digest, created_at) VALUES (?, ?, 'submit', ?, 1.5)",
+            [(f"{number}", name, f"digest {number}") for number, name in enumerate(names)],
+        )
+    upgrade(url)
+    renamed = query(tmp_path / "tale.db", "SELECT name FROM access_keys ORDER BY id")
+    assert renamed == [("owner-2",), ("owner-1",), ("api_key-1",), ("ci",)]
+    assert "The key 'owner' is called 'owner-2' from now on" in caplog.text
 
 
 def test_an_upgrade_without_room_for_the_copy_does_not_begin(url: str, tmp_path: Path) -> None:

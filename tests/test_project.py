@@ -1,11 +1,13 @@
 """The project keeps its own rules: layout, size, documents that are true, names that stay out."""
 
 import ast
+import os
 import re
 import subprocess
 import sys
 import tomllib
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -30,13 +32,22 @@ REASONED = re.compile(r"# noqa: [A-Z0-9, ]+ - \w|# (type|pyright): ignore\[[\w-]
 EXACT_PINS = {"pydantic", "mcp", "aiohttp", "sqlalchemy", "click"}
 
 
+@cache
 def _files() -> list[Path]:
-    found = (path for path in ROOT.rglob("*") if path.is_file() and path.suffix in TEXT_SUFFIXES)
-    return sorted(path for path in found if not LEFT_OUT.search(path.relative_to(ROOT).as_posix()))
+    found: list[Path] = []
+    for folder, folders, names in os.walk(ROOT):
+        folders[:] = [name for name in folders if not LEFT_OUT.search(name)]
+        found += [Path(folder, name) for name in names if not LEFT_OUT.search(name)]
+    return sorted(path for path in found if path.suffix in TEXT_SUFFIXES and path.is_file())
 
 
 def _modules(*folders: str) -> list[Path]:
     return [path for path in _files() if path.suffix == ".py" and path.relative_to(ROOT).parts[0] in folders]
+
+
+@cache
+def _trees() -> dict[str, ast.Module]:
+    return {_name(path): ast.parse(path.read_text()) for path in _modules("tale")}
 
 
 def _name(path: Path) -> str:
@@ -59,32 +70,44 @@ def _constraints() -> dict[str, str]:
     return dict(line.split("==") for line in lines if not line.startswith("#"))
 
 
-@pytest.mark.parametrize("path", _modules(*CODE_FOLDERS), ids=_name)
-def test_no_module_grows_beyond_what_one_reads_at_a_sitting(path: Path):
-    assert len(path.read_text().splitlines()) <= MOST_LINES
+def test_no_module_grows_beyond_what_one_reads_at_a_sitting():
+    lengths = {_name(path): len(path.read_text().splitlines()) for path in _modules(*CODE_FOLDERS)}
+    assert {name: length for name, length in lengths.items() if length > MOST_LINES} == {}
 
 
-@pytest.mark.parametrize("path", _modules("tale"), ids=_name)
-def test_a_module_opens_with_its_purpose_and_keeps_its_functions_short(path: Path):
-    tree = ast.parse(path.read_text())
-    if tree.body:
-        first_line = (ast.get_docstring(tree) or "").partition("\n")[0]
-        assert first_line.endswith((".", ":")), "the module lacks a docstring that opens with a sentence"
+def test_a_module_opens_with_its_purpose():
+    written = {name: tree for name, tree in _trees().items() if tree.body}
+    told = {name: (ast.get_docstring(tree) or "").partition("\n")[0] for name, tree in written.items()}
+    assert [name for name, first_line in told.items() if not first_line.endswith((".", ":"))] == []
+
+
+def test_functions_are_short():
     long = [
-        f"{node.name}: {node.end_lineno - node.lineno + 1} lines"
+        f"{name}: {node.name}: {node.end_lineno - node.lineno + 1} lines"
+        for name, tree in _trees().items()
+        if "migrations/versions" not in name  # a table is one statement, however long
         for node in ast.walk(tree)
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and node.end_lineno
         if node.end_lineno - node.lineno + 1 > MOST_FUNCTION_LINES
     ]
-    assert long == [] or "migrations/versions" in path.as_posix()  # a table is one statement, however long
+    assert long == []
 
 
-@pytest.mark.parametrize("path", _modules(*CODE_FOLDERS), ids=_name)
-def test_each_ignored_rule_says_why(path: Path):
+def test_each_ignored_rule_says_why():
     """`# noqa: X - reason`, `# type: ignore[x]  # reason` and `# pyright: ignore[x]  # reason`."""
-    lines = path.read_text().splitlines() if path != Path(__file__) else []
-    bare = [line.strip() for line in lines if IGNORED_RULE.search(line) and not REASONED.search(line)]
+    bare = [
+        f"{_name(path)}: {line.strip()}"
+        for path in _modules(*CODE_FOLDERS)
+        if path != Path(__file__)
+        for line in path.read_text().splitlines()
+        if IGNORED_RULE.search(line) and not REASONED.search(line)
+    ]
     assert bare == []
+
+
+def test_the_files_of_tests_that_are_to_come_first_are_there():
+    told = re.findall(r'^    "(test_\w+)",$', (ROOT / "tests/conftest.py").read_text(), re.MULTILINE)
+    assert told and [name for name in told if not (ROOT / "tests" / f"{name}.py").is_file()] == []
 
 
 def test_neither_a_registry_nor_a_place_on_somebodys_machine_is_named():
@@ -120,6 +143,14 @@ def test_the_constraints_hold_names_and_versions_only_and_fit_what_the_project_a
     assert list(held) == sorted(held)
     for item in _requirements():
         assert item.specifier.contains(held[canonicalize_name(item.name)]), item
+
+
+def test_the_rules_of_the_house_name_every_layer():
+    contracts = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]["contracts"]
+    layers = [set(layer.split(" | ")) for layer in contracts[0]["layers"]]
+    block = (ROOT / "CONTRIBUTING.md").read_text().partition("## Layers")[2].split("```")[1]
+    told = [set(re.findall(r"tale\.(\w+)", line)) for line in block.splitlines()]
+    assert [names for names in told if names] == layers
 
 
 def test_the_changelog_speaks_of_this_version():

@@ -27,7 +27,7 @@ NUMBERS = st.floats(allow_nan=False, allow_infinity=False)
 @pytest.fixture(params=["sqlite", "postgres"])
 def engine(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Engine]:
     url = f"sqlite:///{tmp_path}/q.db"
-    engine = made(url if request.param == "sqlite" else request.getfixturevalue("postgres_url"))
+    engine = made(url if request.param == "sqlite" else request.getfixturevalue("empty_postgres_url"))
     yield engine
     engine.dispose()
 
@@ -57,7 +57,7 @@ def test_the_rows_are_those_that_sqlalchemy_writes(calls: list[tuple[Any, ...]])
     found: list[list[dict[str, Any]]] = []
     for is_quick in (True, False):
         engine = make_engine(parse_url("sqlite://"), "write", busy_timeout_s=0.05)
-        metadata.create_all(engine)
+        metadata.create_all(engine, tables=[mcp_calls])
         if is_quick:
             assert QuickRows(engine).add(insert(mcp_calls), rows)
         else:
@@ -108,11 +108,11 @@ def test_on_postgresql_texts_are_those_that_sqlalchemy_writes(engine: Engine) ->
 
 
 @pytest.mark.parametrize("engine", ["postgres"], indirect=True)
-def test_a_broken_connection_costs_one_attempt(engine: Engine, postgres_url: str) -> None:
+def test_a_broken_connection_costs_one_attempt(engine: Engine, empty_postgres_url: str) -> None:
     quick_rows, statement = QuickRows(engine), insert(mcp_calls)
     assert quick_rows.add(statement, [call(1)])
     others = "datname = current_database() AND pid <> pg_backend_pid()"
-    run_on(postgres_url, f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE {others}")
+    run_on(empty_postgres_url, f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE {others}")
     assert quick_rows.add(statement, [call(2)]) or quick_rows.add(statement, [call(2)])
     assert len(stored(engine)) == 2
 

@@ -20,6 +20,8 @@ from tale.storage.tables import meta, model_calls
 
 NOBODY = 65_534
 
+pytestmark = pytest.mark.usefixtures("migrated")
+
 
 @pytest.fixture
 def url(tmp_path: Path) -> str:

@@ -3,6 +3,7 @@
 import asyncio
 import uuid
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -19,6 +20,7 @@ from tale.storage.conversation_store import ConversationStore
 from tale.storage.database import Database
 from tale.storage.engines import parse_url
 from tale.storage.key_store import KeyStore
+from tale.storage.learning_store import NOTHING_YET, LearningStore
 from tale.storage.tables import meta
 from tale.storage.task_store import TaskStore
 from tale.storage.upgrade import upgrade
@@ -30,7 +32,7 @@ ALL_TABLES = (learning_tables.metadata, monitoring_tables.metadata)  # those of 
 
 @pytest.fixture
 def url(postgres_url: str) -> str:
-    """An empty database."""
+    """A new database."""
     return postgres_url
 
 
@@ -45,19 +47,19 @@ def new_task(**values: Any) -> Task:
     return Task(**{"id": str(uuid.uuid4()), "text": "t", "status": TaskStatus.QUEUED, "created_at": 1.0, **values})
 
 
-def test_the_migrations_make_the_tables_that_the_code_expects(url: str) -> None:
+def test_the_migrations_make_the_tables_that_the_code_expects(empty_postgres_url: str) -> None:
     from alembic.autogenerate import compare_metadata
     from alembic.migration import MigrationContext
 
-    upgrade(url)
-    engine = create_engine(parse_url(url))
+    upgrade(empty_postgres_url)
+    engine = create_engine(parse_url(empty_postgres_url))
     with engine.connect() as connection:
         assert compare_metadata(MigrationContext.configure(connection, opts={"compare_type": True}), metadata) == []
     engine.dispose()
 
 
-async def test_processes_that_open_an_empty_database_at_once_agree(url: str) -> None:
-    opened = await asyncio.gather(*(asyncio.to_thread(Database.open, url) for _ in range(2)))
+async def test_processes_that_open_an_empty_database_at_once_agree(empty_postgres_url: str) -> None:
+    opened = await asyncio.gather(*(asyncio.to_thread(Database.open, empty_postgres_url) for _ in range(2)))
     assert len({database.id for database in opened}) == 1
     for database in opened:
         await database.close()
@@ -109,6 +111,23 @@ async def test_tasks_are_listed_counted_and_cancelled(database: Database) -> Non
     assert (await store.counts())[TaskStatus.QUEUED] == len(await store.open_tasks()) == 5
     assert await store.add_feedback(stored[1].id, "good", None, 1.0)
     assert await store.add_feedback(stored[1].id, "bad", "why", 2.0)
+
+
+async def test_attempts_are_found_to_learn_from(database: Database) -> None:
+    store, calls = TaskStore(database), CallStore(database)
+    task = await store.insert(new_task())
+    for number, ending in enumerate(({"error_class": "CheckFailed"}, {}), 1):
+        await store.claim(task.id, expected_attempt=None, now=2.0, max_failures=3)
+        call = ModelCall(str(uuid.uuid4()), 2.0, "task", "execute", "m", "p", task_id=task.id, attempt=number)
+        await calls.open_call(call)
+        await calls.close_call(replace(call, ended_at=3.0, output_tokens=5))
+        if ending:
+            await store.release(task.id, number, outcome="failed", now=4.0, max_failures=3, **ending)
+    await store.finish(task.id, 2, status=TaskStatus.COMPLETED, now=5.0)
+    await store.add_feedback(task.id, "good", None, 6.0, key_name="ann")
+    found, cursor = await LearningStore(database).past_attempts(NOTHING_YET, limit=9, until=5.0)
+    told = [(each.succeeded, each.is_retry, each.key_name) for each in found]
+    assert (told, cursor) == ([(False, False, None), (True, True, "ann")], (5.0, task.id, 2))
 
 
 async def test_calls_are_kept_summed_and_closed(database: Database) -> None:

@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
+from fakes.new_database import upgraded
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
@@ -17,7 +18,6 @@ from tale.storage.engines import make_engine, parse_url
 from tale.storage.rows import record_of, task_of, values_of
 from tale.storage.tables import attempts, tasks
 from tale.storage.task_moves import Ending
-from tale.storage.upgrade import upgrade_engine
 
 MAX_FAILURES = 3
 
@@ -29,7 +29,7 @@ class TaskLife(RuleBasedStateMachine):
     def begin(self) -> None:
         url = parse_url("sqlite://")
         self.engine = make_engine(url, "write", busy_timeout_s=1)
-        upgrade_engine(self.engine, url, None, busy_timeout_s=1)
+        upgraded(self.engine, url, None, busy_timeout_s=1)
         self.now = 1.0
         self.ends = 0
         self.task = Task(str(uuid.uuid4()), "t", TaskStatus.QUEUED, created_at=1.0)

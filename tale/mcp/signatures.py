@@ -29,7 +29,7 @@ def describe(function: Callable[..., Any]) -> Described:
     name = function.__name__
     if not inspect.iscoroutinefunction(function):
         raise TypeError(f"{name} must be an async function")
-    parsed = docstring_parser.parse(inspect.getdoc(function) or "")
+    parsed = docstring_parser.parse(inspect.getdoc(function) or "", style=docstring_parser.DocstringStyle.GOOGLE)
     contexts = {name: hint for name, hint in get_type_hints(function).items() if hint in (CallOrigin, ToolContext)}
     return Described(
         name=name,

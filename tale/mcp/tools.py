@@ -6,6 +6,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from types import UnionType
 from typing import Any, Final, Union, get_args, get_origin, get_type_hints
+from weakref import WeakKeyDictionary
 
 from mcp import MCPError
 from mcp.server.mcpserver.utilities.func_metadata import FuncMetadata, func_metadata
@@ -15,7 +16,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from tale.exceptions import TaleBaseException
 from tale.mcp.long_calls import BecameTask
-from tale.mcp.signatures import describe
+from tale.mcp.signatures import Described, describe
 from tale.mcp.tool_context import CallOrigin, InputNeeded
 from tale.mcp.wire import ERROR_META_KEY
 
@@ -24,6 +25,18 @@ INTERNAL_ERROR_TEXT: Final = "Internal error: the server's log has the details; 
 ToolFunction = Callable[..., Awaitable[Any]]
 
 logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class _Reading:
+    """What a function's signature and docstring give; the same for each server that offers it."""
+
+    described: Described
+    metadata: FuncMetadata
+    input_schema: Mapping[str, Any]
+
+
+_readings: Final[WeakKeyDictionary[Any, _Reading]] = WeakKeyDictionary()  # of methods: to read one takes some 10 ms
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,22 +63,13 @@ class RegisteredTool:
         An answer that is content (text, images, resources) needs none. `input_schema` is listed in place of the one
         that the signature gives.
         """
-        described = describe(function)
-        skipped = [described.context_parameter] if described.context_parameter else []
-        metadata = _with_adapter(func_metadata(function, skip_names=skipped))
-        if metadata.output_schema is None and not _is_content(get_type_hints(function).get("return")):
-            raise TypeError(
-                f"the tool {described.name} needs an answer with a JSON schema, as of a dataclass without slots"
-            )
-        schema = metadata.arg_model.model_json_schema(by_alias=True)
-        for name, text in described.parameter_texts.items():
-            if name in schema.get("properties", {}):
-                schema["properties"][name]["description"] = text
+        reading = _read(function)
+        described, metadata = reading.described, reading.metadata
         listing = Tool(
             name=described.name,
             title=title,
             description=described.description,
-            input_schema={**schema, "additionalProperties": False} if input_schema is None else dict(input_schema),
+            input_schema=dict(reading.input_schema if input_schema is None else input_schema),
             output_schema=metadata.output_schema,
             annotations=annotations,
         )
@@ -118,6 +122,27 @@ class RegisteredTool:
         if not isinstance(converted, CallToolResult):
             raise TypeError(f"the tool {self.listing.name} returned {type(answer).__name__}")
         return converted
+
+
+def _read(function: ToolFunction) -> _Reading:
+    method = getattr(function, "__func__", None)
+    if method in _readings:
+        return _readings[method]
+    described = describe(function)
+    skipped = [described.context_parameter] if described.context_parameter else []
+    metadata = _with_adapter(func_metadata(function, skip_names=skipped))
+    if metadata.output_schema is None and not _is_content(get_type_hints(function).get("return")):
+        raise TypeError(
+            f"the tool {described.name} needs an answer with a JSON schema, as of a dataclass without slots"
+        )
+    schema = metadata.arg_model.model_json_schema(by_alias=True)
+    for name, text in described.parameter_texts.items():
+        if name in schema.get("properties", {}):
+            schema["properties"][name]["description"] = text
+    reading = _Reading(described, metadata, {**schema, "additionalProperties": False})
+    if method is not None:
+        _readings[method] = reading
+    return reading
 
 
 def _with_adapter(metadata: FuncMetadata) -> FuncMetadata:

