@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from fakes.command_line import COMMAND, Outcome, Terminal, in_subprocess
+from fakes.command_line import COMMAND, Outcome, Terminal, free_port, in_subprocess
 from fakes.gateway import model, serving
 from fakes.played_ux_agent import PlayedUXAgent, Spoken
 
@@ -41,6 +41,21 @@ def test_the_answer_streams_to_stdout_and_nothing_else_does(agent: PlayedUXAgent
 
     assert (done.code, done.out, done.err) == (0, "Hello there\n", "")
     assert agent.asked("conversation") == [{"message": "Hello", "conversation_id": None, "again": False}]
+
+
+@pytest.mark.parametrize("arguments", [("-m", "Hello"), ()])
+def test_a_gateway_elsewhere_whose_ux_agent_is_not_named_is_told_to_need_it(
+    agent: PlayedUXAgent, tale: Tale, monkeypatch: pytest.MonkeyPatch, arguments: tuple[str, ...]
+) -> None:
+    agent.home = "/somewhere/else"
+    monkeypatch.setenv("TALE_GATEWAY_URL", agent.url)
+    monkeypatch.setenv("TALE_UX_AGENT_PORT", str(free_port()))
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"Hello\n")))
+
+    done = tale("chat", *arguments)
+
+    assert (done.code, done.out) == (3, "")
+    assert "name the one beside the gateway with TALE_UX_AGENT_URL" in done.err
 
 
 def test_words_come_before_the_answer_is_complete(agent: PlayedUXAgent) -> None:
@@ -175,6 +190,14 @@ def test_the_result_of_a_task_is_waited_for_and_is_all_that_goes_to_stdout(agent
 
     assert (done.code, done.out) == (0, "A long essay.\n")
     assert "The large model is on it: task 1." in done.err
+
+
+def test_the_result_of_a_task_that_is_tried_again_is_waited_for_too(agent: PlayedUXAgent, tale: Tale) -> None:
+    agent.outcome = {"status": "completed", "result": "A long essay."}
+
+    assert tale("chat", "-m", "retry 1 with 300 tokens").out == "A long essay.\n"
+    piped = in_subprocess("chat", given=b"retry 1\n")
+    assert (piped.code, piped.out) == (0, "The large model is on it: task 1.\nA long essay.\n")
 
 
 def test_without_waiting_the_answer_says_that_a_task_was_begun(agent: PlayedUXAgent, tale: Tale) -> None:
@@ -320,6 +343,11 @@ def test_a_dumb_terminal_tells_what_went_wrong_and_goes_on(agent: PlayedUXAgent)
     terminal.read_until("tale: small-model ran out of memory; take a smaller one.\r\n> ")
     terminal.type("/statsu\n")
     terminal.read_until("There is no command /statsu; /status is the nearest, and /help lists all.")
+    agent.refusal = None
+    terminal.type("Hello\n")
+    terminal.read_until("Hello there\r\n> ")
+    terminal.type("/save ~nobody-of-that-name/notes.md\n")
+    terminal.read_until("cannot be written: there is no such user.")
     terminal.type("\x04")
 
     assert terminal.end() == 0

@@ -1,32 +1,18 @@
 """What control messages order, what questions are about, and which tasks a message speaks of."""
 
+import subprocess
+import sys
 from dataclasses import replace
 
 import pytest
+from fakes.three_tasks import IDS, tasks
 
-from tale.conversation.hand_off import hand_off_of
 from tale.conversation.leaning import points_back
 from tale.conversation.orders import Order, order_of, order_told
-from tale.conversation.phrases import has, plain, says
+from tale.conversation.phrases import LETTER, alternatives, has, plain, says
 from tale.conversation.questions import topic_of
 from tale.conversation.references import tasks_meant, without_place
-from tale.records import Action, ConversationTurn, Detection, Task, TaskStatus
-
-TEXTS = ("Write an essay about whales", "Translate the contract into German", "Make a table of planets")
-IDS = (
-    "11111111-aaaa-4aaa-8aaa-111111111111",
-    "22222222-bbbb-4bbb-8bbb-222222222222",
-    "3333333c-cccc-4ccc-8ccc-333333333333",
-)
-
-
-def tasks(*statuses: str) -> list[Task]:
-    """Three tasks, oldest first."""
-    told = [*statuses, *["running"] * len(TEXTS)]
-    return [
-        Task(task_id, text, TaskStatus(status), float(place), result=f"Result {place}")
-        for place, (task_id, text, status) in enumerate(zip(IDS, TEXTS, told, strict=False))
-    ]
+from tale.records import Action, Detection, TaskStatus
 
 
 @pytest.mark.parametrize(
@@ -158,6 +144,21 @@ def test_a_question_about_one_s_work_is_about_something(text: str, topic: str) -
         ("タスク3をキャンセル", [3], "number"),
         ("rerun with 1,500 tokens", [], "none"),
         ("cancela todo", [1, 2, 3], "all"),
+        ("取消2个任务", [], "none"),
+        ("取消第2段", [], "none"),
+        ("1, 3", [1, 3], "number"),
+        ("stop 1 and the last", [1, 3], "order"),
+        ("stop the last 2", [2, 3], "order"),
+        ("pause until 10:30", [], "none"),
+        ("hold at 14:15", [], "none"),
+        ("stop at 1.30", [], "none"),
+        ("pause until 2", [], "none"),
+        ("retry 1, 3", [1, 3], "number"),
+        ("取消第1和第3个", [1, 3], "number"),
+        ("取消第1和3个", [1, 3], "number"),
+        ("取消第1、3个", [1, 3], "number"),
+        ("取消第1,3个", [1, 3], "number"),
+        ("取消第1和第3段", [], "none"),
     ],
 )
 def test_the_tasks_that_are_meant_are_found(text: str, numbers: list[int], how: str) -> None:
@@ -235,130 +236,51 @@ def test_numbers_count_within_the_whole_conversation_though_only_its_latest_task
     assert tasks_meant("stop task 2", listed, first_number=11).tasks == ()
 
 
-def test_a_request_that_stands_for_itself_takes_nothing_of_the_talk_along() -> None:
-    said = [ConversationTurn("c", 0, "user", "My cat is called Tom", 0.0, kind="chat")]
-    said.append(ConversationTurn("c", 1, "assistant", "A fine name.", 0.0, kind="chat"))
-    assert hand_off_of("Write hello world in Python", turns=said).files == ()
-
-
-def test_a_request_that_points_back_takes_along_what_was_said() -> None:
-    said = [ConversationTurn("c", 0, "user", "What is a monad?", 0.0, kind="chat")]
-    said.append(ConversationTurn("c", 1, "assistant", "A monoid.", 0.0, kind="chat"))
-    (file,) = hand_off_of("Translate that into German", turns=said).files
-    assert (file.name, file.text) == ("conversation.txt", "User: What is a monad?\ntale: A monoid.")
-
-
-def test_a_request_about_the_same_things_takes_along_what_was_said() -> None:
-    said = [ConversationTurn("c", 0, "user", "My project uses Django with PostgreSQL", 0.0, kind="chat")]
-    (file,) = hand_off_of("Write a Django model for PostgreSQL", turns=said).files
-    assert "My project uses Django" in file.text
-
-
-def test_a_change_of_an_earlier_task_takes_its_result_along_or_waits_for_it() -> None:
-    ended = dict(enumerate(tasks("completed", "completed", "completed"), 1))
-    (file,) = hand_off_of("Make it shorter", numbered=ended).files
-    assert file.text == "The request: Make a table of planets\n\nThe result:\nResult 2"
-    (file,) = hand_off_of("make the first one shorter, please", numbered=ended).files
-    assert "whales" in file.text
-    running = dict(enumerate(tasks("completed", "completed", "running"), 1))
-    given = hand_off_of("Now make it shorter", numbered=running)
-    assert (given.files, given.after) == ((), (IDS[2],))
-
-
-def test_what_was_cancelled_or_failed_is_nothing_to_build_on() -> None:
-    numbered = dict(enumerate(tasks("completed", "failed", "cancelled"), 1))
-    (file,) = hand_off_of("Make it shorter", numbered=numbered).files
-    assert "whales" in file.text
-
-
-@pytest.mark.parametrize(
-    "text",
-    [
-        "Write a python function to calculate fibonacci numbers",
-        "Write a function that reverses a string",
-        "Write a letter to my landlord",
-        "Schreib einen Brief an das Finanzamt",
-        "a poem in which the hero dies",
-        "Summarise this: The tenants met on Monday and agreed on nothing.",
-        "¿Cuál es la capital de Francia? Escribe un poema sobre ella",
-        "Write a python script that prints the result",
-        "Write a function that returns the result of a division",
-        "Write a poem about a bird flying above the clouds",
-        "Write a regex that matches the same word twice",
-    ],
-)
-def test_a_request_that_names_what_it_is_about_neither_waits_nor_takes_along(text: str) -> None:
-    numbered = dict(enumerate(tasks("completed", "completed", "running"), 1))
-    given = hand_off_of(text, numbered=numbered)
-    assert (given.files, given.after) == ((), ())
-
-
-@pytest.mark.parametrize(
-    "text",
-    [
-        "Make it rhyme",
-        "now translate that into Finnish",
-        "write a test for it",
-        "the same for my sister, please",
-        "Put it in a table",
-        "Mach es kürzer",
-        "Skróć to do pięciu zdań",
-        "Ponlo en una tabla",
-        "la même chose en allemand",
-        "Add comments to the code",
-        "Translate the text into German",
-        "Make the text shorter",
-        "Übersetze den Text ins Englische",
-    ],
-)
-def test_a_request_that_goes_on_with_another_is_told_in_many_languages(text: str) -> None:
-    assert points_back(text)
-
-
-def test_a_request_names_what_was_made_before_and_gets_it() -> None:
-    numbered = dict(enumerate(tasks("completed", "completed", "running"), 1))
-    (file,) = hand_off_of("make the essay shorter", numbered=numbered).files
-    assert "whales" in file.text
-    given = hand_off_of("Add a column to the table", numbered=numbered)
-    assert (given.files, given.after) == ((), (IDS[2],))
-    assert hand_off_of("Write a letter about whales", numbered=numbered).files == ()
-
-
-def test_a_request_for_several_gets_all_of_them() -> None:
-    numbered = dict(enumerate(tasks("completed", "completed", "running"), 1))
-    given = hand_off_of("Compare the first and the second one", numbered=numbered)
-    assert [file.name for file in given.files] == ["earlier_task_1.txt", "earlier_task_2.txt"]
-    both = hand_off_of("Combine them", numbered=numbered)
-    assert (len(both.files), both.after) == (1, (IDS[2],))
-
-
-def test_a_request_that_names_a_lost_task_gets_no_other_in_its_place() -> None:
-    numbered = dict(enumerate(tasks("cancelled", "completed", "completed"), 1))
-    assert hand_off_of("Translate the first one into German", numbered=numbered).files == ()
-
-
-def test_what_was_just_said_goes_before_what_was_made() -> None:
-    numbered = dict(enumerate(tasks("completed", "completed", "running"), 1))
-    said = [ConversationTurn("c", 0, "user", "What is a monad?", 0.0, kind="chat")]
-    said.append(ConversationTurn("c", 1, "assistant", "A monoid.", 0.0, kind="chat"))
-    given = hand_off_of("Translate your answer into German", turns=said, numbered=numbered)
-    assert ([file.name for file in given.files], given.after) == (["conversation.txt"], ())
-
-
-def test_wishes_and_material_go_along() -> None:
-    given = hand_off_of("Explain it", material="def f(): ...", wishes=["Answer in German"])
-    assert [(file.name, file.text) for file in given.files] == [
-        ("message.txt", "def f(): ..."),
-        ("wishes_of_the_user.txt", "Answer in German"),
-    ]
-
-
 def test_phrases_are_found_as_whole_words_in_any_script() -> None:
     assert plain("  Don\u2019t STOP — it's «fine»! ") == "don't stop it's fine"
     assert has("stop", "bitte stopp") and not has("stop", "the stopover was long")
     assert says("just_chat", "No, just chat.") and not says("just_chat", "just chat with me about cats")
     assert says("yes", "Ja, bitte!") and says("do_it", "ok do it now please")
     assert points_back("make it longer") and not points_back("write a poem about rain")
+
+
+REPEATED = """
+from tale.conversation.orders import order_of
+from tale.conversation.phrases import _phrases, has, says
+from tale.conversation.references import tasks_meant, tasks_of_request
+from tale.conversation.state import settled_by_words
+from tale.conversation.stopping import stop_meant
+from tale.records import ConversationTurn
+
+book = {meaning: [each.strip().rstrip("*") for each in phrases.split("|")] for meaning, phrases in _phrases().items()}
+beside = [*book["lead_in"], *book["lead_out"]]
+for meaning, phrases in book.items():
+    for phrase in (*phrases, *beside):
+        assert not says(meaning, f"{phrase} " * 40 + "x")
+stars = [each.strip().rstrip("*") for phrases in _phrases().values() for each in phrases.split("|") if "*" in each]
+for phrase in (*beside, *stars, "derniere"):
+    for text in (f"{phrase} " * 40 + "x", phrase + "\u0915" * 40 + " x"):
+        order_of(text)
+        tasks_meant(text, ())
+for text in ("task" + " " * 1_900 + "x", "again " + "1" * 900 + " " * 900 + "x"):
+    order_of(text)
+    tasks_meant(text, ())
+for text in ("last and " * 220 + "verse", "ilk i " * 330 + "x", "1, " * 660 + "x", "stop 1 , " * 220 + "x"):
+    tasks_of_request(text, ())
+    stop_meant(text, {})
+said = [ConversationTurn("c", 0, "user", "Hi", 0.0, kind="chat")]
+said.append(ConversationTurn("c", 1, "assistant", "Hello", 0.0, kind="chat"))
+for phrase in ("s\u00ec ", "please ", "no then ", "last ", "keep ", "1, "):
+    settled_by_words(phrase * (9_990 // len(phrase)) + "x", said)
+said[1] = ConversationTurn("c", 1, "assistant", "Which one?", 0.0, kind="which")
+for phrase in ("1, ", "the last, ", "first 1 , ", "no, "):
+    settled_by_words(phrase * (9_990 // len(phrase)), said)
+"""
+
+
+def test_no_message_keeps_a_pattern_busy_however_often_it_says_a_thing() -> None:
+    """In a process of its own: a pattern that is busy can hardly be stopped."""
+    subprocess.run([sys.executable, "-c", REPEATED], check=True, timeout=120)
 
 
 def test_every_meaning_of_the_phrase_book_can_be_looked_for() -> None:
@@ -369,6 +291,8 @@ def test_every_meaning_of_the_phrase_book_can_be_looked_for() -> None:
 
     book = tomllib.loads((Path(tale.conversation.__file__).parent / "phrases.toml").read_text())
     for meaning, phrases in book.items():
+        said = alternatives(meaning).replace(LETTER, "*").split("|")
+        assert len(set(said)) == len(said), meaning
         first = plain(phrases.strip().partition("|")[0].strip().rstrip("*"))
         assert has(meaning, first), meaning
 

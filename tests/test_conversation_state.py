@@ -103,6 +103,30 @@ def test_a_request_that_was_taken_for_talk_is_done_after_all() -> None:
     assert decided.learned == Learned("A poem would be nice", "task", "chat")
 
 
+def test_do_it_is_said_of_what_was_answered_last_though_another_message_came_in_between() -> None:
+    said = [("u", "chat", "Rename?"), ("u", "status", "How far?"), ("t", "status", "x"), ("t", "chat", "So you do")]
+    decided = settled_by_words("do it", turns(*said))
+    assert decided is not None
+    assert (decided.act, decided.text, decided.learned) == ("hand_off", "Rename?", Learned("Rename?", "task", "chat"))
+
+
+@pytest.mark.parametrize(
+    ("second", "answer", "reply", "act"),
+    [
+        ("task", "hand_off", "no, just chat", "chat"),
+        ("task", "clarify", "yes", "hand_off"),
+        ("ambiguous", "clarify", "just chat", "chat"),
+    ],
+)
+def test_a_reply_finds_what_it_replies_to_though_an_earlier_answer_ended_since(
+    second: str, answer: str, reply: str, act: str
+) -> None:
+    said = [("u", "chat", "Why?"), ("u", second, "A poem"), ("t", answer, "…"), ("t", "chat", "Because")]
+    decided = settled_by_words(reply, turns(*said))
+    assert decided is not None
+    assert (decided.act, decided.text) == (act, "A poem")
+
+
 @pytest.mark.parametrize(
     ("reply", "act", "text"),
     [
@@ -352,6 +376,14 @@ def test_short_results_and_code_are_told_whole_and_long_ones_in_short() -> None:
     assert wording.ended(1, task("completed")).endswith("(it has no text)")
     assert "“retry 1”" in wording.ended(1, task("failed", error="No."))
     assert wording.ended(1, task("cancelled", result="half")).endswith("`tale result id1`.")
+
+
+def test_what_failed_is_told_of_the_tasks_that_are_named_or_of_all() -> None:
+    both = {1: task("failed", error="No."), 2: task("completed", 2)}
+    assert wording.errors(both, now=0.0) == "Task 1 (“Task text 1”): No. It is failed."
+    assert wording.errors({2: both[2]}, now=0.0, are_named=True) == "Task 2 has not failed."
+    assert wording.errors({1: both[2]}, now=0.0) == "None of the tasks in this conversation has failed."
+    assert wording.errors({6: both[2], 7: both[2]}, now=0.0) == "None of the latest 2 tasks here has failed."
 
 
 def test_the_last_request_is_the_latest_task_else_the_latest_message() -> None:

@@ -2,8 +2,9 @@
 
 import pytest
 
+from tale.conversation.state import settled_by_words
 from tale.conversation.stopping import stop_meant
-from tale.records import Task, TaskStatus
+from tale.records import ConversationTurn, Task, TaskStatus
 
 FOUR = (
     "Write an essay about the French Revolution",
@@ -39,6 +40,9 @@ def numbered(*texts: str, ended: int = 0) -> dict[int, Task]:
         ("kill everything except the essay", [2, 3, 4]),
         ("cancel everything except the first one and the email", [2, 3]),
         ("cancel the first and the last one", [1, 4]),
+        ("cancel 2, 3 and the last", [2, 3, 4]),
+        ("cancel tasks 1, 3 and 4", [1, 3, 4]),
+        ("cancel the first, the third and the last one", [1, 3, 4]),
         ("All right, cancel the last one", [4]),
         ("Everything is fine, just cancel the last one", [4]),
         ("alles klar, brich die zweite ab", [2]),
@@ -46,6 +50,9 @@ def numbered(*texts: str, ended: int = 0) -> dict[int, Task]:
         ("the first one is great, cancel the second", [2]),
         ("cancel the last one, it has been running for 3 hours", [4]),
         ("I was wrong about the second one, keep it, cancel the third", [3]),
+        ("stop, please, 2", [2]),
+        ("取消第2个", [2]),
+        ("取消第1个和第3个", [1, 3]),
     ],
 )
 def test_what_is_clear_is_stopped(said: str, numbers: list[int]) -> None:
@@ -67,13 +74,53 @@ def test_what_is_clear_is_stopped(said: str, numbers: list[int]) -> None:
         "when the essay is done, cancel the rest",
         "最初のだけ残して他はキャンセル",
         "cancel the first one, no wait, the second one",
+        "cancel 1, no, 3",
+        "cancel the second one, the first one is fine",
+        "取消2个任务",
         "cancel the thing please",
         "scrap the email campaign",
         "on second thought, cancel it",
+        "cancel the essay, the last one",
+        "cancel the essay, 2 and 3",
+        "cancel the essay and the last one",
+        "cancel task 2 and the essay",
+        "cancel 2 and the essay",
+        "cancel the first two and the last",
+        "cancel the third verse",
+        "cancel the second version",
+        "取消第三个例子",
+        "取消第3个例子",
+        "please stop at 2:30",
     ],
 )
 def test_what_could_stop_too_much_is_asked_about(said: str) -> None:
     assert not stop_meant(said, numbered(*FOUR)).is_sure
+
+
+@pytest.mark.parametrize(
+    ("reply", "numbers"),
+    [
+        ("no, the second one", [2]),
+        ("ok, the second one", [2]),
+        ("yes, 2", [2]),
+        ("1, 3", [1, 3]),
+        ("#1, #3", [1, 3]),
+        ("3, 4 and the last", [3, 4]),
+        ("1 and the third one", [1, 3]),
+        ("1, 3, and 4", [1, 3, 4]),
+        ("2, please", [2]),
+        ("第2个", [2]),
+        ("第1个和第3个", [1, 3]),
+    ],
+)
+def test_a_reply_to_which_one_stops_what_it_names(reply: str, numbers: list[int]) -> None:
+    known = numbered(*FOUR)
+    asked = [ConversationTurn("c", 0, "user", "cancel the thing please", 0.0, kind="control")]
+    asked.append(ConversationTurn("c", 1, "assistant", "Which one shall I stop?", 0.0, kind="which"))
+    decided = settled_by_words(reply, asked, list(known.values()))
+    assert decided is not None and decided.act == "control"
+    stop = stop_meant(decided.text, known)
+    assert (list(stop.tasks), stop.is_sure) == (numbers, True)
 
 
 @pytest.mark.parametrize(("said", "is_sure"), [("stop it", True), ("cancel", True), ("I don't need it any more", True)])

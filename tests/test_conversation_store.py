@@ -97,6 +97,26 @@ async def test_an_order_becomes_a_wish_and_is_taken_back(store: ConversationStor
         assert view.wishes == wishes
 
 
+async def test_what_lies_before_a_view_is_found(database: Database, store: ConversationStore) -> None:
+    assert await store.last_wish(ID) is None
+    assert await store.task_numbered(ID, 1) is None
+    await store.append(ID, "user", "Be brief", now=0.0, kind="wish")
+    await store.append(ID, "user", "Be kind", now=1.0, kind="wish")
+    await said(store, 4)
+    await store.sum_up(ID, "They greeted.", until=5)
+    wish = await store.last_wish(ID)
+    assert wish is not None
+    assert (wish.content, wish.position) == ("Be kind", 1)
+    assert [turn.position for turn in await store.first_turns(ID, limit=3)] == [0, 1, 2]
+    assert [turn.position for turn in await store.first_turns(ID, limit=3, since=4)] == [4, 5]
+    tasks = TaskStore(database)
+    made = [Task(f"{place:036}", "Write", TaskStatus.FAILED, 0.0, conversation_id=ID, ended_at=1.0) for place in (2, 1)]
+    for task in made:
+        await tasks.insert(task)
+    found = [await store.task_numbered(ID, number) for number in (0, 1, 2, 3)]
+    assert [task and task.id for task in found] == [None, made[1].id, made[0].id, None]
+
+
 async def test_the_first_turn_of_a_view_stays_for_a_hundred_turns(database: Database, store: ConversationStore) -> None:
     await said(store, PAGE_TURNS * (PAGES_READ + 1) + 5)
     view = await store.view(ID)

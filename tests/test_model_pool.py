@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from tale.records import (
     ModelCall,
     Priority,
     Reply,
+    Role,
     Usage,
     Vectors,
 )
@@ -271,6 +273,27 @@ async def test_chat_does_not_wait_behind_tasks_on_the_same_model(start: Start) -
     await stream.aclose()
     gate.set()
     await asyncio.gather(*tasks)
+
+
+@pytest.mark.parametrize(("slots", "open_to_all"), [(None, 1), ({"ux": 4}, 3)])
+async def test_the_small_model_keeps_a_slot_for_the_conversation(
+    start: Start, slots: dict[Role, int] | None, open_to_all: int
+) -> None:
+    bench = await start(slots=slots)
+    await bench.until("ux", "ready")
+    gate = bench.backend.word_gate = asyncio.Event()
+    title = CallContext("ux", "title", Priority.BACKGROUND, conversation_id="c")
+    others = [title, replace(title, operation="summarize"), replace(TASK, role="ux")] * 2
+    waiting = [asyncio.create_task(bench.pool.complete(REQUEST, context)) for context in others]
+    while (state := await bench.state("ux")).running + state.waiting < len(others):
+        await asyncio.sleep(0)
+    assert state.running == open_to_all
+    stream = bench.pool.chat(REQUEST, CHAT)
+    assert isinstance(await anext(stream), Dispatched)
+    assert (await bench.state("ux")).running == open_to_all + 1
+    await stream.aclose()
+    gate.set()
+    await asyncio.gather(*waiting)
 
 
 async def test_two_models_that_do_not_fit_the_limit_together_leave_the_first_alone(start: Start) -> None:

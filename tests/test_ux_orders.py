@@ -11,7 +11,10 @@ import pytest
 from fakes.servers import Process, rows, running, settings_for, soon, until
 from fakes.speaker import INTENTS, Speaker, held
 
-from tale.records import Task, TaskStatus
+from tale.records import Conversation, Task, TaskStatus
+from tale.servers.ux_answers import ModelAnswers
+from tale.servers.ux_callers import UXCaller
+from tale.storage.conversation_store import ConversationView
 
 AWAITED = "SELECT after_id FROM task_dependencies WHERE task_id = ?"
 
@@ -36,6 +39,17 @@ async def handed_in(process: Process, speaker: Speaker, text: str, **given: Any)
     """A task of the conversation that another program hands in; returns its id."""
     client = await process.client()
     return (await client.call_tool("submit_task", {"text": text, "conversation_id": speaker.id, **given}))["id"]
+
+
+async def with_ended(
+    process: Process, speaker: Speaker, text: str, status: TaskStatus = TaskStatus.COMPLETED, **more: Any
+) -> Task:
+    """A task of the conversation that has ended, and whose end was told there."""
+    now = time.time()
+    task = Task(str(uuid.uuid4()), text, status, now, conversation_id=speaker.id, ended_at=now, **more)
+    await process.shared.tasks.insert(task)
+    await process.shared.conversations.append_result(str(speaker.id), f"{text} has ended", task_id=task.id, now=now)
+    return task
 
 
 async def finished(process: Process, task_id: str) -> dict[str, Any]:
@@ -162,3 +176,75 @@ async def test_stop_right_after_a_wish_stops_what_runs_and_the_words_for_a_wish_
     await speaker.say("answer in German from now on")
     assert (await speaker.say("stop"))["reply"].startswith("Cancelled: task 1")
     assert kinds(process)[-2] == ("answer in German from now on", "wish")
+
+
+async def test_a_wish_is_taken_back_after_it_was_summed_up(process: Process, speaker: Speaker) -> None:
+    await speaker.say("answer in German from now on")
+    await process.shared.conversations.sum_up(str(speaker.id), "They greeted.", until=speaker.last + 1)
+    assert (await speaker.say("forget that"))["reply"] == "Taken back: “answer in German from now on”."
+    assert kinds(process)[0] == ("answer in German from now on", "control")
+
+
+async def test_an_order_that_is_not_understood_is_no_wish(process: Process, speaker: Speaker) -> None:
+    assert (await speaker.say("put the kettle on"))["reply"].startswith("I'm not sure what to do")
+    assert kinds(process) == [("put the kettle on", "control")]
+    view = await process.shared.conversations.view(str(speaker.id))
+    assert view is not None
+    assert view.wishes == ()
+
+
+async def test_what_is_tried_again_is_what_was_told_of_last(process: Process, speaker: Speaker) -> None:
+    held(process.backend)
+    await speaker.say("Write about whales")
+    await with_ended(process, speaker, "Write a list", TaskStatus.FAILED, error="No.")
+    assert (await speaker.say("again"))["reply"] == "Once more, as task 3: “Write a list”."
+    assert (await speaker.say("again"))["reply"] == "Once more, as task 4: “Write a list”."
+
+
+async def test_one_task_is_tried_again_at_a_time(process: Process, speaker: Speaker) -> None:
+    await speaker.say("Hello")
+    for text in ("Write a list", "Write a poem"):
+        await with_ended(process, speaker, text)
+    assert (await speaker.say("again 1 and 2"))[
+        "reply"
+    ] == "I try one task again at a time: say which, as in “retry 1”."
+    assert len((await speaker.history())["tasks"]) == 2
+
+
+async def test_what_lies_long_ago_is_found_all_the_same(process: Process, speaker: Speaker) -> None:
+    await speaker.say("Hello")
+    for number in range(1, 26):
+        await with_ended(process, speaker, f"Write about {number}", error="No." if number == 1 else None)
+    await process.shared.conversations.sum_up(str(speaker.id), "They greeted.", until=20)
+    assert "“Write about 1”" in (await speaker.say("How was my first request?"))["reply"]
+    assert "“Hello”" in (await speaker.say("How: what did I say first?"))["reply"]
+    assert "Task 2, “Write about 2”: done" in (await speaker.say("How far is task 2?"))["reply"]
+    assert "Task 1 (“Write about 1”): No." in (await speaker.say("Why did task 1 fail?"))["reply"]
+    assert (await speaker.say("Why did it fail?"))["reply"] == "None of the latest 20 tasks here has failed."
+    assert (await speaker.say("again 2"))["reply"] == "Once more, as task 26: “Write about 2”."
+    assert (await speaker.say("again 3 with 300 tokens"))["reply"] == "Once more, as task 27: “Write about 3”."
+    assert (await speaker.say("again 4 and 25"))["reply"].startswith("I try one task again at a time")
+    assert (await speaker.say("again 99"))["reply"] == "There is no such task here."
+
+
+async def test_an_answer_is_stopped_once_however_often_it_is_told_to(process: Process) -> None:
+    shared, now, conversation_id = process.shared, time.time(), str(uuid.uuid4())
+    answers = ModelAnswers(shared.settings, shared.conversations, shared.pool, clock=time.time)
+    asked = await shared.conversations.append(conversation_id, "user", "Hello", now=now, kind="chat")
+    held(process.backend)
+    heard = asyncio.Event()
+
+    async def on_words(_count: int, _words: str) -> None:
+        heard.set()
+
+    view = ConversationView(Conversation(conversation_id, now, now))
+    talk = asyncio.create_task(answers.answer("Hello", view, caller=UXCaller(), on_words=on_words, asked=asked))
+    await soon(heard)
+    times = 0
+    while answers.stop(conversation_id):
+        times += 1
+        await asyncio.sleep(0)
+    assert times > 1
+    answer = await talk
+    assert (answer.reply.text, answer.reply.finish_reason) == ("Hello", "stopped")
+    await answers.close()

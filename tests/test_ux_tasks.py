@@ -223,21 +223,6 @@ async def test_the_larger_model_answers_on_demand(process: Process, speaker: Spe
     assert (await speaker.say("Hello"))["model"] == "small"
 
 
-async def test_questions_about_budget_servers_and_errors_are_answered_from_the_rows(
-    process: Process, speaker: Speaker
-) -> None:
-    await speaker.say("Hello")
-    told = (await speaker.say("How many tokens have I used?"))["reply"]
-    assert "has read 10 and written 2 tokens, in 1 call of a model" in told
-    assert "No budget is set" in told
-    gateway = await process.client()
-    await gateway.call_tool("set_budget", {"limit_tokens": 5_000})
-    assert "12 of 5,000 tokens are used, 4,988 are left" in (await speaker.say("How is the budget?"))["reply"]
-    assert "The small model, small, is ready" in (await speaker.say("How are the servers?"))["reply"]
-    assert "0 tasks under way, 0 waiting." in (await speaker.say("How long is the queue?"))["reply"]
-    assert (await speaker.say("Why did it fail?"))["reply"] == "There are no tasks here yet."
-
-
 async def test_a_long_result_is_summed_up_by_the_small_model(process: Process, speaker: Speaker) -> None:
     process.backend.words = ["word "] * 500
     await speaker.say("Write a long text")

@@ -181,15 +181,17 @@ async def _new(talk: Talk, rest: str) -> None:
 async def _save(talk: Talk, rest: str) -> None:
     if not rest:
         raise ValidationException("Name the file: /save notes.md")
-    path = Path(rest).expanduser()
-    turns = await _all_turns(talk)
+    path, turns = Path(rest), await _all_turns(talk)
     try:
+        path = path.expanduser()
         if path.exists() and not await talk.confirm(f"{path} exists; overwrite it?"):
             talk.screen.show("Nothing was written.")
             return
         path.write_text(markdown_of(talk.begun, turns), encoding="utf-8")
     except OSError as error:
         raise ValidationException(f"{path} cannot be written: {error.strerror or error}.") from error
+    except RuntimeError as error:
+        raise ValidationException(f"{path} cannot be written: there is no such user.") from error
     talk.screen.show(f"Wrote {len(turns)} messages to {path}.")
 
 

@@ -11,7 +11,7 @@ import typer
 from tale.cli.chat import NO_MESSAGE
 from tale.cli.chat_commands import LATEST, LEAVING, Talk, run_command
 from tale.cli.chat_link import Link, earlier, linked
-from tale.cli.chat_once import HAND_OFF, Streamed, result_of, show_result, streamed_answer
+from tale.cli.chat_once import Streamed, result_of, show_result, streamed_answer
 from tale.cli.chat_text import command_in, said_in
 from tale.cli.chat_turns import PROMPT, RESULT
 from tale.cli.edge import FAILED, complain, sentence
@@ -116,7 +116,7 @@ class Lines:
         answer = await streamed_answer(self.talk.link.agent, arguments, streamed, lambda: None)
         streamed.end(answer["reply"])
         self.talk.is_known, self.talk.model = True, answer["model"] or self.talk.model
-        if answer["kind"] == HAND_OFF and answer["task_id"]:
+        if answer["task_id"]:
             self.task_ids.append(answer["task_id"])
         if self._listens:
             await self._tell_results()

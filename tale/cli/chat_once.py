@@ -4,7 +4,7 @@ import asyncio
 import sys
 from collections.abc import Callable
 from contextlib import ExitStack
-from typing import Any, Final
+from typing import Any
 
 import typer
 
@@ -18,8 +18,6 @@ from tale.cli.rendering import Screen
 from tale.cli.tasks import ending
 from tale.mcp.http_client import HTTPMCPClient
 from tale.settings import Settings
-
-HAND_OFF: Final = "hand_off"
 
 
 class Streamed:
@@ -56,7 +54,7 @@ def say_once(settings: Settings, text: str, *, wanted: str | None, go_on: bool, 
         streamed.end("")
         complain("Interrupted; `tale chat --continue` takes the conversation up again.")
         raise typer.Exit(INTERRUPTED) from None
-    task_id = answer["task_id"] if wait and answer["kind"] == HAND_OFF else None
+    task_id = answer["task_id"] if wait else None
     if task_id and not as_json:
         screen.aside(answer["reply"])  # stdout is for the result
     elif not as_json:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from itertools import accumulate, pairwise
 from typing import Final
 
-from tale.conversation.state import CHAT, CLARIFY, HAND_OFF, RESULT, TASK
+from tale.conversation.kinds import CHAT, CLARIFY, HAND_OFF, RESULT, TASK
 from tale.conversation.wording import name_of
 from tale.records import ConversationTurn, Message, Task
 

@@ -73,7 +73,7 @@ def _rule(label: Intent, confidence: float, reason: str, pattern: str) -> Rule:
 
 # Where an order begins: a sentence, or after a word of politeness or impatience.
 ORDERED: Final = (
-    r"(?:^|[.!?;:,\n]\s*|\b(?:please|pls|plz|kindly|bitte|stp|now|just|and|then|instead|ok|(?:can|could|would"
+    r"(?:^|[.!?;:,\n]\s*+|\b(?:please|pls|plz|kindly|bitte|stp|now|just|and|then|instead|ok|(?:can|could|would"
     r"|will) (?:you|u))\s+)(?:(?:please|pls|kindly|also|me) )?"
 )
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from tale.conversation.state import (
+from tale.conversation.kinds import (
     AMBIGUOUS,
     CHAT,
     CLARIFY,

@@ -19,7 +19,8 @@ NOT_USED: Final = re.compile(
 # The first that is found.
 IN_ORDER: Final[tuple[Action, ...]] = ("retry", "resume", "pause", "stop", "last", "first", "wish")
 ANY_MORE: Final = re.compile(r"\b(?:any ?more|always|sempre|immer)\b")  # "I don't need it any more" is no wish
-TOKENS: Final = re.compile(r"(\d[\d.,]*)\s*(k?)\s*tok")
+TOKENS: Final = re.compile(r"(?<!\d)(\d[\d.,]*+)\s*+(k?)\s*+tok")
+LIMIT: Final = re.compile(rf"(?:\b[^\W\d]+\s)?{TOKENS.pattern}\w*")
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +97,15 @@ def _of_size(size: str) -> re.Pattern[str]:
     named, model, use = alternatives(size), alternatives("model"), alternatives("use")
     chosen = rf"(?:{use}) (?:\w+ ){{0,3}}(?:{named}) ones?\b"
     return re.compile(rf"(?:{named}) ?(?:{model})|(?:{model}) (?:mas |plus |piu )?(?:{named})|{chosen}")
+
+
+def without_limit(text: str) -> str:
+    """An order without the limit that it names, whose number is no task's.
+
+    >>> without_limit("retry 2 with 4000 tokens"), without_limit("again")
+    ('retry 2 ', 'again')
+    """
+    return LIMIT.sub("", text.lower())
 
 
 def _tokens(text: str) -> int | None:

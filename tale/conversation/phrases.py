@@ -7,9 +7,10 @@ from importlib.resources import files
 from typing import Final
 from unicodedata import normalize
 
-# The vowel signs of Devanagari are no letters to \w.
-LETTER: Final = r"(?:[^\W_]|[\u0900-\u097f])"
+# The vowel signs of Devanagari are no letters to \w. One way alone to match a letter, or time grows exponentially.
+LETTER: Final = r"(?:[^\W_\u0900-\u097f]|[\u0900-\u097f])"
 WORD: Final = re.compile(rf"{LETTER}+(?:['-]{LETTER}+)*")
+MOST_BESIDE: Final = 20  # words in front of a phrase that is said alone, and as many behind it
 UNBROKEN: Final = re.compile(r"[\u0900-\u097f\u3040-\u9fff]")  # scripts in which no border of a word can be looked for
 MARKS: Final = {0x2019: "'", 0x2018: "'", 0x0131: "i"}  # typographic quotes; the Turkish i without a dot
 ACCENTS: Final = re.compile("[\u0300-\u036f]")  # of Latin letters, and of their Cyrillic sisters
@@ -47,9 +48,21 @@ def says(meaning: str, text: str) -> bool:
     return _alone(meaning).fullmatch(plain(text)) is not None
 
 
+def bare(text: str) -> str:
+    """The plain words of a message without those that only lead to the others.
+
+    >>> bare("No, the second one, please"), bare("Ok")
+    ('the second one please', 'ok')
+    """
+    return _leading().sub("", plain(text))
+
+
 def alternatives(meaning: str) -> str:
-    """The phrases of that meaning as a regular expression for `plain` text. Raises KeyError for an unknown meaning."""
-    phrases = (phrase.strip() for phrase in _phrases()[meaning].replace("\n", " ").split("|"))
+    """The phrases of that meaning as a regular expression for `plain` text. Raises KeyError for an unknown meaning.
+
+    Each stands there once: where repeated phrases could be matched in several ways, time would grow exponentially.
+    """
+    phrases = dict.fromkeys(phrase.strip() for phrase in _phrases()[meaning].replace("\n", " ").split("|"))
     return "|".join(_pattern(phrase) for phrase in phrases)
 
 
@@ -67,7 +80,13 @@ def _anywhere(meaning: str) -> re.Pattern[str]:
 @cache
 def _alone(meaning: str) -> re.Pattern[str]:
     before, after = alternatives("lead_in"), alternatives("lead_out")
-    return re.compile(rf"(?:(?:{before}) )*(?:{alternatives(meaning)})(?: (?:{after}))*")
+    beside = f"{{0,{MOST_BESIDE}}}"
+    return re.compile(rf"(?:(?:{before}) ){beside}(?:{alternatives(meaning)})(?: (?:{after})){beside}")
+
+
+@cache
+def _leading() -> re.Pattern[str]:
+    return re.compile(rf"^(?:(?:{alternatives('lead_in')}) )+")
 
 
 def _pattern(phrase: str) -> str:

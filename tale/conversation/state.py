@@ -4,31 +4,23 @@ Nothing of this is stored: it is read off the messages and the tasks, so that it
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final, Literal
 
-from tale.conversation.phrases import says
-from tale.conversation.references import names_only, tasks_meant
+from tale.conversation.exchanges import Exchange, exchanges
+from tale.conversation.kinds import AMBIGUOUS, CHAT, CLARIFY, CONTROL, HAND_OFF, RESULT, TASK, WHICH, WISH
+from tale.conversation.phrases import bare, says
+from tale.conversation.references import CLAUSE, joined_lists, names_only, tasks_meant
 from tale.records import ConversationTurn, Detection, Intent, Task, TaskStatus
 
 State = Literal["chat", "clarify", "hand_off", "progress", "result"]
 Act = Literal["chat", "clarify", "hand_off", "status", "control"]
 
-# Kinds of tale's own messages; those of the user bear the label they were taken for.
-CHAT: Final = "chat"
-CLARIFY: Final = "clarify"
-WHICH: Final = "which"  # a question, too: which of several tasks an order means
-HAND_OFF: Final = "hand_off"
-STATUS: Final = "status"
-CONTROL: Final = "control"
-RESULT: Final = "result"
-WISH: Final = "wish"  # of a user's message: holds for all answers from then on
-TASK: Final = "task"
-AMBIGUOUS: Final = "ambiguous"
-
+LOOKED_BACK: Final = 40  # turns, among which is what a message replies to
 SURE_TASK: Final = 0.6  # a task that was not meant costs more than a question
 DOUBTED_CHAT: Final = 0.35  # of a task, beside the label chat
 SURE_CONTROL: Final = 0.5
+MOST_PARTS: Final = 10  # of a reply that names tasks
 
 Question = Literal["task_or_chat", "what_to_do", "which_task"]
 
@@ -77,22 +69,28 @@ def state_of(turns: Sequence[ConversationTurn], tasks: Sequence[Task]) -> State:
 
 def settled_by_words(text: str, turns: Sequence[ConversationTurn], tasks: Sequence[Task] = ()) -> Decision | None:
     """What a short reply means after a question, a hand-off or an answer of tale's: "do it", "no, just chat"."""
-    answer, asked = _last_exchange(turns)
-    if answer is None or asked is None:
+    settled = (_settled(text, each, tasks) for each in _replied_to(turns, tasks))
+    return next((decision for decision in settled if decision), None)
+
+
+def _settled(text: str, exchange: Exchange, tasks: Sequence[Task]) -> Decision | None:
+    """What a reply means if it is one to that."""
+    asked, answer = exchange.asked, exchange.answer
+    if answer is None:
         return None
-    detected = intent_of(asked.kind)
+    to_do = Decision("hand_off", asked.content, TASK, learned=Learned(asked.content, "task", intent_of(asked.kind)))
+    to_say = Decision("chat", asked.content, CHAT, learned=Learned(asked.content, "chat", intent_of(asked.kind)))
     if answer.kind == WHICH:
         return _told_which(text, asked, tasks)
     if answer.kind == CLARIFY:
         if says("do_it", text) or says("yes", text):
-            return Decision("hand_off", asked.content, TASK, learned=Learned(asked.content, "task", detected))
+            return to_do
         if says("just_chat", text) or says("no", text):
-            return Decision("chat", asked.content, CHAT, learned=Learned(asked.content, "chat", detected))
+            return to_say
     elif answer.kind == HAND_OFF and says("just_chat", text):
-        learned = Learned(asked.content, "chat", detected)
-        return Decision("chat", asked.content, CHAT, learned=learned, withdraws=answer.task_id)
+        return replace(to_say, withdraws=answer.task_id)
     elif answer.kind == CHAT and says("do_it", text):
-        return Decision("hand_off", asked.content, TASK, learned=Learned(asked.content, "task", detected))
+        return to_do
     return None
 
 
@@ -102,19 +100,20 @@ def _told_which(text: str, asked: ConversationTurn, tasks: Sequence[Task]) -> De
         return Decision("status", text, CONTROL)
     if says("yes", text):
         return Decision("control", asked.content, CONTROL)  # which is asked once more
-    if names_only(text, tasks, beside=("stop",)) and tasks_meant(text, tasks).how != "none":
-        return Decision("control", f"stop {text}", CONTROL)
-    return None
+    if not names_only(text, tasks, beside=("stop",)):
+        return None
+    parts = [bare(part) for part in CLAUSE.split(joined_lists(text), maxsplit=MOST_PARTS)]
+    named = [part for part in parts if tasks_meant(part, tasks).how != "none"]  # not "yes", "please"
+    return Decision("control", f"stop {', '.join(named)}", CONTROL) if named else None
 
 
 def decide(text: str, detection: Detection, turns: Sequence[ConversationTurn]) -> Decision:
     """What to do about a message that stands for itself; at most one question is asked about a request."""
     label = detection.label
-    answer, asked = _last_exchange(turns)
-    was_asked = answer is not None and answer.kind == CLARIFY and asked is not None
-    if label == TASK and asked is not None and was_asked and asked.kind == AMBIGUOUS:
+    asked = next((each.asked for each in _replied_to(turns) if each.answer and each.answer.kind == CLARIFY), None)
+    if label == TASK and asked is not None and asked.kind == AMBIGUOUS:
         return Decision("hand_off", text, TASK, material=asked.content)  # it came first, now what to do with it
-    if question := None if was_asked else _question(detection):
+    if question := None if asked is not None else _question(detection):
         return Decision("clarify", text, label, question=question)
     act: Act = CHAT if label == AMBIGUOUS else HAND_OFF if label == TASK else label
     return Decision(act, text, label)
@@ -134,17 +133,17 @@ def _question(detection: Detection) -> Question | None:
     return None
 
 
-def _last_exchange(
-    turns: Sequence[ConversationTurn],
-) -> tuple[ConversationTurn | None, ConversationTurn | None]:
-    """The last message of tale's, unless the user spoke since, and the user's before it.
+def _replied_to(turns: Sequence[ConversationTurn], tasks: Sequence[Task] = ()) -> list[Exchange]:
+    """What a message may be a reply to, likeliest first; nothing where the user spoke since.
 
-    A result may come between a question and its answer: that is no answer, and asks nothing.
+    That is the message that was said last, and the one that was answered last: the answer of a model may end after
+    those to later messages. A result may come in between: that is no answer, and asks nothing.
     """
-    said = [turn for turn in turns if turn.kind != RESULT]
+    said = [turn for turn in turns[-LOOKED_BACK:] if turn.kind != RESULT]
     if not said or said[-1].role != "assistant":
-        return None, None
-    return said[-1], next((turn for turn in reversed(said) if turn.role == "user"), None)
+        return []
+    pairs = exchanges(said, tasks)
+    return [*pairs[-1:], *(each for each in pairs[:-1] if each.answer is said[-1])]
 
 
 def intent_of(kind: str | None) -> Intent:

@@ -145,11 +145,17 @@ def ended(number: int, task: Task, *, summary: str | None = None) -> str:
     return f"Task {number} ({name}) is done. In short:\n\n{told}\n\nThe full text ({size}): `tale result {task.id}`"
 
 
-def errors(tasks: Mapping[int, Task], *, now: float) -> str:
-    """What went wrong with the tasks."""
+def errors(tasks: Mapping[int, Task], *, now: float, are_named: bool = False) -> str:
+    """What went wrong with the tasks: with those that a question names, or with the latest of a conversation."""
     broken = {number: task for number, task in tasks.items() if task.error}
+    if not tasks:
+        return "There are no tasks here yet."
+    if not broken and are_named:
+        names = " and ".join(map(str, tasks))
+        return f"Task {names} has not failed." if len(tasks) == 1 else f"Tasks {names} have not failed."
     if not broken:
-        return "None of the tasks in this conversation has failed." if tasks else "There are no tasks here yet."
+        which = "the tasks in this conversation" if min(tasks) == 1 else f"the latest {len(tasks)} tasks here"
+        return f"None of {which} has failed."
     return "\n".join(
         f"Task {number} ({name_of(task.text)}): {task.error} It is {standing(task, now=now).partition(':')[0]}."
         for number, task in broken.items()

@@ -29,7 +29,9 @@ class UXAgent:
             clock=clock,
         )
         controls = Controls(self._desk, self._answers, conversations, pool, clock=clock)
-        status = StatusAnswers(shared.tasks, shared.calls, shared.budgets, pool, words=self._desk.words, clock=clock)
+        status = StatusAnswers(
+            shared.tasks, conversations, shared.calls, shared.budgets, pool, words=self._desk.words, clock=clock
+        )
         # Where no words are kept there is nothing to learn from.
         corrections = CorrectionStore(shared.database) if settings.content == "full" else None
         talk = Talk(

@@ -179,9 +179,14 @@ class UXAgentTools:
         return Ended(wanted, ended_at or self._clock(), [task.id for task in unfinished])
 
     async def rate_answer(
-        self, conversation_id: str, rating: Rating, position: int | None = None, comment: str | None = None
+        self,
+        conversation_id: str,
+        rating: Rating,
+        context: CallOrigin,
+        position: int | None = None,
+        comment: str | None = None,
     ) -> Rated:
-        """Keep what the user thinks of an answer; of one about a task it counts for the task, too.
+        """Keep what the user thinks of an answer; of one about a task that the caller may rate it counts for that, too.
 
         Args:
             conversation_id: The conversation.
@@ -193,9 +198,8 @@ class UXAgentTools:
         turn = await self._conversations.rate(wanted, rating, position=position, comment=comment)
         if turn is None:
             raise ValidationException("There is no such answer in that conversation; get_history tells the positions.")
-        if turn.task_id is not None:
-            await self._tasks.add_feedback(turn.task_id, rating, comment, self._clock())
-        return Rated(wanted, turn.position, rating, turn.task_id)
+        counts = turn.task_id is not None and await self._rate_task(turn.task_id, rating, comment, context)
+        return Rated(wanted, turn.position, rating, turn.task_id if counts else None)
 
     async def choose_model(self, conversation_id: str, size: Size) -> ChosenModel:
         """Choose whose words a conversation gets from now on: the small model's, which is quick, or the larger one's.
@@ -207,6 +211,13 @@ class UXAgentTools:
         role: Role = "ux" if size == "small" else "task"
         view = await self._known(_id(conversation_id))
         return ChosenModel(view.conversation.id, await self._controls.choose_model(view, role))
+
+    async def _rate_task(self, task_id: str, rating: Rating, comment: str | None, context: CallOrigin) -> bool:
+        """Keep the word about a task, too, where the caller has a say about it; returns whether that is so."""
+        task = await self._tasks.get(task_id)
+        if task is None or not context.speaks_for(task.key_name):
+            return False
+        return await self._tasks.add_feedback(task_id, rating, comment, self._clock(), key_name=context.key_name)
 
     async def _known(self, conversation_id: str) -> ConversationView:
         view = await self._conversations.view(conversation_id)

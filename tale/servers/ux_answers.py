@@ -10,7 +10,7 @@ from typing import Final
 from weakref import WeakValueDictionary
 
 from tale.conversation.context import Memory, messages_for
-from tale.conversation.state import CHAT
+from tale.conversation.kinds import CHAT
 from tale.exceptions import ModelException, TaleBaseException
 from tale.models.pool import Pool
 from tale.records import (
@@ -101,7 +101,8 @@ class ModelAnswers:
         limit = self._writing.get(conversation_id)
         if limit is None:
             return False
-        limit.reschedule(asyncio.get_running_loop().time())
+        if not limit.expired():  # else it is being broken off
+            limit.reschedule(asyncio.get_running_loop().time())
         return True
 
     async def close(self) -> None:

@@ -8,10 +8,17 @@ from typing import Final
 from tale.conversation import wording
 from tale.conversation.exchanges import key_of
 from tale.conversation.hand_off import HandOff
-from tale.conversation.orders import Order
+from tale.conversation.kinds import CONTROL, WHICH, WISH
+from tale.conversation.orders import Order, without_limit
 from tale.conversation.phrases import has, says
-from tale.conversation.references import NAMED, Reference, names_unknown, tasks_meant, without_place
-from tale.conversation.state import CONTROL, WHICH, WISH
+from tale.conversation.references import (
+    NAMED,
+    Reference,
+    names_unknown,
+    numbers_named,
+    tasks_meant,
+    without_place,
+)
 from tale.conversation.stopping import stop_meant
 from tale.exceptions import TaleBaseException
 from tale.models.pool import Pool
@@ -19,6 +26,7 @@ from tale.records import ConversationTurn, Role, Task, TaskStatus
 from tale.servers.ux_answers import ModelAnswers
 from tale.servers.ux_callers import UXCaller
 from tale.servers.ux_tasks import TaskDesk
+from tale.storage.content import is_erased
 from tale.storage.conversation_store import ConversationStore, ConversationView
 
 AHEAD: Final = 10  # of the others goes a task that is put first; as far behind them one that is put last
@@ -27,6 +35,11 @@ CLEAR_WHAT: Final = (
     "Shall I forget our talk (say “clear this conversation”), or stop a task (say “stop” and its number)?"
 )
 NO_SUCH_TASK: Final = "There is no such task here."
+ONE_AT_A_TIME: Final = "I try one task again at a time: say which, as in “retry 1”."
+UNCLEAR: Final = (
+    "I'm not sure what to do: say stop, retry, pause or resume, and which task; a wish for all answers begins with "
+    "“from now on”."
+)
 LOST: Final = (TaskStatus.FAILED, TaskStatus.CANCELLED)
 TAKES_BACK: Final = "forget that"  # means the latest wish
 
@@ -76,7 +89,7 @@ class Controls:
 
         `asked` is the message, kept already; `view` ends before it.
         """
-        meant = tasks_meant(text, view.tasks, first_number=view.first_number)
+        meant = tasks_meant(without_limit(text), view.tasks, first_number=view.first_number)
         try:
             return await self._done(order, _Given(text, meant, view, caller, asked))
         except TaleBaseException as error:
@@ -89,10 +102,9 @@ class Controls:
         return names.get(role) or next(iter(names.values()), None)
 
     async def _done(self, order: Order, given: "_Given") -> Done:
-        action, wish = order.action, _last_wish(given.view.turns)
+        action = order.action
         if says("takes_back", given.text):
-            is_wish = wish and (wish == _last_of_user(given.view.turns) or not _open(given.view.tasks))
-            return await self._forget(wish) if wish and is_wish else self._nothing_to_forget(given)
+            return await self._take_back(given)
         if action == "stop":
             return await self._stop(given)
         if action == "pause":
@@ -107,14 +119,20 @@ class Controls:
             return Done(CLEAR_WHAT) if self._may_mean_tasks(given) else await self._start_afresh(given)
         if action in ("small_model", "large_model"):
             return await self._other_model(action, given.view)
-        if action == "unclear" and (given.meant.how != "none" or _open(given.view.tasks)):
-            return Done("I'm not sure what to do: say stop, retry, pause or resume, and which task.")
-        return await self._wish(given)
+        return await self._wish(given) if action == "wish" else Done(UNCLEAR)
 
     async def _wish(self, given: "_Given") -> Done:
         await self._conversations.change_kind(given.asked, WISH)
         wish = wording.name_of(given.text, 200)
         return Done(f"Noted for all answers from now on: {wish}. Say “{TAKES_BACK}” to take it back.")
+
+    async def _take_back(self, given: "_Given") -> Done:
+        """Forget the latest wish, unless the words rather mean a task that is under way."""
+        wish = await self._conversations.last_wish(given.view.conversation.id)
+        if wish is None or is_erased(wish.content):
+            return self._nothing_to_forget(given)
+        is_meant = wish == _last_of_user(given.view.turns) or not _open(given.view.tasks)
+        return await self._forget(wish) if is_meant else self._nothing_to_forget(given)
 
     def _nothing_to_forget(self, given: "_Given") -> Done:
         """The words may mean a task, too: so it is asked which."""
@@ -162,9 +180,12 @@ class Controls:
             return _once_more(*begun)  # by a server that died before it said so
         if not view.tasks:
             return Done("There is no task in this conversation to try again.")
-        if (meant.how in NAMED and not meant.tasks) or (meant.how == "none" and names_unknown(given.text, view.tasks)):
+        numbers = numbers_named(without_limit(given.text)) if meant.how == "number" else []
+        if len(meant.tasks) > 1 or len(numbers) > 1:
+            return Done(ONE_AT_A_TIME)
+        task = await self._to_retry(given, *numbers)
+        if task is None:
             return Done(NO_SUCH_TASK)
-        task = meant.tasks[0] if meant.tasks and meant.how != "all" else view.tasks[-1]
         if not task.status.is_final:
             return Done(f"It is not finished yet: {wording.standing(task, now=self._clock())}.")
         builds_on = [_latest_try(each, view.tasks) for each in await self._desk.awaited_by(task)]
@@ -174,6 +195,15 @@ class Controls:
         again = HandOff(task.text, await self._desk.files_of(task), tuple(each.id for each in builds_on))
         limit = order.max_output_tokens or task.max_output_tokens
         return _once_more(*await self._desk.hand_in(again, given.asked, given.caller, max_output_tokens=limit))
+
+    async def _to_retry(self, given: "_Given", number: int | None = None) -> Task | None:
+        """The task that is to be tried again, that of a number if one is named; None where it is not there."""
+        view, meant = given.view, given.meant
+        if number is not None:
+            return await self._conversations.task_numbered(view.conversation.id, number)
+        if (meant.how in NAMED and not meant.tasks) or (meant.how == "none" and names_unknown(given.text, view.tasks)):
+            return None
+        return meant.tasks[0] if meant.how in NAMED else _told_last(view)
 
     async def _reorder(self, given: "_Given", *, is_last: bool) -> Done:
         view = given.view
@@ -237,9 +267,13 @@ def _latest_try(task: Task, tasks: Sequence[Task]) -> Task:
     return next((each for each in reversed(tasks) if each.text == task.text and each.status not in LOST), task)
 
 
-def _last_wish(turns: Sequence[ConversationTurn]) -> ConversationTurn | None:
-    """The latest wish that holds."""
-    return next((turn for turn in reversed(turns) if turn.kind == WISH), None)
+def _told_last(view: ConversationView) -> Task:
+    """The task that was told of last; where that is under way, the one before whose failure was told, if any was."""
+    known = {task.id: task for task in view.tasks}
+    told = [known[turn.task_id] for turn in reversed(view.turns) if turn.task_id in known]
+    ended = next((task for task in told if task.status.is_final), None)
+    last = told[0] if told else view.tasks[-1]
+    return ended if ended and ended.status in LOST and not last.status.is_final else last
 
 
 def _last_of_user(turns: Sequence[ConversationTurn]) -> ConversationTurn | None:

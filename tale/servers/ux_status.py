@@ -1,20 +1,23 @@
 """Answers to questions about one's own work: from the rows and the state of the models, never from a model's words."""
 
 from collections.abc import Callable, Mapping
+from typing import Final
 
 from tale.conversation import wording
 from tale.conversation.phrases import has
 from tale.conversation.questions import topic_of
-from tale.conversation.references import Reference, tasks_meant
+from tale.conversation.references import NAMED, Reference, numbers_named, places_a_task, tasks_meant
 from tale.models.pool import ModelState, Pool
-from tale.records import Task, TaskStatus
+from tale.records import ConversationTurn, Task, TaskStatus
 from tale.storage.budget_store import BudgetStore
 from tale.storage.budget_views import budget_view
 from tale.storage.call_store import CallStore
-from tale.storage.conversation_store import ConversationView
+from tale.storage.content import is_erased
+from tale.storage.conversation_store import ConversationStore, ConversationView
 from tale.storage.task_store import TaskStore
 
 SIZE_OF_ROLE = {"ux": "small", "task": "larger"}
+FIRST_TURNS: Final = 20  # among which the user's first message is looked for
 
 
 class StatusAnswers:
@@ -23,6 +26,7 @@ class StatusAnswers:
     def __init__(
         self,
         tasks: TaskStore,
+        conversations: ConversationStore,
         calls: CallStore,
         budgets: BudgetStore,
         pool: Pool,
@@ -32,6 +36,7 @@ class StatusAnswers:
     ) -> None:
         """`words` are what was told last of each task under way."""
         self._tasks = tasks
+        self._conversations = conversations
         self._calls = calls
         self._budgets = budgets
         self._pool = pool
@@ -43,10 +48,7 @@ class StatusAnswers:
         meant = tasks_meant(text, view.tasks, first_number=view.first_number)
         topic, now = topic_of(text), self._clock()
         if topic == "last_request":
-            first = has("first_one", text)
-            if has("message", text):
-                return wording.last_message(view.turns, first=first)
-            return wording.last_request(view.turns, view.numbered, now=now, first=first)
+            return await self._request(text, view)
         if meant.how not in ("id", "number", "topic"):  # "the last hour" names no task
             if topic == "queue":
                 return await self._queue()
@@ -54,14 +56,45 @@ class StatusAnswers:
                 return await self._budget(view.conversation.id)
             if topic == "servers":
                 return await self._servers()
-        asked = _asked_about(meant, view)
+        older = await self._older(text, meant, view)
+        asked = older or _asked_about(meant, view)
         if topic == "error":
-            return wording.errors(asked, now=now)
-        if topic == "result" and meant.how != "all" and (done := {n: task for n, task in asked.items() if task.result}):
+            is_named = meant.how in NAMED and (meant.how != "order" or places_a_task(text))  # not "the last error"
+            are_named = bool(older or meant.tasks) and is_named
+            return wording.errors(asked if are_named else view.numbered, now=now, are_named=are_named)
+        done = {number: task for number, task in asked.items() if task.result and task.status.is_final}
+        if topic == "result" and meant.how != "all" and done:
             number = max(done)
             return wording.ended(number, done[number])
         elsewhere = () if view.tasks else await self._tasks.list(limit=1)
         return wording.overview(asked, now=now, words=self._words, elsewhere=elsewhere)
+
+    async def _request(self, text: str, view: ConversationView) -> str:
+        """What the user asked for last or first, be it before what the view holds."""
+        is_first, turns, numbered = has("first_one", text), view.turns, view.numbered
+        if is_first and (has("message", text) or not view.tasks):
+            turns = await self._first_turns(view) or turns
+        elif is_first and view.first_number > 1:
+            first = await self._conversations.task_numbered(view.conversation.id, 1)
+            numbered = {1: first} if first else numbered
+        if has("message", text):
+            return wording.last_message(turns, first=is_first)
+        return wording.last_request(turns, numbered, now=self._clock(), first=is_first)
+
+    async def _first_turns(self, view: ConversationView) -> list[ConversationTurn]:
+        """The first messages of a conversation, or since it was started afresh."""
+        conversation = view.conversation
+        since = conversation.summarized if conversation.summary is None else 0
+        turns = await self._conversations.first_turns(conversation.id, limit=FIRST_TURNS, since=since)
+        last = view.turns[-1].position if view.turns else -1  # the question itself is kept by now
+        return [turn for turn in turns if turn.position <= last and not is_erased(turn.content)]
+
+    async def _older(self, text: str, meant: Reference, view: ConversationView) -> dict[int, Task]:
+        """The tasks before those of the view that a question names by number."""
+        if meant.how != "number" or meant.tasks or view.first_number == 1:
+            return {}
+        found = {n: await self._conversations.task_numbered(view.conversation.id, n) for n in numbers_named(text)}
+        return {number: task for number, task in found.items() if task}
 
     async def _queue(self) -> str:
         counts = await self._tasks.counts()

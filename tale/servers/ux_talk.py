@@ -9,12 +9,9 @@ from tale.conversation import wording
 from tale.conversation.context import shortened
 from tale.conversation.exchanges import Exchange, said_before
 from tale.conversation.hand_off import hand_off_of
+from tale.conversation.kinds import CHAT, CLARIFY, HAND_OFF, STATUS
 from tale.conversation.orders import order_told
 from tale.conversation.state import (
-    CHAT,
-    CLARIFY,
-    HAND_OFF,
-    STATUS,
     Decision,
     Learned,
     State,

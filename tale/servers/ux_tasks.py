@@ -11,7 +11,13 @@ from tale.constants import ERROR_RETRY_DELAY
 from tale.conversation import wording
 from tale.conversation.exchanges import key_of
 from tale.conversation.hand_off import HandOff
-from tale.exceptions import NetworkException, ServerException, TaleBaseException, TaskException
+from tale.exceptions import (
+    DatabaseException,
+    NetworkException,
+    ServerException,
+    TaleBaseException,
+    TaskException,
+)
 from tale.records import Attachment, ConversationTurn, Task, TaskStatus
 from tale.servers.ux_callers import GatewayLine, UXCaller
 from tale.storage.conversation_store import ConversationStore
@@ -182,7 +188,7 @@ class TaskDesk:
             except TaskException:
                 logger.info("Task %s is not there any more; nothing is told of it.", task_id)
                 return
-            except (NetworkException, ServerException) as error:
+            except (NetworkException, ServerException, DatabaseException) as error:
                 logger.info("Task %s cannot be followed now: %s", task_id, error)
                 await asyncio.sleep(ERROR_RETRY_DELAY)
             except TaleBaseException as error:

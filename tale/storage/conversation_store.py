@@ -103,6 +103,31 @@ class ConversationStore:
         earlier = select(func.count()).where(tasks.c.conversation_id == task.conversation_id, until)
         return await self._database.read(lambda connection: connection.scalar(earlier) or 1)
 
+    async def task_numbered(self, conversation_id: str, number: int) -> Task | None:
+        """The task of that number in a conversation, counted from 1; None where there are not so many."""
+        mine = select(tasks).where(tasks.c.conversation_id == conversation_id)
+        wanted = mine.order_by(tasks.c.created_at, tasks.c.id).offset(max(0, number - 1)).limit(1)
+
+        def work(connection: Connection) -> Task | None:
+            row = connection.execute(wanted).mappings().first() if number > 0 else None
+            return None if row is None else task_of(row)
+
+        return await self._database.read(work)
+
+    async def last_wish(self, conversation_id: str) -> ConversationTurn | None:
+        """The latest wish that holds in a conversation, however long ago it was said."""
+        wanted = _turns_of(conversation_id).where(messages.c.kind == WISH).limit(1)
+        found = await self._database.read(lambda connection: _oldest_first(connection, wanted))
+        return found[0] if found else None
+
+    async def first_turns(self, conversation_id: str, *, limit: int, since: int = 0) -> list[ConversationTurn]:
+        """The first messages of a conversation from a position on, oldest first."""
+        mine = select(messages).where(messages.c.conversation_id == conversation_id, messages.c.position >= since)
+        wanted = mine.order_by(messages.c.position).limit(limit)
+        return await self._database.read(
+            lambda connection: [record_of(row, ConversationTurn) for row in connection.execute(wanted).mappings()]
+        )
+
     async def view(self, conversation_id: str) -> ConversationView | None:
         """What there is to know of a conversation; None for an unknown one."""
         return await self._database.read(lambda connection: _view(connection, conversation_id))

@@ -16,6 +16,7 @@ from tale.mcp.http_server import HTTPMCPServer
 
 LOOK_INTERVAL_S = 0.01
 TASK_WORD = "write"  # what begins so is handed off
+RETRY_WORD = "retry"  # what begins so becomes a task, too, by an order
 
 
 @dataclass
@@ -72,7 +73,7 @@ class PlayedUXAgent(FakeGateway):
             await asyncio.Event().wait()
         if message in self.replies:
             return _answer(conversation_id, spoken.add("assistant", self.replies[message], "status"))
-        if message.lower().startswith(TASK_WORD):
+        if message.lower().startswith((TASK_WORD, RETRY_WORD)):
             return self._handed_off(conversation_id, spoken, message)
         if message == "stop":
             spoken.stop.set()
@@ -171,7 +172,8 @@ class PlayedUXAgent(FakeGateway):
         self.tasks[made["id"]] = made
         spoken.task_ids.append(made["id"])
         reply = f"The large model is on it: task {len(spoken.task_ids)}."
-        return _answer(conversation_id, spoken.add("assistant", reply, "hand_off", made["id"]))
+        kind = "control" if text.startswith(RETRY_WORD) else "hand_off"
+        return _answer(conversation_id, spoken.add("assistant", reply, kind, made["id"]))
 
     def _cards(self, spoken: Spoken) -> list[dict[str, Any]]:
         return [

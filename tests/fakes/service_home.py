@@ -1,5 +1,6 @@
 """A home whose servers run as real background processes, as commands start them."""
 
+import json
 import os
 import signal
 from collections.abc import AsyncIterator, Callable
@@ -14,6 +15,7 @@ from tale.exceptions import NetworkException
 from tale.mcp.http_client import HTTPMCPClient
 from tale.orchestration.server_manager import ServerManager
 from tale.orchestration.service_processes import living
+from tale.servers.learning_link import PLACE_FILE
 from tale.settings import Settings
 
 
@@ -36,6 +38,8 @@ class ServiceHome:
 
     def pid(self, role: str = "gateway") -> int:
         """The process that plays a role."""
+        if role == "learning":  # a child of another role's process
+            return json.loads((self.settings.run_folder / PLACE_FILE).read_text("utf-8"))["pid"]
         (state,) = [state for state in living(self.settings.run_folder) if role in state.roles]
         return state.pid
 
