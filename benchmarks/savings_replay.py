@@ -4,7 +4,9 @@ A replay: both models were asked each request of data/workload with several inst
 here engines that have not seen a request, nor one like it, choose among those answers, with the requests parted in five
 ways. Nothing is generated, so it takes a minute or two, and every policy meets the very same answers. What it leaves
 out: acknowledgements, shadows, trials, and what a second attempt of the same model would have brought. An answer that
-is longer than its limit costs a second call that reads everything again, and counts as the uncut one.
+is longer than its limit costs a second call that reads everything again, and counts as the uncut one. Of an answer that
+was cut where the recording ended it is not known how long or how right it would have been: engines do not learn it, and
+requests with such an answer are left out.
 `token_savings.py` measures the whole of it, live.
 
 python benchmarks/savings_replay.py
@@ -28,7 +30,7 @@ from workload.requests import Request, read_lines, read_requests, short_hash
 
 from tale.learning.performance_engine import PerformanceEngine
 from tale.learning.prompts import AS_GOOD
-from tale.predictions import PastAttempt, Prediction, TaskQuestion
+from tale.predictions import PastAttempt, Prediction, TaskQuestion, is_whole
 
 WORKLOAD = Path(__file__).parent.parent / "data/workload"
 MODELS = {"ux": "qwen2.5-coder:0.5b", "task": "qwen2.5-coder:1.5b"}
@@ -139,6 +141,16 @@ def read_runs() -> dict[tuple[str, str, str], dict[str, Any]]:
     return {(line["request"], ROLE_OF[line["model"]], line.get("variant", "default")): line for line in lines}
 
 
+def is_known(run: Mapping[str, Any] | None) -> bool:
+    """Whether all of an answer was recorded."""
+    return run is not None and is_whole(run["output_tokens"], run["finish_reason"])
+
+
+def replayable(requests: Sequence[Request], runs: Runs) -> list[Request]:
+    """The requests of which all answers are known as a whole."""
+    return [request for request in requests if all(is_known(runs.get((request.id, *each))) for each in NEEDED)]
+
+
 def attempts(requests: Sequence[Request], runs: Runs) -> list[PastAttempt]:
     """The answers to these requests as an engine learns from them."""
     return [
@@ -148,14 +160,14 @@ def attempts(requests: Sequence[Request], runs: Runs) -> list[PastAttempt]:
             text=request.text,
             role="ux" if role == "ux" else "task",
             model=MODELS[role],
-            output_tokens=runs[request.id, role, variant]["output_tokens"],
-            finish_reason=runs[request.id, role, variant]["finish_reason"],
-            succeeded=runs[request.id, role, variant]["success"],
+            output_tokens=run["output_tokens"],
+            finish_reason=run["finish_reason"],
+            succeeded=run["success"] if is_known(run) else None,
             variant=variant,
         )
         for number, request in enumerate(requests)
         for role, variant in NEEDED
-        if (request.id, role, variant) in runs
+        if (run := runs.get((request.id, role, variant)))
     ]
 
 
@@ -193,7 +205,7 @@ def replayed() -> dict[str, list[Outcome]]:
     """What each policy would have cost on the requests of which all answers are known, for all ways to part them."""
     runs = read_runs()
     everything = read_requests(WORKLOAD / "priors.jsonl")
-    whole = [request for request in everything if all((request.id, *each) in runs for each in NEEDED)]
+    whole = replayable(everything, runs)
     found: dict[str, list[Outcome]] = {name: [] for name in (*POLICIES, CONSTANT)}
     for parting in range(PARTINGS):
 

@@ -7,6 +7,9 @@ from typing import Final
 
 KEY_PREFIX: Final = "tale_"  # by which people, and scanners for lost secrets, know a key when they see it
 KEY_BYTES: Final = 32
+OWNER: Final = "owner"  # the name of callers who show the home's own key
+CONFIGURED: Final = "api_key"  # of those who show the configured one
+OWN_KEYS: Final = frozenset({OWNER, CONFIGURED})  # the names of whoever runs tale: no other key can have one
 
 
 class Scope(StrEnum):

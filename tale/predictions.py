@@ -109,8 +109,10 @@ class PastAttempt:
     finish_reason: str | None = None
     succeeded: bool | None = None
     rated: bool = False  # succeeded or not by a user's word
-    key_name: str | None = None  # whose task, and whose word, it is
+    key_name: str | None = None  # whose task, or whose word, it is; None of whoever runs tale
     variant: str = "default"  # of the instructions
+    is_retry: bool = False  # an earlier answer failed its check: the task is one of the hard ones
+    has_schema: bool = False  # the answer is JSON, which has instructions of its own
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from fakes.past_attempts import past
-from fakes.servers import until
+from fakes.servers import LEARNING_PATIENCE_S, until
 
 from tale.exceptions import ServerException
 from tale.learning import engine_training
@@ -29,8 +29,11 @@ class PlayedHistory(LearningStore):
         super().__init__(database)
         self.rows = rows
 
-    async def past_attempts(self, after: Cursor, *, limit: int) -> tuple[list[PastAttempt], Cursor]:
-        found = [row for row in self.rows if (row.ended_at, row.task_id, 1) > after][-limit:]
+    async def past_attempts(
+        self, after: Cursor, *, limit: int, until: float | None = None
+    ) -> tuple[list[PastAttempt], Cursor]:
+        ended = [row for row in self.rows if until is None or row.ended_at <= until]
+        found = [row for row in ended if (row.ended_at, row.task_id, 1) > after][-limit:]
         return found, (found[-1].ended_at, found[-1].task_id, 1) if found else after
 
 
@@ -51,8 +54,8 @@ async def learning(database: Database) -> AsyncIterator[Callable[[list[PastAttem
     made: list[EngineLearner] = []
 
     def start(rows: list[PastAttempt], **given: object) -> EngineLearner:
-        given = {"train": trained_here, **given}
-        learner = EngineLearner(clock=lambda: 1_000.0 + len(made), **given)
+        given = {"train": trained_here, "clock": lambda: 1_000.0 + len(made), **given}
+        learner = EngineLearner(**given)
         made.append(learner)
         learner.start(PlayedHistory(database, rows))
         return learner
@@ -71,7 +74,7 @@ async def test_a_learner_learns_as_soon_as_there_is_enough_and_takes_it_up_after
     assert first.predict(HAIKU) is None
     rows += past(70, seed=2, begin=100)
     first.look_again()
-    await until(lambda: first.predict(HAIKU))
+    await until(lambda: first.predict(HAIKU), patience_s=LEARNING_PATIENCE_S)
     expected = first.predict(HAIKU)
     assert expected is not None and expected.took_s is not None
     (version,) = await LearningStore(database).versions(5)
@@ -180,11 +183,51 @@ async def test_training_that_fails_is_not_repeated_with_every_task(learning: Cal
 
 async def test_a_clock_that_goes_backwards_harms_nothing(learning: Callable[..., EngineLearner]) -> None:
     rows = past(80, begin=1_000)
-    learner = learning(rows)
+    learner = learning(rows, clock=lambda: 2_000.0)
     await until(lambda: learner.state == "ready")
     rows[:0] = past(20, seed=4)
     assert (await learner.learn_now()).version is not None
     assert learner.predict(HAIKU) is not None
+
+
+async def test_a_task_that_ended_while_the_clock_was_ahead_stops_no_learning(
+    learning: Callable[..., EngineLearner],
+) -> None:
+    now = [2_000.0]
+    rows = [*past(80, begin=1_000), *past(1, seed=5, begin=1e9)]
+    learner = learning(rows, clock=lambda: now[0])
+    await until(lambda: learner.state == "ready" and learner.status().rows == 80)
+    now[0] = 2e9
+    learner.look_again()
+    await until(lambda: learner.status().rows == 81)
+    now[0] = 2_000.0
+    known = (await learner.learn_now()).rows
+    now[0] = 2_010.0
+    rows[80:80] = past(9, seed=2, begin=2_000)
+    learner.look_again()
+    await until(lambda: learner.status().rows == known + 9)
+    now[0] = 2e9
+    rows += past(1, seed=3, begin=1.5e9)
+    learner.look_again()
+    await until(lambda: learner.status().rows == known + 10)  # the one of 1e9 is known
+
+
+async def test_a_version_of_a_clock_that_was_ahead_is_replaced_by_what_came_since(
+    database: Database, learning: Callable[..., EngineLearner]
+) -> None:
+    now = [2e9]
+    rows = past(80, begin=1e9)
+    learner = learning(rows, clock=lambda: now[0])
+    await until(lambda: learner.state == "ready")
+    now[0] = 2_000.0
+    rows[:0] = past(100, seed=3, begin=1_000)
+    assert str((await learner.learn_now()).last).startswith("promoted")
+    (version,) = [each for each in await LearningStore(database).versions(5) if each.state == "serving"]
+    assert version.trained_until < 2_000
+    before = learner.status().rows
+    rows[100:100] = past(5, seed=4, begin=1_500)
+    learner.look_again()
+    await until(lambda: learner.status().rows == before + 5)
 
 
 async def test_how_many_examples_come_with_tale_does_not_delay_learning_from_ones_own_tasks(

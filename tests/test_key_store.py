@@ -47,6 +47,12 @@ async def test_a_name_can_be_typed_and_read(store: KeyStore, name: str) -> None:
         await store.create(name, Scope.READ, now=1.0)
 
 
+async def test_no_key_is_called_as_those_of_whoever_runs_tale(store: KeyStore) -> None:
+    for name in ("owner", "api_key"):
+        with pytest.raises(ValidationException, match="whoever runs tale"):
+            await store.create(name, Scope.SUBMIT, now=1.0)
+
+
 @pytest.mark.parametrize("name", ["a", "J\u00f6rg's".replace("'", "."), "ci@build 7", "x" * 60])
 async def test_many_names_will_do(store: KeyStore, name: str) -> None:
     assert (await store.create(name, Scope.READ, now=1.0))[0].name == name

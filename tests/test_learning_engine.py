@@ -2,6 +2,7 @@
 
 import json
 import random
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import replace
 
@@ -90,6 +91,16 @@ def test_answers_to_the_very_same_text_count_at_once(engine: PerformanceEngine) 
     after = engine.predict(HAIKU)
     assert before < 60 and 200 < after.output_tokens <= 400
     assert after.neighbours[0] == "long"
+
+
+def test_a_short_answer_is_too_long_where_a_shorter_one_was_said(engine: PerformanceEngine) -> None:
+    capital = TaskQuestion("Name the capital of Peru", 2_048)
+    before = engine.predict(capital).upper_tokens
+    assert before < 20
+    row = replace(past(1, roles=("task",))[0], output_tokens=20)
+    checked = engine.update([replace(row, text=f"Name the capital of land {n}", task_id=str(n)) for n in range(60)])
+    assert not any(each.covered for each in checked)
+    assert engine.predict(capital).upper_tokens > before
 
 
 def test_limits_widen_where_answers_drift(engine: PerformanceEngine) -> None:
@@ -191,6 +202,43 @@ def test_the_small_model_is_relied_on_by_evidence_alone() -> None:
     assert choose(Chances(0.99, 0.99, 200), replace(plain, role="task")).role == "task"
 
 
+def test_what_is_tried_again_is_hard_and_says_nothing_of_how_the_task_model_does_with_the_others() -> None:
+    chance = random.Random(5)
+    large = [replace(row, succeeded=chance.random() < 0.85) for row in past(100, roles=("task",))]
+    small = past(300, seed=2, begin=200, roles=("ux",), small_succeeds=0.6)
+    again = [
+        replace(row, role="task", model="large", succeeded=chance.random() < 0.5, is_retry=True)
+        for row in small
+        if not row.succeeded
+    ]
+    found = PerformanceEngine(trees=20).fit([*large, *small, *again]).predict(HAIKU)
+    alone = PerformanceEngine(trees=20).fit([*large, *small]).predict(HAIKU)
+    assert found.task_success is not None and found.task_success > 0.75
+    assert (found.role, found.variant) == (alone.role, alone.variant) == ("task", "default")
+    as_others = [replace(row, is_retry=False) for row in again]
+    misled = PerformanceEngine(trees=20).fit([*large, *small, *as_others]).predict(HAIKU)
+    assert misled.task_success is not None and misled.task_success < 0.75
+
+
+def test_instructions_are_judged_by_tasks_that_could_have_had_others(engine: PerformanceEngine) -> None:
+    before = engine.prompts_.as_json()
+    rows = [replace(row, succeeded=False) for row in past(50, seed=8, roles=("task",))]
+    engine.update([replace(row, is_retry=True) for row in rows])
+    engine.update([replace(row, has_schema=True) for row in rows])
+    assert engine.prompts_.as_json() == before
+    engine.update(rows)
+    assert engine.prompts_.as_json() != before
+
+
+def test_where_the_small_model_does_checked_tasks_a_few_still_tell_how_the_task_model_does() -> None:
+    chance = random.Random(4)
+    checked = replace(HAIKU, has_check=True)
+    done = [choose(Chances(0.9, 0.97, 200), checked, randomness=chance) for _ in range(2_000)]
+    assert 20 <= sum(each.explored for each in done) <= 60
+    assert all((each.role == "task") == each.explored for each in done)
+    assert not any(choose(Chances(0.99, 0.99, 200), HAIKU, randomness=chance).explored for _ in range(500))
+
+
 def test_only_checked_tasks_are_tried_on_the_small_model_and_few_of_them() -> None:
     chance = random.Random(4)
     checked = replace(HAIKU, has_check=True)
@@ -203,12 +251,46 @@ def test_only_checked_tasks_are_tried_on_the_small_model_and_few_of_them() -> No
 
 def test_no_key_outweighs_the_others_and_lengths_stay() -> None:
     honest = past(100)
-    poison = [replace(row, succeeded=False) for row in past(400, seed=5, key_name="mallory", begin=50)]
+    poison = [replace(row, succeeded=False) for row in past(4_000, seed=5, key_name="mallory", begin=50)]
     rows = prepared([*honest, *poison])
     theirs = [row for row in rows if row.key_name == "mallory"]
-    assert sum(row.succeeded is not None for row in theirs) == 100
-    assert sum(row.succeeded is not None for row in rows) == 200
+    assert sum(row.succeeded is not None for row in theirs) == 25
+    assert sum(row.succeeded is not None for row in rows) == 125
+    few = prepared([*honest[:8], *poison])
+    assert sum(row.succeeded is not None for row in few) == 8 + 10
     assert all(row.output_tokens for row in rows) and rows == sorted(rows, key=lambda row: row.ended_at)
+
+
+def test_of_all_labels_that_count_no_key_has_more_than_a_fifth_however_many_keys_bring_theirs() -> None:
+    honest = past(100)
+    for counts, expected in (((4_000, 1_000), (33, 33)), ((4_000, 4_000), (33, 33)), ((20, 4_000), (20, 30))):
+        theirs = [past(count, seed=5, begin=n, key_name=f"key {n}") for n, count in enumerate(counts)]
+        rows = prepared([*honest, *theirs[0], *theirs[1]])
+        found = Counter(row.key_name for row in rows if row.succeeded is not None)
+        assert found == {None: 100, "key 0": expected[0], "key 1": expected[1]}
+        assert all(found[f"key {n}"] <= 0.2 * found.total() for n in range(2))
+    team = [replace(row, key_name=f"key {n % 5}") for n, row in enumerate(past(250))]
+    assert prepared(team) == team
+
+
+def test_who_uses_tale_through_one_key_learns_as_its_owner_does_until_others_tell_something() -> None:
+    rows = past(200, key_name="laptop")
+    assert prepared(rows) == rows
+    own = PerformanceEngine(trees=20).fit(rows, priors=past(60, seed=2))
+    assert own.tried_ == PerformanceEngine(trees=20).fit(past(200), priors=past(60, seed=2)).tried_
+    assert own.arms_["large"][""]["default"]["of_key"]["laptop"] == sum(row.role == "task" for row in rows)
+    other = past(1, seed=3, begin=200)
+    learned = PerformanceEngine(trees=20).fit([*rows, *other])
+    assert sum(learned.tried_.values()) == 10 + 1
+
+
+def test_one_key_cannot_have_instructions_chosen_by_what_it_alone_says_of_them() -> None:
+    rows = past(300, roles=("task",)) + past(20, seed=2, begin=300, roles=("task",), stretch=0.4, variant="brief")
+    theirs = past(60, seed=3, begin=400, roles=("task",), stretch=0.4, variant="brief", key_name="mallory")
+    engine = PerformanceEngine(trees=20).fit([*rows, *theirs])
+    assert engine.arms_["large"][""]["brief"]["of_key"] == {"mallory": 10}
+    engine.update([replace(row, task_id=f"again {n}") for n, row in enumerate(theirs)])
+    assert engine.prompts_.as_json()["large"][""]["brief"]["of_key"] == {"mallory": 10}
 
 
 def test_a_new_version_is_promoted_only_where_it_does_better_on_what_came_later(engine: PerformanceEngine) -> None:

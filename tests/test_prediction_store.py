@@ -1,5 +1,6 @@
 """Predictions are kept with the truth beside them, and the history is read as it can be learned from."""
 
+import json
 import uuid
 from collections.abc import AsyncIterator
 from dataclasses import replace
@@ -47,8 +48,9 @@ async def database(tmp_path: Path) -> AsyncIterator[Database]:
     await opened.close()
 
 
-async def running(store: TaskStore, *, text: str = "Write a haiku", expect: str | None = None) -> Task:
-    task = await store.insert(Task(str(uuid.uuid4()), text, TaskStatus.QUEUED, 1.0, expect=expect, key_name="ann"))
+async def running(store: TaskStore, *, expect: str | None = None, key_name: str = "ann") -> Task:
+    new = Task(str(uuid.uuid4()), "Write a haiku", TaskStatus.QUEUED, 1.0, expect=expect, key_name=key_name)
+    task = await store.insert(new)
     claimed = await store.claim(task.id, expected_attempt=None, now=2.0, max_failures=3)
     assert claimed is not None
     return claimed
@@ -139,14 +141,49 @@ async def test_the_history_tells_what_can_be_learned_from_and_in_order(database:
     await tasks.finish(checked.id, 2, status=TaskStatus.COMPLETED, now=6.0)
     await tasks.finish(broken.id, 1, status=TaskStatus.FAILED, now=7.0, error_class="ModelException")
     found, cursor = await learning.past_attempts(NOTHING_YET, limit=10)
-    assert [(each.task_id, each.succeeded, each.role, each.output_tokens) for each in found] == [
-        (plain.id, None, "ux", 30),
-        (checked.id, False, "ux", 30),
-        (checked.id, True, "task", 60),
+    assert [(each.task_id, each.succeeded, each.role, each.output_tokens, each.is_retry) for each in found] == [
+        (plain.id, None, "ux", 30, False),
+        (checked.id, False, "ux", 30, False),
+        (checked.id, True, "task", 60, True),
     ]
     assert (found[0].text, found[0].key_name, found[0].ended_at) == ("Write a haiku", "ann", 5.0)
     assert await learning.past_attempts(cursor, limit=10) == ([], cursor)
     assert len((await learning.past_attempts(NOTHING_YET, limit=1))[0]) == 1
+
+
+async def test_a_rating_is_the_word_of_its_key_and_those_of_whoever_runs_tale_are_none(database: Database) -> None:
+    tasks, learning = TaskStore(database), LearningStore(database)
+    made = [await running(tasks, key_name=name) for name in ("ann", "owner", "api_key")]
+    for task in made:
+        await called(database, task)
+        await tasks.finish(task.id, 1, status=TaskStatus.COMPLETED, now=5.0)
+
+    async def told() -> list[tuple[str | None, bool | None]]:
+        found = {each.task_id: each for each in (await learning.past_attempts(NOTHING_YET, limit=10))[0]}
+        return [(found[task.id].key_name, found[task.id].succeeded) for task in made]
+
+    assert await told() == [("ann", None), (None, None), (None, None)]
+    for task in made[:2]:
+        await tasks.add_feedback(task.id, "bad", None, 6.0, key_name="bob")
+    assert await told() == [("bob", False), ("bob", False), (None, None)]
+    await tasks.add_feedback(made[0].id, "good", None, 7.0)
+    await tasks.add_feedback(made[1].id, "good", None, 7.0, key_name="api_key")
+    assert await told() == [("ann", True), (None, True), (None, None)]
+
+
+async def test_attempts_are_read_up_to_a_moment_and_it_is_told_whose_answer_was_to_be_json(
+    database: Database,
+) -> None:
+    tasks, learning = TaskStore(database), LearningStore(database)
+    checks = (json.dumps({name: "json_schema"}) for name in ("regex", "json_schema"))
+    made = [await running(tasks, expect=expect) for expect in checks]
+    for task, ended_at in zip(made, (5.0, 1e9), strict=True):
+        await called(database, task)
+        await tasks.finish(task.id, 1, status=TaskStatus.COMPLETED, now=ended_at)
+    found, cursor = await learning.past_attempts(NOTHING_YET, limit=10, until=100.0)
+    assert ([each.task_id for each in found], cursor[0]) == ([made[0].id], 5.0)
+    later, _ = await learning.past_attempts(cursor, limit=10, until=1e9)
+    assert [each.has_schema for each in (*found, *later)] == [False, True]
 
 
 async def test_an_answer_of_a_stand_in_counts_as_its_own_and_not_as_the_task_model_s(database: Database) -> None:
@@ -202,15 +239,15 @@ async def test_one_version_serves_and_the_one_before_it_can_again(database: Data
     made = [EngineVersion(f"v{n}", float(n), "serving", 10 * n, float(n), "1.9", {"error": n}) for n in (1, 2, 3)]
     for version in made:
         await learning.add_version(version, version.id.encode())
-    await learning.add_version(replace(made[0], id="v4", created_at=4.0, state="rejected"), None)
+    await learning.add_version(replace(made[0], id="v4", created_at=4.0, state="rejected"), b"v4")
     states = {each.id: each.state for each in await learning.versions(10)}
     assert states == {"v4": "rejected", "v3": "serving", "v2": "retired", "v1": "retired"}
-    assert [await learning.artefact(name) for name in ("v1", "v2", "v3", "v4")] == [None, b"v2", b"v3", None]
+    assert [await learning.artefact(name) for name in ("v1", "v2", "v3", "v4")] == [None, b"v2", b"v3", b"v4"]
     await learning.let_serve("v2")
     await learning.reject("v3")
     states = {each.id: each.state for each in await learning.versions(3)}
     assert states == {"v4": "rejected", "v3": "rejected", "v2": "serving"}
-    assert (await learning.artefact("v2")) == b"v2"
+    assert [await learning.artefact(name) for name in ("v2", "v3", "v4")] == [b"v2", None, None]
     assert (await learning.versions(1))[0].metrics == {"error": 1}
 
 

@@ -154,6 +154,17 @@ def test_one_key_cannot_have_a_variant_chosen_that_does_worse() -> None:
     assert 100 <= prompts.as_json()["large"]["code"]["direct"]["answers"] <= 100 / (1 - SHARE_OF_A_KEY) + 1
 
 
+def test_the_word_of_the_only_key_counts_until_others_have_one() -> None:
+    prompts = PromptVariants()
+    for variant in (DEFAULT, "brief"):
+        answered(prompts, variant, 5 * LEAST_TRIED, key_name="laptop")
+    assert chosen(prompts, seed=None) == ["brief"]
+    answered(prompts, DEFAULT, 1)
+    before = prompts.as_json()
+    answered(prompts, "brief", 100, key_name="laptop")
+    assert prompts.as_json() == before
+
+
 def test_what_came_of_variants_survives_as_json_and_unknown_ones_are_left_out() -> None:
     prompts = PromptVariants()
     answered(prompts, "brief", 30)

@@ -238,6 +238,8 @@ def test_estimated_savings_go_by_what_was_expected_of_the_task_model() -> None:
     assert getattr(estimated_savings(small, small_cost=1.0), "saved", None) == 0.25
     retried = estimated_savings([*small, *again])
     assert retried is not None and (retried.tasks, retried.saved) == (10, 0.4)
+    broken = [KeptPrediction(str(n), 1, 0.0, large, 1.0, Outcome()) for n in range(10)]
+    assert getattr(estimated_savings([*broken, *again]), "saved", None) == 0.0  # the second attempt is the first answer
     as_ever = [KeptPrediction(str(n), 1, 0.0, large, 1.0, Outcome(70)) for n in range(20, 30)]
     assert estimated_savings(as_ever) == estimated_savings(as_ever[::-1])
     assert getattr(estimated_savings(as_ever), "saved", None) == 0.0

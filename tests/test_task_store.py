@@ -239,10 +239,10 @@ async def test_tasks_are_listed_and_counted_by_status(store: TaskStore) -> None:
 async def test_the_latest_feedback_counts(store: TaskStore, database: Database) -> None:
     task = await store.insert(new_task())
     assert await store.add_feedback(task.id, "good", None, 1.0)
-    assert await store.add_feedback(task.id, "bad", "Too long.", 2.0)
+    assert await store.add_feedback(task.id, "bad", "Too long.", 2.0, key_name="ann")
     assert not await store.add_feedback("unknown", "good", None, 3.0)
     rows = await database.read(lambda c: [tuple(row) for row in c.execute(select(feedback))])
-    assert rows == [(task.id, "bad", "Too long.", 2.0)]
+    assert rows == [(task.id, "bad", "Too long.", 2.0, "ann")]
 
 
 @contextmanager

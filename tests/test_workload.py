@@ -217,6 +217,22 @@ def test_whether_an_answer_that_was_cut_was_right_counts_as_unknown() -> None:
     assert [prior["succeeded"] for prior in lines_of(DATA / "priors/variants.jsonl")] == whole
 
 
+def test_an_answer_that_its_recording_cut_is_neither_learned_as_wrong_nor_replayed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    from savings_replay import NEEDED, attempts, read_runs, replayable
+    from workload.requests import read_requests
+
+    requests, runs = read_requests(WORKLOAD / "priors.jsonl"), read_runs()
+    cut = {key for key, run in runs.items() if run["finish_reason"] == "length" and run["output_tokens"] == 256}
+    learned = {(each.task_id, each.role, each.variant): each.succeeded for each in attempts(requests, runs)}
+    assert {learned[key] for key in cut if key in learned} == {None}
+    answered = {each.id for each in requests if all((each.id, *way) in runs for way in NEEDED)}
+    replayed = {each.id for each in replayable(requests, runs)}
+    assert replayed == answered - {name for name, *way in cut if tuple(way) in NEEDED} != answered
+
+
 def test_how_long_an_answer_is_said_to_be_is_told_by_attempts_at_other_requests() -> None:
     from collect_variants import stated_tokens
     from workload.requests import read_requests

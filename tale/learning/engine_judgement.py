@@ -69,7 +69,7 @@ def judge(
     if len(unseen) < LEAST_JUDGED:
         return Judgement("waiting", f"{len(unseen)} new answers; {LEAST_JUDGED} are needed to judge what they teach")
     try:
-        engine = PerformanceEngine(seed=seed).fit([*priors, *seen])
+        engine = PerformanceEngine(seed=seed).fit(seen, priors=priors)
     except ValidationException as error:
         return Judgement("waiting", error.message)
     plain = _plain(seen if any(map(has_length, seen)) else priors)

@@ -27,6 +27,7 @@ MOST_ROWS: Final = 20_000  # the latest attempts that are learned from
 LEAST_NEW: Final = 40  # attempts since the last round, before there is another
 GROWTH: Final = 0.2  # the same, as a share of those that were learned from and did not come with tale
 VERSIONS_READ: Final = 50
+AFTER_ALL: Final = "g"  # ids are hexadecimal: none comes after that
 
 Cursor = tuple[float, str, int]
 Train = Callable[[Path, list[PastAttempt], list[PastAttempt]], Awaitable[None]]
@@ -38,8 +39,10 @@ logger = logging.getLogger(__name__)
 class History(Protocol):
     """Where the history, the versions and the events are kept; every method may raise DatabaseException."""
 
-    async def past_attempts(self, after: Cursor, *, limit: int) -> tuple[list[PastAttempt], Cursor]:
-        """The newest attempts after the cursor, oldest first, and the next cursor."""
+    async def past_attempts(
+        self, after: Cursor, *, limit: int, until: float | None = None
+    ) -> tuple[list[PastAttempt], Cursor]:
+        """The newest attempts after the cursor and until then, oldest first, and the next cursor."""
         ...
 
     async def versions(self, limit: int) -> list[EngineVersion]:
@@ -102,6 +105,7 @@ class EngineLearner:
         self._engine: PerformanceEngine | None = None
         self._version: EngineVersion | None = None
         self._cursor: Cursor = (0.0, "", 0)
+        self._known_ahead: set[str] = set()  # tasks that are known, though they are said to have ended later than now
         self._rows = len(self._priors)
         self._next_at = LEAST_ROWS  # rows with which the next round of learning comes
         self._last: str | None = None
@@ -207,7 +211,7 @@ class EngineLearner:
         has_drifted = self._watch.drifted
         self._engine, self._version = engine, version
         self._watch = CoverageWatch(COVERAGE)
-        self._cursor = (version.trained_until, "g", 0)  # no id comes after that
+        self._cursor, self._known_ahead = (version.trained_until, AFTER_ALL, 0), set()
         self._rows = version.rows
         # Twice as many, as some were kept out to judge it.
         self._next_at = self._rows + max(LEAST_NEW, int(2 * GROWTH * self._own(self._rows)))
@@ -220,9 +224,16 @@ class EngineLearner:
     async def _catch_up(self, *, is_start: bool = False) -> None:
         """Take in what came of tasks since the last look, and tell if predictions are not as good as they say any more.
 
-        What was taken in before the last start was told then.
+        What was taken in before the last start was told then. Where the clock has been set back, what ends from now on
+        counts all the same, and what is said to have ended later than now waits, unless it is known already.
         """
-        rows, self._cursor = await self._history.past_attempts(self._cursor, limit=MOST_ROWS)
+        now = self._clock()
+        if self._cursor > (latest := (now, AFTER_ALL, 0)):
+            known, _ = await self._history.past_attempts(latest, limit=MOST_ROWS, until=self._cursor[0])
+            self._known_ahead |= {row.task_id for row in known}
+            self._cursor = latest
+        found, self._cursor = await self._history.past_attempts(self._cursor, limit=MOST_ROWS, until=now)
+        rows = [row for row in found if row.task_id not in self._known_ahead]
         self._rows += len(rows)
         if self._engine is None or not rows:
             return
@@ -239,7 +250,7 @@ class EngineLearner:
 
     async def _learn(self) -> bool:
         """One round of learning and judging, in a process of its own; whether another version serves after it."""
-        rows, _ = await self._history.past_attempts((0.0, "", 0), limit=MOST_ROWS)
+        rows, _ = await self._history.past_attempts((0.0, "", 0), limit=MOST_ROWS, until=self._clock())
         with tempfile.TemporaryDirectory(prefix="tale-learning-") as name:
             folder = Path(name)
             previous = await self._put_versions(folder)
@@ -262,8 +273,11 @@ class EngineLearner:
         return verdict != "rejected"
 
     async def _put_versions(self, folder: Path) -> EngineVersion | None:
-        """Put the artefacts of the version that serves and the one before it into the folder; returns the latter."""
-        if self._version is None:
+        """Put the artefacts of the version that serves and the one before it into the folder; returns the latter.
+
+        One that was made while the clock was ahead cannot be judged by what came later, and is no rival.
+        """
+        if self._version is None or self._version.trained_until > self._clock():
             return None
         versions = await self._history.versions(VERSIONS_READ)
         previous = next((each for each in versions if each.state == "retired"), None)

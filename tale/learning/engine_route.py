@@ -13,7 +13,7 @@ SUCCESS_WORTH: Final = 25.0  # calls of the task model that one success is worth
 LEAST_TRIED: Final = 20  # known outcomes of the small model, before it is relied on
 DOUBT: Final = 1.28  # standard errors that count against the small model: nine times of ten it is better than that
 EXPLORED: Final = 0.05  # share of checked tasks that the small model tries, while little is known of it
-EXPLORED_LATER: Final = 0.02
+EXPLORED_LATER: Final = 0.02  # later, and of those that the small model does, the share that the task model tries
 HOPELESS: Final = 0.2  # chance of success below which nothing is tried
 LEAST_SAVED: Final = 0.1  # of what the task model costs, where a failure only means to do it again
 
@@ -38,7 +38,7 @@ class Chances:
 
 @dataclass(frozen=True)
 class Choice:
-    """A role and why; `explored` where it was chosen to learn how the small model does."""
+    """A role and why; `explored` where it was chosen to learn how its model does."""
 
     role: Role
     reason: str
@@ -58,6 +58,8 @@ def choose(chances: Chances, question: TaskQuestion, *, randomness: random.Rando
     may_try = question.has_check and (chances.small is None or chances.small >= HOPELESS)
     explores = randomness is not None and may_try and randomness.random() < share
     relied = _relied_on(chances, question)
+    if relied is not None and explores:
+        return Choice("task", "tried on the task model, to keep knowing how it does", explored=True)
     if relied is not None:
         return Choice("ux", relied)
     if explores:

@@ -1,7 +1,7 @@
 """The history as it is learned from: in order, with nobody's word weighing too much. Pure."""
 
-from collections import Counter
-from collections.abc import Sequence
+from collections import Counter, defaultdict
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Final
 
@@ -9,28 +9,60 @@ from tale.learning.features import Request
 from tale.learning.prompts import known_as
 from tale.predictions import PastAttempt, is_whole
 
-LABELS_OF_ONE_KEY: Final = 0.2  # share of all labels that the tasks of one key may bring
+LABELS_OF_ONE_KEY: Final = 0.25  # of the labels of all others that count, beside which they are a fifth of both
 FREE_LABELS: Final = 10  # of each key, however few labels there are in all
+
+Brought = Counter[str | None]  # labels, by the key that brought them
 
 
 def prepared(rows: Sequence[PastAttempt]) -> list[PastAttempt]:
-    """The rows by time, without the success of those by which one key would outweigh the others.
+    """The rows by time, without the success of those that would mislead. Lengths are counted by engines, and stay.
 
-    Whoever hands a task in chooses its check and rates its answer; so a key's oldest labels go first. Tasks without a
-    key are of the machine's own user. Lengths are counted by engines, and stay.
+    Besides what is beyond the share of its key, that is what is tried again: it is one of the hard tasks, and by rule
+    the task model's, the last time with the default instructions. Both would seem worse than they are.
     """
     ordered = sorted(rows, key=lambda row: row.ended_at)
-    labelled = sum(row.succeeded is not None for row in ordered)
-    most = max(FREE_LABELS, int(LABELS_OF_ONE_KEY * labelled))
-    used: Counter[str] = Counter()
+    return bounded([_without_label(row) if row.is_retry else row for row in ordered])
+
+
+def bounded(rows: Sequence[PastAttempt], *, group: Callable[[PastAttempt], str] = lambda row: "") -> list[PastAttempt]:
+    """Rows in order, in each group of which no key has more labels than its share of all that are left; the latest.
+
+    Whoever hands a task in chooses its check and rates its answer. Rows without a key are of whoever runs tale, and
+    where all labels are of one key, there is nobody else whom they could mislead: they stay.
+    """
+    brought: defaultdict[str, Brought] = defaultdict(Counter)
+    for row in rows:
+        if row.succeeded is not None:
+            brought[group(row)][row.key_name] += 1
+    if len({key for labels in brought.values() for key in labels}) == 1:
+        return list(rows)
+    left = {name: _shares(labels) for name, labels in brought.items()}
     kept: list[PastAttempt] = []
-    for row in reversed(ordered):
-        if row.succeeded is not None and row.key_name is not None:
-            used[row.key_name] += 1
-            if used[row.key_name] > most:
-                row = replace(row, succeeded=None, rated=False)
+    for row in reversed(rows):
+        if row.succeeded is not None:
+            left[group(row)][row.key_name] -= 1
+            if left[group(row)][row.key_name] < 0:
+                row = _without_label(row)
         kept.append(row)
     return kept[::-1]
+
+
+def _shares(brought: Brought) -> Brought:
+    """How many labels of each key count; each round takes some away, and with them from what the others may have."""
+    counted = brought
+    while True:
+        most = {key: int(LABELS_OF_ONE_KEY * (counted.total() - count)) for key, count in counted.items()}
+        fewer = {
+            key: count if key is None else min(count, max(FREE_LABELS, most[key])) for key, count in counted.items()
+        }
+        if fewer == counted:
+            return counted
+        counted = Counter(fewer)
+
+
+def _without_label(row: PastAttempt) -> PastAttempt:
+    return replace(row, succeeded=None, rated=False)
 
 
 def is_counted(row: PastAttempt) -> bool:

@@ -73,11 +73,10 @@ class IntentModel:
     meanings: Meanings
     terms: dict[str, list[str]]
     rarities: dict[str, Floats]
-    weights: Floats
+    weights: npt.NDArray[np.float32]
     offsets: Floats
     sharpness: float
     readers: dict[str, Reader]
-    features: list[tuple[str, str]]  # the kind and the term of each
     encoder: Encoder | None = None
     likeness: Likeness | None = None
     actions: Actions | None = None
@@ -98,16 +97,16 @@ class IntentModel:
     ) -> "IntentModel":
         """The model of what was learned; raises ValueError for weights that do not fit the terms."""
         readers: dict[str, Reader] = {}
-        features: list[tuple[str, str]] = []
+        count = 0
         for name, given in VECTORIZERS.items():
             vectorizer: Any = TfidfVectorizer(**given)
-            places = {term: len(features) + place for place, term in enumerate(terms[name])}
-            readers[name] = Reader(vectorizer.build_analyzer(), places, rarities[name], len(features))
-            features += [(name, term) for term in terms[name]]
-        if weights.shape != (len(LABELS), len(features)):
+            places = {term: count + place for place, term in enumerate(terms[name])}
+            readers[name] = Reader(vectorizer.build_analyzer(), places, rarities[name], count)
+            count += len(terms[name])
+        if weights.shape != (len(LABELS), count):
             raise ValueError("the weights do not fit the terms")
-        parts = (readers, features, encoder, likeness, actions)
-        return cls(meanings, terms, rarities, weights, offsets, sharpness, *parts)
+        parts = (readers, encoder, likeness, actions)
+        return cls(meanings, terms, rarities, weights.astype(np.float32, copy=False), offsets, sharpness, *parts)
 
     @classmethod
     def trained(
@@ -165,7 +164,7 @@ class IntentModel:
         told = {label: round(float(share), 4) for label, share in zip(LABELS, row, strict=True)}
         # What spoke for the label more than it did for the others.
         spoken = parts[best] - (parts.sum(axis=0) - parts[best]) / (len(LABELS) - 1)
-        named = ((*self.features[place], float(part)) for place, part in zip(places, spoken, strict=True))
+        named = ((*self._feature(place), float(part)) for place, part in zip(places, spoken, strict=True))
         reasons, action, sure = reasons_of(named, self.meanings.reasons), None, None
         if LABELS[best] == "control" and self.actions:
             action, sure = self.actions.told(places, values, vectors)
@@ -181,7 +180,7 @@ class IntentModel:
         return {
             "terms": {name: "\n".join(terms) for name, terms in self.terms.items()},
             "rarities": self.rarities,
-            "weights": self.weights.astype(np.float32),
+            "weights": self.weights,
             "offsets": self.offsets,
             "sharpness": self.sharpness,
             "likeness": self.likeness and self.likeness.to_parts(),
@@ -196,13 +195,18 @@ class IntentModel:
             meanings,
             {name: terms.split("\n") for name, terms in parts["terms"].items()},
             parts["rarities"],
-            weights=parts["weights"].astype(np.float64),
+            weights=parts["weights"],
             offsets=parts["offsets"],
             sharpness=parts["sharpness"],
             encoder=encoder,
             likeness=Likeness.from_parts(parts["likeness"]) if encoder else None,
             actions=actions and Actions.from_parts(actions, len(VIEWS) * WIDTH if encoder else 0),
         )
+
+    def _feature(self, place: int) -> tuple[str, str]:
+        """The kind and the term of a feature."""
+        name, reader = next((name, each) for name, each in reversed(self.readers.items()) if each.first <= place)
+        return name, self.terms[name][place - reader.first]
 
     def _vectors(self, texts: Sequence[str]) -> Vectors | None:
         return None if self.encoder is None else vectors_of(texts, self.encoder)
@@ -223,7 +227,7 @@ class IntentModel:
             found = reader.read(streams[name])
             places += found[0]
             values += found[1]
-        return places, values, self.weights[:, places] * np.array(values)
+        return places, values, self.weights[:, places].astype(np.float64) * np.array(values)
 
 
 def _unseen_margins(features: Any, wanted: npt.NDArray[np.int64], counts: Floats, folds: Folds) -> Floats:

@@ -111,10 +111,10 @@ def estimated_savings(kept: Sequence[KeptPrediction], *, small_cost: float = SMA
         tokens, expected = true_tokens(each), each.prediction
         if tokens is None or expected.task_output_tokens is None:
             continue
-        tasks.add(each.task_id)
         cost += tokens * (small_cost if expected.role == "ux" else 1.0)
-        if each.attempt == 1:
+        if each.task_id not in tasks:  # its first answer: a broken attempt before it has none
             naive += tokens * expected.task_output_tokens / max(expected.output_tokens, 1)
+        tasks.add(each.task_id)
     return EstimatedSavings(len(tasks), round(1 - cost / naive, 4)) if len(tasks) >= LEAST_ANSWERS and naive else None
 
 

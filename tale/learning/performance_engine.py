@@ -17,7 +17,7 @@ from tale.learning.artefacts import from_bytes, to_bytes
 from tale.learning.complexity import complexity_shares, likeliest
 from tale.learning.conformal import AdaptiveLevel
 from tale.learning.engine_route import Chances, choose
-from tale.learning.engine_rows import has_length, is_counted, outcome_of, prepared, request_of
+from tale.learning.engine_rows import bounded, has_length, is_counted, outcome_of, prepared, request_of
 from tale.learning.features import Request, kind_of
 from tale.learning.lengths import Outlook
 from tale.learning.model_weights import small_cost
@@ -39,7 +39,6 @@ from tale.records import Role
 
 COVERAGE: Final = 0.95
 LEAST_ROWS: Final = 25  # answers of known length; a limit at 0.95 takes 19 of them, and some are kept out to judge
-LEAST_CAP: Final = 32  # tokens; a shorter answer is never too long
 MOST_LIKE: Final = 3  # tasks that are named as like a new one
 KEPT_LIKE: Final = 5  # tasks that are remembered of each text
 CAP_SLACK: Final = 3.0  # of the limit that answers stay within, to where they are cut: to go on costs all tokens again
@@ -85,9 +84,15 @@ class PerformanceEngine(BaseEstimator):
         self.trees = trees
         self.seed = seed
 
-    def fit(self, X: Sequence[PastAttempt], y: None = None) -> "PerformanceEngine":
-        """Learn from past attempts. Raises ValidationException where fewer than 25 have a known length."""
-        rows = prepared(X)
+    def fit(
+        self, X: Sequence[PastAttempt], y: None = None, *, priors: Sequence[PastAttempt] = ()
+    ) -> "PerformanceEngine":
+        """Learn from past attempts, and from priors, which are older and nobody's word.
+
+        Raises ValidationException where fewer than 25 have a known length.
+        """
+        own = prepared(X)
+        rows = [*priors, *own]
         known = [row for row in rows if has_length(row)]
         if len(known) < LEAST_ROWS:
             raise ValidationException(
@@ -112,10 +117,7 @@ class PerformanceEngine(BaseEstimator):
         self.like_: dict[str, list[str]] = {}
         for row in rows:
             self._remember(row)
-        prompts = PromptVariants()
-        for row in rows:
-            _observe(prompts, row, kind_of(row.text))
-        self.arms_ = prompts.as_json()
+        self.arms_ = _learned_arms(priors, own)
         self._begin()
         return self
 
@@ -170,8 +172,8 @@ class PerformanceEngine(BaseEstimator):
             kind, shift = str(outlook.kinds[number]), self._shift(row.text)
             tokens, centre = row.output_tokens or 0, float(outlook.centre[number])
             truth, is_whole = math.log1p(tokens), has_length(row)
-            served = max(self._limit(outlook, number, self._level(kind).asked, shift), LEAST_CAP)
-            as_fitted = max(self._limit(outlook, number, COVERAGE, 0.0), LEAST_CAP)
+            served = _in_whole(self._limit(outlook, number, self._level(kind).asked, shift))
+            as_fitted = _in_whole(self._limit(outlook, number, COVERAGE, 0.0))
             if is_whole or tokens > served:  # what was cut beyond a limit would be so uncut, too
                 self.levels_[kind] = self._level(kind).after(covered=tokens <= served)
             if is_whole or tokens > as_fitted:
@@ -179,7 +181,8 @@ class PerformanceEngine(BaseEstimator):
             if is_whole:
                 answers, total = self.recent_.get(same_text_key(row.text), (0, 0.0))
                 self.recent_[same_text_key(row.text)] = (answers + 1, total + truth - centre)
-            _observe(self.prompts_, row, kind)
+            if _has_choice(row):
+                _observe(self.prompts_, row, kind, is_bounded=True)
             self._remember(row)
         return checked
 
@@ -319,9 +322,29 @@ def has_variants(question: TaskQuestion) -> bool:
     return not (question.has_schema or question.again or question.keeps_instructions)
 
 
-def _observe(prompts: PromptVariants, row: PastAttempt, kind: str) -> None:
+def _has_choice(row: PastAttempt) -> bool:
+    """Whether it tells of its instructions: not where there was no choice of them, or only for what is hard."""
+    return not (row.is_retry or row.has_schema)
+
+
+def _learned_arms(priors: Sequence[PastAttempt], own: Sequence[PastAttempt]) -> dict[str, Any]:
+    """What came of variants, as JSON can hold it; of each, one's own attempts are bounded by key."""
+    prompts = PromptVariants()
+    told = bounded([row for row in own if _has_choice(row)], group=lambda row: known_as(row.model, row.variant))
+    for row in (*filter(_has_choice, priors), *told):
+        _observe(prompts, row, kind_of(row.text), is_bounded=False)
+    return prompts.as_json()
+
+
+def _observe(prompts: PromptVariants, row: PastAttempt, kind: str, *, is_bounded: bool) -> None:
     tokens = row.output_tokens if has_length(row) else None
-    prompts.observe(row.model, kind, row.variant, succeeded=row.succeeded, key_name=row.key_name, tokens=tokens)
+    prompts.observe(
+        *(row.model, kind, row.variant),
+        succeeded=row.succeeded,
+        key_name=row.key_name,
+        tokens=tokens,
+        is_bounded=is_bounded,
+    )
 
 
 def _cost_ratio(question: TaskQuestion, names: Mapping[Role, str], ways: Mapping[Role, Way]) -> float:
@@ -336,6 +359,11 @@ def _cost_ratio(question: TaskQuestion, names: Mapping[Role, str], ways: Mapping
     }
     weight = question.small_cost or small_cost(names["ux"], names["task"])
     return weight * costs["ux"] / costs["task"]
+
+
+def _in_whole(limit: float) -> float:
+    """A limit as it is told, in whole tokens; infinite where too little is known."""
+    return limit if math.isinf(limit) else math.ceil(limit)
 
 
 def _within(tokens: float, top: int) -> int:

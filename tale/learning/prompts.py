@@ -36,8 +36,8 @@ USUAL: Final = 1.28  # standard deviations above the mean log, which nine of ten
 OPEN: Final = frozenset({"story", "document", "explain"})  # kinds that borrow nothing: a right answer is no short one
 TRIED_SHARE: Final = 0.2  # of checked tasks, the most that are not given what seems best
 AS_GOOD: Final = 0.03  # of success, by which a variant may seem to do worse than the default
-FREE_OF_A_KEY: Final = 10  # answers of one key to a variant that count in any case
-SHARE_OF_A_KEY: Final = 0.1  # of a variant's answers, that those of one key may make
+FREE_OF_A_KEY: Final = 10  # judged answers of one key to a variant that count in any case
+SHARE_OF_A_KEY: Final = 0.1  # of a variant's judged answers: one key that has as many brings no more
 DEVIATION: Final = 0.8  # of the log of an answer's tokens about what was expected
 ALL_KINDS: Final = ""
 
@@ -85,7 +85,7 @@ def known_as(model: str, variant: str) -> str:
 class Arm:
     """What came of a variant: answers in all, and those known to be right and wrong.
 
-    `measured` of these have a known length; of its log are the sums.
+    `measured` of these have a known length; of its log are the sums. `of_key` is how many each key judged.
     """
 
     answers: int = 0
@@ -110,17 +110,20 @@ class Arm:
         variance = max(self.log_squares / self.measured - mean**2, 0.0)
         return math.expm1(mean + USUAL * math.sqrt(variance))
 
+    def has_share(self, key_name: str | None) -> bool:
+        """Whether that key judged as many answers as it may."""
+        return self.of_key.get(key_name or "", 0) >= max(FREE_OF_A_KEY, SHARE_OF_A_KEY * self.judged)
+
     def observe(self, *, succeeded: bool | None, key_name: str | None, tokens: int | None) -> None:
-        """Count an answer, unless its key has had its share."""
-        if key_name is not None:
-            count = self.of_key.get(key_name, 0)
-            if count >= max(FREE_OF_A_KEY, SHARE_OF_A_KEY * self.answers):
-                return
-            self.of_key[key_name] = count + 1
+        """Count an answer."""
         self.answers += 1
-        self.right += succeeded is True
-        self.wrong += succeeded is False
-        if succeeded is not None and tokens is not None:
+        if succeeded is None:
+            return
+        self.right += succeeded
+        self.wrong += not succeeded
+        if key_name is not None:
+            self.of_key[key_name] = self.of_key.get(key_name, 0) + 1
+        if tokens is not None:
             self.measured += 1
             self.log_sum += math.log1p(tokens)
             self.log_squares += math.log1p(tokens) ** 2
@@ -161,14 +164,20 @@ class PromptVariants:
         succeeded: bool | None,
         key_name: str | None,
         tokens: int | None,
+        is_bounded: bool = True,
     ) -> None:
-        """Take in an answer, whether it was right and how long it was (None: unknown)."""
+        """Take in an answer, whether it was right and how long it was (None: unknown).
+
+        A key that has its share of the variant judges no more of it, if that `is_bounded` and others have judged, too.
+        """
         if variant not in VARIANTS:
             return  # of a later tale, or one that was given up
+        is_held = is_bounded and key_name is not None and succeeded is not None and self._others_judged(key_name)
         kinds = self._arms.setdefault(model, {})
         for name in (kind, ALL_KINDS):
             arm = kinds.setdefault(name, {}).setdefault(variant, Arm())
-            arm.observe(succeeded=succeeded, key_name=key_name, tokens=tokens)
+            if not is_held or not arm.has_share(key_name):
+                arm.observe(succeeded=succeeded, key_name=key_name, tokens=tokens)
         self._gaps.clear()
 
     def choose(
@@ -224,6 +233,11 @@ class PromptVariants:
             return own
         trust = variance / (variance + own[1])
         return mean + trust * (own[0] - mean), (1 - trust) * variance
+
+    def _others_judged(self, key_name: str) -> bool:
+        """Whether not all that was judged so far is of that key."""
+        every = (arm for kinds in self._arms.values() for arm in kinds.get(ALL_KINDS, {}).values())
+        return any(arm.judged > arm.of_key.get(key_name, 0) for arm in every)
 
     def _is_judged(self, model: str, kind: str, default_tokens: float) -> bool:
         """Whether answers as long as that by default were judged; of all kinds, where few of the kind were."""

@@ -29,6 +29,7 @@ from mcp.types import (
 from mcp_types.version import MODERN_PROTOCOL_VERSIONS
 from pydantic import ValidationError
 
+from tale.credentials import Scope
 from tale.exceptions import ServerException
 from tale.mcp.exchange import Exchange
 from tale.mcp.long_calls import BecameTask, LongCall, require_tasks, takes_tasks
@@ -92,6 +93,14 @@ class CallOrigin:
     def key_name(self) -> str | None:
         """Whose key the caller showed; None where nobody is asked for one."""
         return self._exchange.caller.name
+
+    def speaks_for(self, key_name: str | None) -> bool:
+        """Whether the caller has a say about what is that key's: it is the caller's own, or one that may do everything.
+
+        None is whose nobody was asked for a key.
+        """
+        caller = self._exchange.caller
+        return caller.scope is Scope.ADMIN or (key_name is not None and caller.name == key_name)
 
     def concerns(self, task_id: str, trace_id: str | None = None) -> None:
         """Note which task the call turned out to be about, for the record; an argument `task_id` is noted anyway.

@@ -195,9 +195,9 @@ class GatewayTools:
         return await self._view(await self._coordinator.change_priority(validate_task_id(task_id), priority))
 
     async def record_feedback(
-        self, task_id: str, rating: Literal["good", "bad"], comment: str | None = None
+        self, task_id: str, rating: Literal["good", "bad"], context: CallOrigin, comment: str | None = None
     ) -> TaskView:
-        """Keep what the user thinks of a task's result.
+        """Keep what the user thinks of a task's result; for the key that handed it in, or one of scope admin.
 
         Args:
             task_id: Id of the task, a UUID of version 4.
@@ -205,7 +205,12 @@ class GatewayTools:
             comment: A remark in the user's own words.
         """
         task = await self._coordinator.get(validate_task_id(task_id))
-        await self._tasks.add_feedback(task.id, rating, comment, self._clock())
+        if not context.speaks_for(task.key_name):
+            raise TaskException(
+                "The task was handed in with another key; only that one, or one of scope admin, can rate its result.",
+                {"task_id": task.id},
+            )
+        await self._tasks.add_feedback(task.id, rating, comment, self._clock(), key_name=context.key_name)
         return await self._view(task, with_result=False)
 
     async def get_server_info(self) -> dict[str, Any]:

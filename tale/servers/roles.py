@@ -4,9 +4,11 @@ import logging
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import asdict, replace
-from typing import Any, Final
+from functools import partial
+from typing import Final
 
 from tale import __version__
+from tale.credentials import CONFIGURED, OWNER
 from tale.exceptions import ServerException
 from tale.mcp.admission import Entrance
 from tale.mcp.http_client import HTTPMCPClient
@@ -30,6 +32,7 @@ from tale.servers.gateway_resources import GatewayResources, add_gateway_resourc
 from tale.servers.gateway_server import INSTRUCTIONS as GATEWAY_INSTRUCTIONS
 from tale.servers.gateway_server import GatewayTools, add_gateway_tools
 from tale.servers.metrics_page import MetricsPage
+from tale.servers.model_server import NAME as MODEL_SERVER
 from tale.servers.model_server import build_model_server
 from tale.servers.openai_api import OpenAIApi
 from tale.servers.openai_failures import in_openai_form
@@ -114,7 +117,8 @@ async def open_gateway(shared: Shared, stack: AsyncExitStack) -> Busy:
     add_gateway_resources(server, resources)
     tell_changes(server, coordinator.events)
     server.add_tasks(WaitedTasks(server, "wait_for_task", view=resources.task, coordinator=coordinator))
-    server.add_routes(task_routes(TaskFeed(shared.events, shared.texts, coordinator.get)))
+    feed = TaskFeed(shared.events, shared.texts, coordinator.get)
+    server.add_routes(task_routes(feed, server="tale-gateway", record=shared.record_mcp))
     _add_openai_api(server, shared)
     await _serve(server, stack, grace_s=0)
     await coordinator.start()
@@ -241,7 +245,13 @@ async def open_model_server(shared: Shared, stack: AsyncExitStack, *, required: 
                 "another host's. Stop that process, or leave model_url out."
             )
         return
-    server = build_model_server(model_server_settings(shared.settings), shared.pool, _metrics(shared, "model"))
+    server = build_model_server(
+        model_server_settings(shared.settings),
+        shared.pool,
+        health=partial(shared.health, MODEL_SERVER, "model"),
+        on_use=shared.activity.note,
+        metrics=_metrics(shared, "model"),
+    )
     try:
         await server.start()
     except ServerException as error:
@@ -261,16 +271,12 @@ OPENERS: Final[dict[str, Callable[[Shared, AsyncExitStack], Awaitable[Busy]]]] =
 
 def _server(shared: Shared, role: str, port: int, instructions: str) -> HTTPMCPServer:
     name = f"tale-{role.replace('_', '-')}"
-
-    async def health() -> dict[str, Any]:
-        return await shared.health(name, role)
-
     server = HTTPMCPServer(
         name,
         version=__version__,
         host=shared.settings.host,
         port=port,
-        health=health,
+        health=partial(shared.health, name, role),
         observer=shared.record_mcp,
         entrance=_entrance(shared),
         instructions=instructions,
@@ -315,9 +321,9 @@ def _limits(settings: Settings) -> Limits:
 def _entrance(shared: Shared) -> Entrance:
     """Who may come in: this home's own processes, the configured key, and the keys in the database."""
     settings = shared.settings
-    own_keys = {"owner": made_key(settings)}
+    own_keys = {OWNER: made_key(settings)}
     if settings.api_key is not None:
-        own_keys["api_key"] = settings.api_key.get_secret_value()
+        own_keys[CONFIGURED] = settings.api_key.get_secret_value()
     return Entrance(
         own_keys=own_keys,
         load_keys=KeyStore(shared.database).keys,

@@ -6,7 +6,7 @@ from typing import Any, Final
 
 from sqlalchemy import Connection, delete, insert, select, update
 
-from tale.credentials import Scope, digest_of, new_key
+from tale.credentials import OWN_KEYS, Scope, digest_of, new_key
 from tale.exceptions import ValidationException
 from tale.records import AccessKey
 from tale.storage.database import Database
@@ -28,6 +28,10 @@ class KeyStore:
 
         Raises ValidationException for a name that is none or belongs to a key in use.
         """
+        if name in OWN_KEYS:
+            raise ValidationException(
+                f"{name!r} is what the keys of whoever runs tale are called; choose another name."
+            )
         if not NAME_FORM.fullmatch(name):
             raise ValidationException(
                 f"{name!r} is no name for a key; use 1 to 60 letters, digits, spaces and the signs . _ @ -"

@@ -6,17 +6,18 @@ from dataclasses import asdict, replace
 from itertools import groupby
 from typing import Any, Final
 
-from sqlalchemy import Connection, and_, func, insert, or_, select, tuple_, update
+from sqlalchemy import ColumnElement, Connection, Subquery, and_, func, insert, or_, select, tuple_, update
 
+from tale.credentials import OWN_KEYS
 from tale.ids import new_call_id
 from tale.predictions import EngineVersion, LearningEvent, PastAttempt, VersionState
 from tale.storage.content import is_erased
 from tale.storage.database import Database
 from tale.storage.learning_tables import engine_versions, learning_events, predictions
-from tale.storage.prediction_store import EXECUTE, served_by
+from tale.storage.prediction_store import CHECK_FAILED, EXECUTE, is_retry, served_by
 from tale.storage.tables import attempts, feedback, model_calls, tasks
 
-CHECK_FAILED: Final = "CheckFailed"  # the error class of attempts whose answer failed a check
+SCHEMA_CHECK: Final = '"json_schema": '  # in a check, which is JSON, only its key reads so
 KNOWN: Final = tuple(column.name for column in engine_versions.columns if column.name != "artefact")
 NOTHING_YET: Final = (0.0, "", 0)
 
@@ -29,12 +30,15 @@ class LearningStore:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    async def past_attempts(self, after: Cursor, *, limit: int) -> tuple[list[PastAttempt], Cursor]:
+    async def past_attempts(
+        self, after: Cursor, *, limit: int, until: float | None = None
+    ) -> tuple[list[PastAttempt], Cursor]:
         """The newest `limit` attempts at tasks that ended after the cursor, in order, and the cursor of what is read.
 
-        Left out are those that broke off, of which nothing can be learned, and those whose words are erased.
+        Left out are those that broke off, of which nothing can be learned, and those whose words are erased;
+        with `until` also those of later, which a clock that was ahead for a while has left.
         """
-        return await self._database.read(lambda connection: _past_attempts(connection, after, limit))
+        return await self._database.read(lambda connection: _past_attempts(connection, after, limit, until))
 
     async def versions(self, limit: int) -> list[EngineVersion]:
         """The last so many versions, newest first, without their artefacts."""
@@ -70,8 +74,9 @@ class LearningStore:
         await self._database.write(work)
 
     async def reject(self, version_id: str) -> None:
-        """Never use a version again."""
-        await self._database.write(lambda connection: connection.execute(_changed(version_id, "rejected")))
+        """Never use a version again, nor keep what it consists of, which holds words of tasks."""
+        rejected = _changed(version_id, "rejected").values(artefact=None)
+        await self._database.write(lambda connection: connection.execute(rejected))
 
     async def forget(self, now: float) -> None:
         """Throw away all versions, which hold words of tasks, and note that it was done. How they did is kept."""
@@ -97,9 +102,9 @@ class LearningStore:
 
 
 def _make_room(connection: Connection, newcomer: str) -> None:
-    """The version that serves becomes the one before; what was before that is kept without its artefact."""
+    """The version that serves becomes the one before; what was before that, or was rejected, keeps no artefact."""
     table = engine_versions.c
-    older = and_(table.state == "retired", table.id != newcomer)
+    older = and_(table.state != "serving", table.id != newcomer, table.artefact.is_not(None))
     connection.execute(update(engine_versions).where(older).values(artefact=None))
     connection.execute(update(engine_versions).where(table.state == "serving").values(state="retired"))
 
@@ -112,30 +117,48 @@ def _version_of(row: Mapping[Any, Any]) -> EngineVersion:
     return EngineVersion(**{**row, "metrics": json.loads(row["metrics"])})
 
 
-def _past_attempts(connection: Connection, after: Cursor, limit: int) -> tuple[list[PastAttempt], Cursor]:
+def _past_attempts(
+    connection: Connection, after: Cursor, limit: int, until: float | None
+) -> tuple[list[PastAttempt], Cursor]:
     attempt = attempts.c
     learnable = or_(
         attempt.outcome == "completed", and_(attempt.outcome == "failed", attempt.error_class == CHECK_FAILED)
     )
     key = (tasks.c.ended_at, attempt.task_id, attempt.number)
+    ended: list[ColumnElement[bool]] = [
+        tasks.c.ended_at.is_not(None),
+        tasks.c.ended_at >= after[0],
+        tuple_(*key) > after,
+    ]
+    if until is not None:
+        ended.append(tasks.c.ended_at <= until)
     newest = (
         select(
             *key,
-            *(attempt.outcome, tasks.c.text, tasks.c.expect, tasks.c.key_name, feedback.c.rating),
+            *(attempt.outcome, tasks.c.text, tasks.c.expect, tasks.c.key_name),
+            *(feedback.c.rating, feedback.c.key_name.label("rated_by")),
             func.coalesce(predictions.c.variant, "default").label("variant"),
         )
         .join(tasks, tasks.c.id == attempt.task_id)
         .outerjoin(predictions, and_(predictions.c.task_id == attempt.task_id, predictions.c.attempt == attempt.number))
         .outerjoin(feedback, feedback.c.task_id == attempt.task_id)
-        .where(tasks.c.ended_at.is_not(None), tasks.c.ended_at >= after[0], tuple_(*key) > after, learnable)
+        .where(*ended, learnable)
         .order_by(*(column.desc() for column in key))
         .limit(limit)
         .subquery()
     )
+    rows = _with_calls(connection, newest)
+    cursor = (rows[-1]["ended_at"], rows[-1]["task_id"], rows[-1]["number"]) if rows else after
+    return list(_together(rows)), cursor
+
+
+def _with_calls(connection: Connection, newest: Subquery) -> Sequence[Mapping[Any, Any]]:
+    """These attempts in order, a row for each call made for them; and whether an earlier answer failed its check."""
     call, found = model_calls.c, newest.c
+    again = is_retry(found.task_id, found.number).label("is_retry")
     told = ("model", "output_tokens", "finish_reason")
     wanted = (
-        select(newest, served_by.label("role"), *(call[name] for name in told))
+        select(newest, again, served_by.label("role"), *(call[name] for name in told))
         .join(
             model_calls,
             and_(call.task_id == found.task_id, call.attempt == found.number, call.operation == EXECUTE),
@@ -143,9 +166,7 @@ def _past_attempts(connection: Connection, after: Cursor, limit: int) -> tuple[l
         .where(call.ended_at.is_not(None), call.error_class.is_(None))
         .order_by(found.ended_at, found.task_id, found.number, call.started_at)
     )
-    rows: Sequence[Mapping[Any, Any]] = connection.execute(wanted).mappings().all()
-    cursor = (rows[-1]["ended_at"], rows[-1]["task_id"], rows[-1]["number"]) if rows else after
-    return list(_together(rows)), cursor
+    return connection.execute(wanted).mappings().all()
 
 
 def _together(rows: Sequence[Mapping[Any, Any]]) -> Iterator[PastAttempt]:
@@ -163,9 +184,11 @@ def _together(rows: Sequence[Mapping[Any, Any]]) -> Iterator[PastAttempt]:
 
 
 def _past(row: Mapping[Any, Any]) -> PastAttempt:
+    """The attempt; a rating is the word of the key that gave it, or of the task's where that is not known."""
     completed = row["outcome"] == "completed"
     rated = completed and row["rating"] is not None
     checked = completed if not completed or row["expect"] else None
+    key_name = (row["rated_by"] if rated else None) or row["key_name"]
     return PastAttempt(
         task_id=row["task_id"],
         ended_at=row["ended_at"],
@@ -176,6 +199,8 @@ def _past(row: Mapping[Any, Any]) -> PastAttempt:
         finish_reason=row["finish_reason"],
         succeeded=row["rating"] == "good" if rated else checked,
         rated=rated,
-        key_name=row["key_name"],
+        key_name=None if key_name in OWN_KEYS else key_name,
         variant=row["variant"],
+        is_retry=bool(row["is_retry"]),
+        has_schema=SCHEMA_CHECK in (row["expect"] or ""),
     )

@@ -5,18 +5,19 @@ from collections.abc import Mapping
 from dataclasses import asdict, fields
 from typing import Any, Final
 
-from sqlalchemy import Connection, Select, and_, bindparam, case, func, insert, select, update
+from sqlalchemy import ColumnElement, Connection, Select, and_, bindparam, case, exists, func, insert, select, update
 
 from tale.predictions import KeptPrediction, Outcome, Prediction, Shadow
 from tale.storage.database import Database
 from tale.storage.learning_tables import predictions, shadows
-from tale.storage.tables import feedback, model_calls, tasks
+from tale.storage.tables import attempts, feedback, model_calls, tasks
 
 EXPECTED: Final = tuple(field.name for field in fields(Prediction))
 AS_JSON: Final = ("complexity_shares", "neighbours")
 TRUTH: Final = ("ended_at", "true_output_tokens", "finish_reason", "was_cut", "succeeded")
 UNKNOWN_YET: Final[dict[str, None]] = dict.fromkeys(TRUTH)
 EXECUTE: Final = "execute"  # the operation of the calls that do a task
+CHECK_FAILED: Final = "CheckFailed"  # the error class of attempts whose answer failed a check
 # Made once: to put a statement together takes longer than to run it.
 SETTLE: Final = update(predictions).where(
     predictions.c.task_id == bindparam("of_task"), predictions.c.attempt == bindparam("of_attempt")
@@ -42,6 +43,13 @@ answered_by: Final = (
     .scalar_subquery()
 )
 RATED: Final = case((feedback.c.rating == "good", True), (feedback.c.rating == "bad", False), else_=None)
+
+
+def is_retry(task_id: ColumnElement[str], number: ColumnElement[int]) -> ColumnElement[bool]:
+    """Whether an earlier answer of the task failed its check: the attempt of that number has one of the hard tasks."""
+    earlier = attempts.alias()
+    of_task = (earlier.c.task_id == task_id, earlier.c.number < number)
+    return exists().where(*of_task, earlier.c.error_class == CHECK_FAILED)
 
 
 class PredictionStore:

@@ -19,7 +19,7 @@ from sqlalchemy import (
 
 from tale.storage.columns import DIGEST_CHARACTERS, id_column, metadata, number_column, text_column, word_column
 
-SCHEMA_REVISION: Final = "0012"
+SCHEMA_REVISION: Final = "0013"
 """The newest migration; a constant, so that a start on an up-to-date database need not import Alembic."""
 
 HAS_ENDED: Final = text("ended_at IS NOT NULL")
@@ -268,6 +268,7 @@ feedback = Table(
     word_column("rating", nullable=False),
     text_column("comment"),
     number_column("created_at", nullable=False),
+    text_column("key_name"),  # of the key that rated; none where nobody was asked for one
 )
 
 access_keys = Table(

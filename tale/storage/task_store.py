@@ -4,7 +4,7 @@ import builtins
 from collections.abc import Sequence
 from typing import Any, Final, Literal
 
-from sqlalchemy import Connection, delete, func, select, tuple_
+from sqlalchemy import Connection, delete, func, or_, select, tuple_
 
 from tale.exceptions import ValidationException
 from tale.predictions import Outcome
@@ -164,10 +164,17 @@ class TaskStore:
         """Fail the queued tasks whose deadline has passed, and return them."""
         return await self._database.write(lambda connection: task_moves.expire(connection, now=now))
 
-    async def next_deadline(self) -> float | None:
-        """The earliest deadline of a task that waits in the queue."""
-        waiting = (tasks.c.deadline_at.is_not(None), tasks.c.ended_at.is_(None), tasks.c.status != TaskStatus.RUNNING)
-        earliest = select(func.min(tasks.c.deadline_at)).where(*waiting)
+    async def overdue(self, now: float) -> builtins.list[Task]:
+        """The tasks that by their rows run, though they are late or to be cancelled."""
+        return await self._database.read(
+            lambda connection: [task_of(row) for row in connection.execute(task_moves.OVERDUE, {"now": now}).mappings()]
+        )
+
+    async def next_deadline(self, now: float) -> float | None:
+        """The earliest deadline of a task that waits in the queue, or may come back to it before its deadline."""
+        counts = or_(tasks.c.status != TaskStatus.RUNNING, tasks.c.deadline_at > now)
+        unfinished = (tasks.c.deadline_at.is_not(None), tasks.c.ended_at.is_(None))
+        earliest = select(func.min(tasks.c.deadline_at)).where(*unfinished, counts)
         return await self._database.read(lambda connection: connection.scalar(earliest))
 
     async def awaited(self) -> set[str]:
@@ -258,9 +265,11 @@ class TaskStore:
             lambda connection: [record_of(row, Attempt) for row in connection.execute(statement).mappings()]
         )
 
-    async def add_feedback(self, task_id: str, rating: str, comment: str | None, now: float) -> bool:
-        """Keep what the user thinks of a task, in place of what was said before; False for an unknown id."""
-        values = {"task_id": task_id, "rating": rating, "comment": comment, "created_at": now}
+    async def add_feedback(
+        self, task_id: str, rating: str, comment: str | None, now: float, *, key_name: str | None = None
+    ) -> bool:
+        """Keep what the user of a key thinks of a task, in place of what was said before; False for an unknown id."""
+        values = {"task_id": task_id, "rating": rating, "comment": comment, "created_at": now, "key_name": key_name}
 
         def work(connection: Connection) -> bool:
             task = connection.execute(select(tasks.c.ended_at).where(tasks.c.id == task_id)).first()
