@@ -104,5 +104,5 @@ def _course(batch: Batch) -> None:
 
 def _show_close() -> None:
     if st.button("Close", key="close-batch", icon=":material/close:"):
-        st.query_params.pop("batch", None)
+        widgets.drop_from_address("batch")
         st.rerun()

@@ -2,7 +2,9 @@
 
 import time
 from dataclasses import replace
+from datetime import datetime
 from typing import Any, Final
+from zoneinfo import ZoneInfo
 
 import polars as pl
 import streamlit as st
@@ -65,7 +67,14 @@ def _show_call(call: dict[str, Any]) -> None:
         if st.button("Close", icon=":material/close:"):
             st.session_state.pop("call", None)
             st.rerun()
-    st.json({name: value for name, value in call.items() if value is not None})
+    st.json({name: _told_value(value) for name, value in call.items() if value is not None})
+
+
+def _told_value(value: Any) -> Any:
+    """A value as JSON can hold it: times in the browser's zone."""
+    if not isinstance(value, datetime):
+        return value
+    return value.astimezone(ZoneInfo(st.context.timezone or "UTC")).isoformat(" ", "milliseconds")
 
 
 def _told(found: pl.DataFrame) -> pl.DataFrame:

@@ -137,8 +137,8 @@ def _show_foot(talk: Talk, turn: Turn, took: dict[int, Figures], *, can_write: b
             st.caption(words.shown(told))
         stored = task_view.RATINGS.index(turn["rating"]) if turn["rating"] else None
         thumbs = st.feedback("thumbs", key=f"rate-{talk.id}-{position}", default=stored, disabled=not can_write)
-        if thumbs is not None and thumbs != stored:
-            talk.rate(position, task_view.RATINGS[thumbs])
+        if widgets.is_new(f"pressed-{talk.id}-{position}", thumbs) and thumbs not in (None, stored):
+            widgets.done(lambda: talk.rate(position, task_view.RATINGS[thumbs]))
 
 
 def _show_card(talk: Talk, task_id: str, *, can_write: bool) -> None:

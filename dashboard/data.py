@@ -17,8 +17,7 @@ from tale.storage.call_pages import CallFilter
 
 Role = Literal["gateway", "ux_agent"]
 
-FRESH_S: Final = 10.0  # what is read from the calls of closed minutes is not read again for so long
-LIVE_S: Final = 1.5  # less than the time between two looks
+LIVE_S: Final = 1.5  # for which what was read counts for all who look: less than the time between two looks
 PATIENCE_S: Final = 2.0
 
 
@@ -39,7 +38,7 @@ def opened() -> History:
     return history(settings().database)
 
 
-@st.cache_data(ttl=FRESH_S, max_entries=64, show_spinner=False)
+@st.cache_data(ttl=LIVE_S, max_entries=64, show_spinner=False)
 def shown(page: str, choice: Choice, url: str, *further: Any) -> tuple[Any, float, float]:
     """What a page shows, the seconds that reading it took, and when that was (Unix time)."""
     began = time.perf_counter()

@@ -28,7 +28,7 @@ FINAL: Final = frozenset(status.value for status in TaskStatus if status.is_fina
 class Heard:
     """What has been heard of a task; written in the loop, read by pages. `text` is what its last attempt has written.
 
-    `refused` says that this gateway has no feed of it, `is_away` that the gateway does not answer now.
+    `refused` says that this gateway has no feed of it, `is_away` that it, or its database, does not answer now.
     """
 
     task_id: str
@@ -109,6 +109,7 @@ async def listen(service: "Service", heard: Heard, is_wanted: Callable[[], bool]
                     heard.take(place, kind, told)
                     if not is_wanted():
                         return
+            heard.is_away = not heard.is_over  # it stops, or has no database now
         except (aiohttp.ClientError, TimeoutError, OSError, ServerException):
             heard.is_away = True
         if not heard.is_over:

@@ -8,6 +8,7 @@ from typing import Any, Final
 import polars as pl
 import streamlit as st
 import widgets
+import words
 from service import asked, service
 
 import data
@@ -17,7 +18,6 @@ from tale.figures import Theme
 from tale.learning.live_figures import estimated_savings, verified_savings
 from tale.learning.model_weights import small_cost
 
-FRESH_S: Final = 10.0
 KEPT_S: Final = 30.0
 LISTED: Final = 100
 ROLE_NAMES: Final = {"ux": "small model", "task": "task model"}
@@ -44,7 +44,7 @@ def shown(hours: float, model: str | None, url: str) -> tuple[Learned, dict[str,
     return _shown(hours, model, url, tuple(data.role_models().items()))
 
 
-@st.cache_data(ttl=FRESH_S, max_entries=16, show_spinner=False)
+@st.cache_data(ttl=data.LIVE_S, max_entries=16, show_spinner=False)
 def _shown(
     hours: float, model: str | None, url: str, models: tuple[tuple[str, str], ...]
 ) -> tuple[Learned, dict[str, Any], float, float]:
@@ -172,7 +172,7 @@ def show_explanation(task_id: str, at: float, theme: Theme) -> None:
     """The same without a way to close it. Raises TaleBaseException."""
     found = explanation(task_id, data.settings().url_of("gateway"))
     with st.container(border=True):
-        st.markdown(f"**{found['text'][:200]}**")
+        st.markdown(f"**{words.shown(' '.join(found['text'].split())[:200])}**")
         attempts = pl.DataFrame([_attempt(kept) for kept in found["attempts"]], infer_schema_length=None)
         widgets.table(attempts, "explained")
         if known := found["explanation"]:
@@ -181,8 +181,8 @@ def show_explanation(task_id: str, at: float, theme: Theme) -> None:
             right.markdown("**What each model is expected to take**")
             others = pl.DataFrame([_alternative(each) for each in known["alternatives"]])
             widgets.table(others, "others", right)
-            like = [each["text"] for each in known["like"] if each["text"]]
-            right.caption("Tasks like it: " + ("; ".join(like) or "none"))
+            like = [" ".join(each["text"].split()) for each in known["like"] if each["text"]]
+            right.caption(f"Tasks like it: {words.shown('; '.join(like)) or 'none'}")
         if found["note"]:
             st.caption(found["note"])
 

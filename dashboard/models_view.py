@@ -4,6 +4,7 @@ from typing import Any
 
 import model_files
 import streamlit as st
+import widgets
 from model_files import Fetching
 
 import data
@@ -47,11 +48,9 @@ def _offer(info: ModelInfo, *, can_write: bool) -> None:
         if info.available:
             st.caption(f"`tale models pull {info.name}` brings it back.")
         if st.button(f"{verb} it", type="primary", key=f"{verb}-now-{info.name}", disabled=not can_write):
-            if info.available:
-                model_files.remove(info.name)
-            else:
-                model_files.fetch(info.name)
-            st.rerun(scope="fragment")
+            work = model_files.remove if info.available else model_files.fetch
+            if widgets.done(lambda: work(info.name)):
+                st.rerun(scope="fragment")
 
 
 def state_row(model: dict[str, Any]) -> dict[str, Any]:

@@ -102,8 +102,8 @@ def show_state(task: dict[str, Any], heard: Heard, *, can_write: bool) -> None:
         st.caption(":material/cloud_off: the gateway does not answer; the feed goes on when it is back")
     if not status.is_final:
         label, key = "Cancel", f"cancel-{task['id']}"
-        if st.button(label, key=key, disabled=not can_write, icon=":material/stop:"):
-            service().ask("cancel_task", task_id=task["id"])
+        pressed = st.button(label, key=key, disabled=not can_write, icon=":material/stop:")
+        if pressed and widgets.done(lambda: service().ask("cancel_task", task_id=task["id"])):
             known.clear()
             st.rerun(scope="fragment")
 
@@ -135,12 +135,16 @@ def rate(task_id: str, *, can_write: bool) -> None:
     """Ask what the user thinks of the result; his answer is stored."""
     with st.container(horizontal=True, vertical_alignment="center"):
         thumbs = st.feedback("thumbs", key=f"rating-{task_id}", disabled=not can_write)
-        if thumbs is None:
-            st.caption("Is the result good?")
-        elif st.session_state.get(f"rated-{task_id}") != thumbs:
+
+        def store() -> None:
             service().ask("record_feedback", task_id=task_id, rating=RATINGS[thumbs])
             st.session_state[f"rated-{task_id}"] = thumbs
-        if thumbs is not None:
+
+        if widgets.is_new(f"pressed-{task_id}", thumbs) and thumbs is not None:
+            widgets.done(store)
+        if thumbs is None:
+            st.caption("Is the result good?")
+        elif st.session_state.get(f"rated-{task_id}") == thumbs:
             st.caption(f"Rated {RATINGS[thumbs]}.")
 
 

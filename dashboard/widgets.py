@@ -23,8 +23,9 @@ from tale.settings import LOOPBACK_HOSTS
 
 WINDOWS: Final = {"15m": 0.25, "1h": 1.0, "6h": 6.0, "24h": 24.0, "7d": 168.0, "30d": 720.0}
 EVERY_MODEL: Final = "All models"
-DRAWN_S: Final = 120.0  # for which a figure is kept
+DRAWN_S: Final = 10.0  # for which a figure is kept: those who look at the same time see the same data
 CARD_PIXELS: Final = 134
+CARDS_BESIDE: Final = 4  # the times above, the counts below
 STYLE: Final = """<style>
 .block-container { padding: 2.2rem 2rem 2rem; max-width: 1500px; }
 [data-testid="stMetric"], .js-plotly-plot text { font-variant-numeric: tabular-nums; }
@@ -95,9 +96,42 @@ def refused(error: TaleBaseException) -> None:
         st.caption(", ".join(f"{name}: {value}" for name, value in error.context.items()))
 
 
+def done(work: Callable[[], object]) -> bool:
+    """Do what a press asks for; whether that was possible.
+
+    What refuses it is said apart from the page, until it is read: the page is soon drawn anew without it.
+    """
+    try:
+        work()
+    except TaleBaseException as error:
+        st.toast(error.message, icon=":material/error:", duration="infinite")
+        return False
+    return True
+
+
+def is_new(key: str, value: object) -> bool:
+    """Whether a widget has another value than at the last look: what a press asks for is done once, refused or not."""
+    before, st.session_state[key] = st.session_state.get(key), value
+    return value != before
+
+
+def keep_in_address(name: str) -> None:
+    """Have what the address holds by that name outlive a look at another page, which leaves it out."""
+    if name in st.query_params:
+        st.session_state[f"last-{name}"] = st.query_params[name]
+    elif held := st.session_state.get(f"last-{name}"):
+        st.query_params[name] = held
+
+
+def drop_from_address(name: str) -> None:
+    """Take off the address what it holds by that name, for good."""
+    st.query_params.pop(name, None)
+    st.session_state.pop(f"last-{name}", None)
+
+
 def cards(found: Sequence[Card]) -> None:
-    """Bordered cards with a sparkline each, as many beside each other as there is room for."""
-    grid = st.grid(len(found), min_column_width=CARD_PIXELS, border=True)
+    """Bordered cards with a sparkline each, beside each other as far as there is room."""
+    grid = st.grid(CARDS_BESIDE, min_column_width=CARD_PIXELS, border=True)
     for card in found:
         grid.metric(
             card.label,

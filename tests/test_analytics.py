@@ -1,6 +1,7 @@
 """Frames and summaries tell what the rows hold, whatever is in the rollups already; nothing where there is nothing."""
 
 import asyncio
+import gc
 import random
 import subprocess
 import sys
@@ -9,6 +10,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
+from types import GeneratorType
 
 import polars as pl
 import pytest
@@ -210,6 +212,20 @@ def test_pages_of_calls_are_all_that_a_filter_leaves_each_once(lagging: tuple[Pa
     assert found == brute(made, wanted)
 
 
+async def test_a_call_under_way_is_on_the_page_of_its_model_however_long_it_runs(tmp_path: Path):
+    database, chance = Database.open(f"sqlite:///{tmp_path}/tale.db"), random.Random(1)
+    running = call(chance, NOW - 600, NOW - 600, model=LARGE)
+    done = [call(chance, NOW - seconds, NOW, model=LARGE) for seconds in (300, 700)]
+    await CallStore(database).open_call(running)
+    for each in done:
+        await CallStore(database).close_call(each)
+    await Rollups(database).catch_up(NOW)
+    for wanted in (CallFilter(model=LARGE), CallFilter(operation="chat", since=NOW - 900)):
+        page = await database.read(lambda connection, wanted=wanted: call_page(connection, wanted))
+        assert [row[0] for row in page] == [done[0].id, running.id, done[1].id]
+    await database.close()
+
+
 def test_the_slowest_calls_are_found_without_a_look_at_the_others(history: History, kept: tuple[Path, Sample]):
     window = history.window(HOURS)
     for model in (None, LARGE):
@@ -320,6 +336,19 @@ def test_a_file_that_is_no_database_is_refused_in_a_sentence(tmp_path: Path):
     (tmp_path / "tale.db").write_text("not a database, by far " * 100)
     with analytics.open_history(tmp_path / "tale.db") as history, pytest.raises(DatabaseException):
         history.minutes()
+
+
+def test_a_database_that_is_not_there_yet_leaves_nothing_behind_at_each_look(tmp_path: Path):
+    def kept() -> int:
+        return sum(isinstance(each, GeneratorType) for each in gc.get_objects())
+
+    with analytics.open_history(tmp_path / "tale.db", clock=lambda: NOW) as history:
+        before = kept()
+        for _ in range(20):
+            assert history.calls().is_empty()
+        assert kept() < before + 10
+        seeded(f"sqlite:///{tmp_path}/tale.db", count=20)
+        assert not history.calls().is_empty()
 
 
 def test_the_history_is_that_of_the_settings_unless_another_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

@@ -82,9 +82,9 @@ def look(tale_home: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Open]:
         app = AppTest.from_file(str(FOLDER / "pages.py"), default_timeout=PATIENCE_S)
         for name, value in state.items():
             app.session_state[name] = value
-        app.run()
         if page != "overview":
-            app.switch_page(f"views/{page}.py").run()
+            app.switch_page(f"views/{page}.py")
+        app.run()
         assert [error.value for error in app.exception] == []
         return app
 
@@ -115,7 +115,7 @@ def button(app: AppTest, label: str) -> Button:
 def test_a_page_without_data_says_what_to_run(look: Open, page: str):
     app = look(page)
     assert app.header[0].value
-    if page in ("overview", "latency", "tokens", "reliability", "calls", "tasks"):
+    if page in ("overview", "latency", "targets", "tokens", "reliability", "calls", "tasks"):
         assert "tale submit" in words(app)
     if page == "models":
         assert "tale servers start" in words(app)
@@ -156,7 +156,7 @@ def test_the_cards_tell_the_figures_of_the_window(look: Open, history: Sample):
     share = float(metrics["Failed calls"].value.rstrip("%")) / 100
     assert any(share == pytest.approx(some / whole, abs=1e-4) for some in failed for whole in counts(history))
     assert metrics["First words, p95"].value.endswith("s")
-    assert len(metrics) == 6
+    assert len(metrics) == 8
 
 
 def test_the_choice_of_a_model_holds_for_all_pages(look: Open, history: Sample):

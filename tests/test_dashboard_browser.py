@@ -1,4 +1,4 @@
-"""All pages in a real browser, wide and narrow, light and dark; a task handed in and a talk held with a real model.
+"""All pages in a real browser, wide and narrow, light and dark, zoomed and paused; a task and a talk with a real model.
 
 It runs where Chromium and Playwright are, and TALE_SCREENSHOTS names the folder that the screenshots are kept in:
 
@@ -7,18 +7,28 @@ It runs where Chromium and Playwright are, and TALE_SCREENSHOTS names the folder
 
 import asyncio
 import os
+import random
 import re
 import shutil
 import subprocess
 import time
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from urllib.parse import parse_qs, urlsplit
 
 import pytest
 from fakes.command_line import COMMAND, free_port, in_subprocess
-from fakes.learned_history import keep_alerts, keep_learned
+from fakes.learned_history import keep_alerts, keep_learned, keep_watched
+from fakes.sample_history import LARGE, call
+from sqlalchemy import Executable, create_engine, delete, insert
+
+from tale.records import Task, TaskStatus
+from tale.storage.rows import values_of
+from tale.storage.tables import model_calls, tasks
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 FOLDER = os.environ.get("TALE_SCREENSHOTS")
@@ -43,6 +53,11 @@ LINKS = """() => [...document.querySelectorAll("[data-testid='stSidebarNavLink']
 WIDTHS = "() => [document.scrollingElement.scrollWidth, window.innerWidth]"
 MAIN = "[data-testid='stMain'], [data-testid='stAppScrollToBottomContainer']"  # the latter below a chat's input
 HEIGHT = f"""() => document.querySelector("{MAIN}").scrollHeight"""
+NAMED = re.compile(r"\S")
+RANGE = "chart => chart.layout.xaxis.range"
+COUNTED = "chart => chart.data.flatMap(trace => [...trace.y]).reduce((sum, count) => sum + count, 0)"
+MOST_TABS = 60
+TWO_LOOKS_MS = 5_000
 
 
 @pytest.fixture(scope="module")
@@ -51,6 +66,7 @@ def environment(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     home = tmp_path_factory.mktemp("home")
     url, now = f"sqlite:///{home}/tale.db", time.time()
     asyncio.run(keep_learned(url, now=now, count=600))
+    asyncio.run(keep_watched(url, now=now))
     asyncio.run(keep_alerts(url, now))
     clean = {name: value for name, value in os.environ.items() if not name.startswith("TALE_")}
     roles = ("GATEWAY", "EXECUTION", "UX_AGENT", "MODEL", "LEARNING")
@@ -145,6 +161,7 @@ def test_every_page_of_the_navigation_shows_itself_without_an_error(site: str, b
             page.goto(f"{address.split('?')[0]}?window=6h")
             settle(page)
             assert page.locator("[data-testid='stException']").count() == 0, name
+            assert page.get_by_role("figure", name=NAMED).count() == page.locator(".tale-chart").count(), name
             wanted, there = page.evaluate(WIDTHS)
             assert wanted <= there, f"{name} is {wanted} pixels wide"
             keep(page, size, f"{name}-{size}-{theme}")
@@ -160,6 +177,86 @@ def test_the_choice_of_time_is_in_the_address_and_holds_for_the_next_page(site: 
         page.wait_for_url("**/latency**")
         settle(page)
         assert "window=24h" in page.url
+
+
+def write(environment: dict[str, str], change: Executable) -> None:
+    """Change the history as the service does meanwhile, without an event loop of its own."""
+    engine = create_engine(f"sqlite:///{environment['TALE_HOME']}/tale.db")
+    with engine.begin() as connection:
+        connection.execute(change)
+    engine.dispose()
+
+
+def drag_over(page: Any, chart: Any) -> None:
+    """Zoom into the middle of a chart, as a hand does."""
+    chart.scroll_into_view_if_needed()
+    box = chart.query_selector(".nsewdrag").bounding_box()
+    y = box["y"] + box["height"] / 2
+    page.mouse.move(box["x"] + 0.3 * box["width"], y)
+    page.mouse.down()
+    page.mouse.move(box["x"] + 0.7 * box["width"], y, steps=5)
+    page.mouse.up()
+    page.wait_for_function("chart => chart.layout.xaxis.autorange === false", arg=chart)
+
+
+def reach_by_keys(page: Any, widget: Any) -> None:
+    """Go from one widget to the next until it is that one."""
+    for _ in range(MOST_TABS):
+        page.keyboard.press("Tab")
+        if widget.evaluate("node => node === document.activeElement"):
+            return
+    pytest.fail("no key reaches it")
+
+
+def test_a_zoom_outlives_the_calls_that_come_meanwhile(site: str, browser: Any, environment: dict[str, str]):
+    with looked_at(browser, "wide", "light") as page:
+        page.goto(f"{site}/?window=6h")
+        settle(page)
+        chart = page.get_by_role("figure", name="Calls by outcome").element_handle()
+        drag_over(page, chart)
+        zoom, counted, now = chart.evaluate(RANGE), chart.evaluate(COUNTED), time.time()
+        made = replace(call(random.Random(1), now - 300, now), ended_at=now, total_s=300.0)
+        write(environment, insert(model_calls).values(values_of(made)))
+        page.wait_for_function(f"([chart, counted]) => ({COUNTED})(chart) > counted", arg=[chart, counted])
+        page.wait_for_timeout(300)
+        assert chart.evaluate("chart => chart.isConnected")
+        assert chart.evaluate(RANGE) == zoom
+
+
+def test_a_page_that_keys_have_paused_stands_still(site: str, browser: Any, environment: dict[str, str]):
+    with looked_at(browser, "wide", "light") as page:
+        page.goto(f"{site}/?window=6h")
+        settle(page)
+        card = page.get_by_test_id("stMetric").filter(has_text="Tasks running").get_by_test_id("stMetricValue")
+        before = int(card.inner_text())
+        task = Task(str(uuid.uuid4()), "Write a haiku.", TaskStatus.RUNNING, time.time())
+        write(environment, insert(tasks).values(values_of(task)))
+        card.get_by_text(str(before + 1), exact=True).wait_for()
+        live = page.get_by_role("switch", name="Live")
+        reach_by_keys(page, live)
+        page.keyboard.press("Space")
+        page.wait_for_function("() => location.search.includes('live=')")
+        settle(page)
+        write(environment, delete(tasks).where(tasks.c.id == task.id))
+        page.wait_for_timeout(TWO_LOOKS_MS)
+        assert int(card.inner_text()) == before + 1
+        page.keyboard.press("Space")
+        card.get_by_text(str(before), exact=True).wait_for()
+
+
+def test_the_choice_of_a_model_is_in_the_address_and_outlives_a_reload(site: str, browser: Any):
+    with looked_at(browser, "wide", "light") as page:
+        page.goto(f"{site}/?window=6h")
+        settle(page)
+        page.get_by_role("combobox", name="Model").click()
+        page.get_by_role("option", name=LARGE).click()
+        page.wait_for_function("() => location.search.includes('model=')")
+        page.get_by_role("link", name="Latency").click()
+        page.wait_for_url("**/latency**")
+        page.reload()
+        settle(page)
+        assert parse_qs(urlsplit(page.url).query)["model"] == [LARGE]
+        assert page.get_by_role("combobox", name="Model").input_value() == LARGE
 
 
 @pytest.fixture(scope="module")

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import streamlit.config
-from fakes.dashboard_pages import buttons, dashboard, held, looked, open_page, point_at, service_of, words
+from fakes.dashboard_pages import back, buttons, dashboard, held, looked, open_page, point_at, service_of, words
 from fakes.servers import Process, rows, settings_for
 from streamlit.testing.v1 import AppTest
 
@@ -100,6 +100,17 @@ def test_a_conversation_comes_back_with_its_address(settings: Settings, process:
     buttons(again, "New conversation")[0].click().run()
     assert "Say something" in words(looked(again, lambda page: "Say something" in words(page)))
     assert "conversation" not in again.query_params
+
+
+def test_a_conversation_is_still_in_the_address_after_a_look_at_another_page(process: Process) -> None:
+    app = looked(said(open_page("chat"), "Good morning"), is_answered)
+    address = app.query_params["conversation"]
+    looked(back(app, "chat", without="conversation"), is_answered)
+    assert app.query_params["conversation"] == address and "Good morning" in words(app)
+    buttons(app, "New conversation")[0].click().run()
+    back(app, "chat", without="conversation")
+    assert "conversation" not in app.query_params and "Good morning" not in words(app)
+    assert buttons(app, "New conversation")[0].disabled
 
 
 def test_a_task_is_seen_at_work_and_its_result_comes_unasked(process: Process) -> None:

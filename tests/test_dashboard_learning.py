@@ -92,9 +92,9 @@ def look(tale_home: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Open]:
         app = AppTest.from_file(str(FOLDER / "pages.py"), default_timeout=PATIENCE_S)
         for name, value in state.items():
             app.session_state[name] = value
-        app.run()
         if page != "overview":
-            app.switch_page(f"views/{page}.py").run()
+            app.switch_page(f"views/{page}.py")
+        app.run()
         assert [error.value for error in app.exception] == []
         return app
 

@@ -2,32 +2,44 @@
 
 import asyncio
 import json
+import threading
 import time
+import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import streamlit.config
+from aiohttp import web
+from aiohttp.test_utils import TestServer
 from fakes.dashboard_pages import (
     LOOK_INTERVAL_S,
     PATIENCE_S,
+    back,
     buttons,
     dashboard,
     looked,
     open_page,
     point_at,
+    press,
     service_of,
     words,
 )
 from fakes.dashboard_pages import held as held_model
 from fakes.gateway import FakeGateway, serving
+from fakes.in_thread import in_thread
 from fakes.scripted_backend import ScriptedBackend
 from fakes.servers import Process, rows, settings_for
 from streamlit.testing.v1 import AppTest
 
-from tale.exceptions import ServerException
+from tale.exceptions import DatabaseException, ServerException
 from tale.mcp.http_server import HTTPMCPServer
+from tale.orchestration.task_events import TaskEvents
+from tale.orchestration.task_feed import TaskFeed
+from tale.orchestration.task_texts import TaskTexts
+from tale.records import Task, TaskStatus
+from tale.servers.task_stream import task_routes
 from tale.settings import Settings
 
 
@@ -147,6 +159,27 @@ def test_a_task_is_handed_in_with_its_options_watched_and_rated(settings: Settin
     assert "Hello world" in words(page)
 
 
+def test_a_task_that_is_handed_in_on_a_paused_page_is_shown_at_once(settings: Settings, process: Process) -> None:
+    held_model(process.backend)
+    app = press(typed(open_page("submit", live="false"), "Write a haiku"), "Submit")
+    assert "**Write a haiku**" in words(app) and "Under way" in words(app)
+    assert len(stored(settings)) == 1
+
+
+def test_a_file_that_was_handed_in_is_followed_after_a_look_at_another_page(
+    settings: Settings, process: Process
+) -> None:
+    app = upload(open_page("submit"), {"text": "one"}, {"text": "two"})
+    buttons(app, "Submit 2 tasks")[0].click().run()
+    address = app.query_params["batch"]
+    back(app, "submit", without="batch")
+    assert app.query_params["batch"] == address
+    looked(app, lambda page: "2 of 2 tasks have ended" in words(page))
+    app.button(key="close-batch").click().run()
+    back(app, "submit", without="batch")
+    assert "batch" not in app.query_params
+
+
 def test_a_check_that_is_none_hands_nothing_in(settings: Settings, process: Process) -> None:
     app = typed(open_page("submit"), "Write a haiku")
     app.selectbox(key="check").select("a JSON schema").run()
@@ -260,3 +293,26 @@ def test_what_came_while_a_listener_was_away_is_heard_once_and_whole(settings: S
     service().begin(listen(service(), heard)).result(PATIENCE_S)
     assert heard.text == "Hello world"
     assert heard.states[-1] == "completed" and len(heard.states) == len(set(heard.states))
+
+
+def test_a_gateway_without_its_database_is_away_until_that_is_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    from feed import Heard, listen
+    from service import service
+
+    is_back = threading.Event()
+
+    async def read(task_id: str) -> Task:
+        if not is_back.is_set():
+            raise DatabaseException("There is no connection to the database server.")
+        return Task(task_id, "x", TaskStatus.COMPLETED, 1.0, attempt=1, result="Hello")
+
+    application = web.Application()
+    application.add_routes(task_routes(TaskFeed(TaskEvents(), TaskTexts(), read)))
+    with in_thread(TestServer(application)) as server:
+        monkeypatch.setenv("TALE_GATEWAY_PORT", str(server.port))
+        heard = Heard(str(uuid.uuid4()))
+        listening = service().begin(listen(service(), heard))
+        until(lambda: heard.is_away)
+        is_back.set()
+        listening.result(PATIENCE_S)
+    assert (heard.status, heard.text, heard.is_away) == ("completed", "Hello", False)

@@ -81,6 +81,18 @@ def test_reset_puts_a_fresh_history_in_place_of_one_that_was_changed(folder: Pat
     assert not (kept / "new").exists()
 
 
+def test_a_dashboard_that_is_open_goes_on_with_the_demo_that_is_loaded_anew(tmp_path: Path) -> None:
+    now = [NOW]
+    load(tmp_path, now=NOW)
+    with open_history(database_of(tmp_path), clock=lambda: now[0]) as history:
+        calls, minutes = history.calls(HOURS), history.minutes(HOURS)
+        load(tmp_path, now=NOW + 3_600.0)
+        now[0] += 3_600.0
+        assert history.minutes(HOURS)["at"].max() > minutes["at"].max()
+        assert history.minutes(HOURS)["calls"].sum() == minutes["calls"].sum()
+        assert history.calls(HOURS)["started_at"].min() > calls["started_at"].min()
+
+
 def test_it_ends_within_the_last_minutes_and_keeps_all_distances_in_time(history: History) -> None:
     ended = history.calls(HOURS).select(pl.col("ended_at").max()).item().timestamp()
     assert NOW - MINUTE_S <= ended <= NOW

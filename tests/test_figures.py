@@ -1,7 +1,8 @@
 """Figures draw the values of their frames, in colours that stay, and say what to run where there are none."""
 
+import json
 from collections.abc import Callable
-from datetime import date
+from datetime import date, timedelta
 from typing import Any
 
 import plotly.graph_objects as go
@@ -13,6 +14,7 @@ from tale import analytics, figures
 from tale.analytics import frames, summaries
 from tale.analytics.windows import Window
 from tale.figures.theme import Theme
+from tale.histogram import ERROR
 
 Frames = dict[str, Any]
 
@@ -134,6 +136,20 @@ def test_loads_are_the_calls_that_waited_for_a_model(seen: Frames):
     assert sorted(y for trace in drawn.data for y in trace.y) == sorted(waited["load_s"])
 
 
+def test_speed_is_the_median_of_a_slot_against_its_calls(seen: Frames):
+    window = seen["window"]
+    drawn = by_name(figures.speed(seen["minutes"], window=window))
+    assert set(drawn) == {SMALL, LARGE}
+    slot = pl.col("started_at").dt.truncate(f"{window.slot_s}s").alias("slot")
+    ended = seen["calls"].filter(pl.col("total_s").is_not_null())
+    rate = (pl.col("output_tokens") / pl.col("decode_s")).quantile(0.5, "lower").alias("rate")
+    points = ended.group_by("model", slot).agg(pl.len().alias("calls"), rate).drop_nulls("rate").sort("slot")
+    for model, trace in drawn.items():
+        own = points.filter(model=model)
+        assert list(trace.x) == own["calls"].to_list()
+        assert list(trace.y) == pytest.approx(own["rate"].to_list(), rel=ERROR)
+
+
 def test_the_allowance_ends_where_the_share_of_slow_calls_says(seen: Frames):
     minutes, window = seen["minutes"], seen["window"]
     drawn = figures.burn_down(minutes, "total", 2.0, window=window)
@@ -159,6 +175,34 @@ def test_memory_is_drawn_for_each_model_that_tells_it():
     assert (trace.name, list(trace.y)) == ("a", [1.0, 1.0])
     lines = by_name(figures.machine(samples))
     assert (list(lines["service"].y), list(lines["processor"].y)) == ([1.0, 2.0], [0.5, 1.0])
+
+
+def test_nothing_is_drawn_of_a_time_in_which_the_machine_was_not_watched():
+    """Nine hours; of two services, the other one holds no models, and is always there."""
+    loaded, unloaded = (json.dumps([{"name": "a", "memory_bytes": each}]) for each in (2**30, None))
+    minutes = [*range(0, 60, 10), *range(600, 660, 10)]
+    held = [(minute, "here", unloaded if minute == 20 else loaded) for minute in minutes]
+    told = sorted([*held, *((minute + 5, "there", "[]") for minute in range(0, 660, 10))])
+    rows = [(f"{n}", NOW + 60 * at, who, 2**30, 0.5, None, 0, 0, 2**30, of) for n, (at, who, of) in enumerate(told)]
+    samples = frames.frame_of(rows, frames.SAMPLES)
+    (trace,) = figures.model_memory(samples).data
+    assert list(trace.y) == [1.0, 1.0, 0.0, 1.0, 1.0, 1.0, 0.0, 0.0] + 6 * [1.0]
+    assert (trace.x[7] - trace.x[6]) / timedelta(hours=1) == pytest.approx(550 / 60)
+    own = samples.filter(owner="here")
+    for line in figures.machine(own).data:
+        assert [place for place, value in enumerate(line.y) if value is None] == [6]
+        assert line.x[6] - line.x[5] == timedelta(microseconds=1)
+
+
+def test_a_machine_that_is_watched_once_a_day_is_drawn_as_such():
+    """Ten days, each sample that of a slot of six hours."""
+    models = json.dumps([{"name": "a", "memory_bytes": 2**30}])
+    rows = [(f"{day}", NOW + 86_400 * day, "here", 2**30, 0.5, None, 0, 0, 2**30, models) for day in range(10)]
+    samples = frames.frame_of(rows, frames.SAMPLES)
+    for line in figures.machine(samples, slot_s=21_600).data:
+        assert list(line.y).count(None) == 9
+    (trace,) = figures.model_memory(samples, slot_s=21_600).data
+    assert list(trace.y) == [1.0] + 9 * [0.0, 0.0, 1.0]
 
 
 def test_the_waterfall_puts_the_calls_of_a_task_after_each_other(seen: Frames):

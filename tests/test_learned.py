@@ -86,6 +86,21 @@ async def test_the_answer_of_a_stand_in_is_held_against_that_models_chance(path:
     }
 
 
+async def test_what_is_tried_again_says_nothing_of_the_chance_of_a_first_answer(path: Path, database: Database) -> None:
+    before = seen(path).predictions.drop_nulls("succeeded")
+    failed = before["task_id"][0]
+    again = update(predictions).where(predictions.c.task_id == failed).values(attempt=2)
+    other = before["task_id"][1]
+    restarted = update(predictions).where(predictions.c.task_id == other).values(attempt=2)
+    failing = update(attempts).where(attempts.c.task_id == failed, attempts.c.number == 1)
+    begun_anew = update(attempts).where(attempts.c.task_id == other).values(number=2)
+    await change(database, again, restarted, begun_anew, failing.values(error_class="CheckFailed"))
+    found = seen(path).predictions
+    chances = dict(found.select("task_id", "chance").iter_rows())
+    assert chances[failed] is None and chances[other] is not None
+    assert reliability_points(found)["count"].sum() == len(before) - 1
+
+
 async def test_the_models_are_those_that_filled_the_roles_last_whatever_the_window(
     path: Path, database: Database
 ) -> None:

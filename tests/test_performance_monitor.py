@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import re
 import threading
 import time
 from collections.abc import AsyncIterator, Sequence
@@ -39,6 +40,11 @@ async def store(tmp_path: Path) -> AsyncIterator[MonitoringStore]:
     database = Database.open(f"sqlite:///{tmp_path}/tale.db")
     yield MonitoringStore(database)
     await database.close()
+
+
+def read(path: str) -> str:
+    """A file of the project."""
+    return (Path(__file__).parent.parent / path).read_text()
 
 
 def by_name(found: Sequence[Standing]) -> dict[str, Standing]:
@@ -124,6 +130,13 @@ async def test_a_machine_profile_and_a_user_may_set_other_limits():
 
 def test_every_target_says_how_it_is_measured_and_what_to_do_when_it_is_missed():
     assert all(target.evidence and target.action.endswith(".") for target in TARGETS)
+
+
+def test_what_the_running_service_does_not_measure_is_measured_where_its_target_says():
+    named = {target.name: re.findall(r"\b(?:benchmarks|scripts)/\w+\.py\b", target.evidence) for target in TARGETS}
+    assert {name for name, paths in named.items() if not paths} == {HISTOGRAM, *VALUES}
+    silent = [(name, path) for name, paths in named.items() for path in paths if f'"{name}"' not in read(path)]
+    assert silent == []
 
 
 def judge(standing: Standing, opened: Sequence[Violation] = (), *, hour: Any = (), told: Any = (), now: float = NOW):

@@ -40,8 +40,9 @@ def _talk() -> None:
 if not is_running("ux_agent"):
     show_absence("ux_agent")
 else:
+    widgets.keep_in_address("conversation")
     if st.button("New conversation", icon=":material/add_comment:", disabled="conversation" not in st.query_params):
-        st.query_params.pop("conversation", None)
+        widgets.drop_from_address("conversation")
         st.session_state.pop("new-talk", None)
         st.rerun()
     _talk()

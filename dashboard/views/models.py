@@ -34,14 +34,17 @@ def _shown() -> None:
     seen, taken_s, at = data.page("Models", widgets.choice())
     theme, window = widgets.theme(seen.models), seen.window
     left, right = st.columns(2)
-    memory = partial(figures.model_memory, seen.samples, limit_bytes=data.settings().memory_limit_bytes, theme=theme)
+    settings = data.settings()
+    slot_s, limit_bytes = max(window.slot_s, settings.monitor_interval_s), settings.memory_limit_bytes
+    memory = partial(figures.model_memory, seen.samples, slot_s=slot_s, limit_bytes=limit_bytes, theme=theme)
     widgets.chart(memory, "models-memory", at, left)
     loads = partial(figures.loads, seen.loads, target=limit_of("model_load", data.targets()), theme=theme)
     widgets.chart(loads, "models-loads", at, right, of=widgets.latest(seen.loads, MOST_READ))
     widgets.chart(lambda: figures.speed(seen.minutes, window=window, theme=theme), "models-speed", at, left)
     rate = partial(figures.distribution, seen.minutes, "decode_rate", theme=theme)
     widgets.chart(rate, "models-rate", at, right)
-    widgets.chart(lambda: figures.machine(seen.samples, theme=theme), "models-machine", at)
+    machine = partial(figures.machine, seen.samples, slot_s=slot_s, theme=theme)
+    widgets.chart(machine, "models-machine", at)
     models_view.show_files(can_write=can_write)
     widgets.footer(int(seen.minutes["calls"].sum()), taken_s, at, widgets.charts_end(window))
 

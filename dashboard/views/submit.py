@@ -16,6 +16,7 @@ can_write = widgets.may_write()
 def _handed_in(stored: dict[str, Any]) -> None:
     st.session_state["handed-in"] = stored["id"]
     queue_view.under_way.clear()
+    st.rerun()  # what shows it is another fragment, which does not look by itself while the page is paused
 
 
 @st.fragment
@@ -39,6 +40,7 @@ def _under_way() -> None:
 if not is_running():
     show_absence()
 else:
+    widgets.keep_in_address("batch")
     one, many = st.tabs(["One task", "A file of tasks"])
     with one:
         _form()

@@ -26,6 +26,8 @@ def _shown() -> None:
     profile, targets = data.profile(), data.targets()
     seen, taken_s, at = data.page("Targets", widgets.choice(), targets)
     st.caption(f"Machine profile: **{profile.name}**, {profile.title}. Each target by its own window, a day.")
+    if not any(standing.values for standing in seen.standings):
+        widgets.empty("Nothing was measured in the last day", "tale submit 'Write a haiku'")
     widgets.table(pl.DataFrame(map(_row, seen.standings)), "targets", height="content")
     for standing in (each for each in seen.standings if each.action):
         st.warning(f"**{standing.target.title}**: {standing.action}", icon=":material/build:")
@@ -33,9 +35,7 @@ def _shown() -> None:
     burn = partial(figures.burn_down, window=seen.window, theme=widgets.theme())
     limit_s = limit_of("ux_first_token", targets)
     widgets.chart(lambda: burn(seen.chat, "first_token", limit_s), "targets-burn", at)
-    if not seen.violations.is_empty():
-        st.subheader("Times in which targets were missed", anchor=False)
-        widgets.table(seen.violations.drop("id"), "violations")
+    alerts_view.missed(seen.violations, targets)
     alerts_view.table()
     widgets.footer(int(seen.chat["calls"].sum()), taken_s, at)
 

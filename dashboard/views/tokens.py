@@ -1,5 +1,6 @@
 """Tokens & Budgets: what was read and written by which model, what the budgets say, and what learning saved."""
 
+import alerts_view
 import learning_view
 import streamlit as st
 import widgets
@@ -28,8 +29,7 @@ def _shown() -> None:
     chosen = widgets.choice()
     seen, taken_s, at = data.page("Tokens & Budgets", chosen)
     theme = widgets.theme(seen.models)
-    for text in seen.alerts["text"].to_list():
-        st.warning(text, icon=":material/notifications:")
+    alerts_view.strip(["budget"])
     if seen.minutes.is_empty():
         widgets.empty("No calls in this time", "tale submit 'Write a haiku'")
     else:

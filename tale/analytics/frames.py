@@ -92,7 +92,7 @@ PREDICTIONS: Final[Schema] = {
     "at": UTC_TIME,
     "model": pl.String,
     **dict.fromkeys(("predicted_tokens", "budget_tokens", "output_tokens"), pl.Float64),  # expected, allowed, written
-    "chance": pl.Float64,  # of success, as it was predicted
+    "chance": pl.Float64,  # of success at the first answer, as it was predicted; null for what is tried again
     "succeeded": pl.Boolean,  # null where nothing tells
 }
 LEARNED: Final[Schema] = {

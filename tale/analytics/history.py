@@ -20,6 +20,7 @@ from tale.storage.history_reader import (
     SAMPLE_COLUMNS,
     TASK_COLUMNS,
     VIOLATION_COLUMNS,
+    FileId,
     HistoryReader,
     Rows,
 )
@@ -43,6 +44,7 @@ class History:
         self._clock = clock
         self._kept = KeptMinutes(self.reader, clock)
         self._computed: dict[Hashable, tuple[float, Any]] = {}
+        self._file: FileId | None = None  # of which that is
 
     def __enter__(self) -> "History":
         return self
@@ -65,6 +67,7 @@ class History:
 
         Where the window's slots are longer than some minutes the rows are of such slots: thirty days are told in few.
         """
+        self._notice()
         window = window or self.window(hours)
         read = self._kept.coarse if window.slot_s >= COARSE_S else self._kept.minutes
         return read(window.since, window.until)
@@ -140,16 +143,24 @@ class History:
 
     def kept(self, key: Hashable, end: float, compute: Callable[[], T]) -> T:
         """What was computed of a time that ended then: an hour ago at most where it is settled, else half a minute."""
-        now = self._clock()
-        if (held := self._computed.get(key)) and now - held[0] <= (KEPT_S if end + SETTLED_S <= now else FRESH_S):
+        self._notice()
+        now, computed = self._clock(), self._computed
+        if (held := computed.get(key)) and now - held[0] <= (KEPT_S if end + SETTLED_S <= now else FRESH_S):
             return held[1]
         value = compute()
-        self._computed[key] = (now, value)
+        computed[key] = (now, value)
         return value
 
     def close(self) -> None:
         """Close the connections."""
         self.reader.close()
+
+    def _notice(self) -> None:
+        """Forget what is kept of a database whose place another one has taken."""
+        if (file := self.reader.file_id()) != self._file:
+            self._file = file
+            self._kept = KeptMinutes(self.reader, self._clock)
+            self._computed = {}
 
     def _samples(self, since: float, until: float, slot_s: int) -> Rows:
         """The samples, read day by day where slots are long: those of a day that is over do not change."""

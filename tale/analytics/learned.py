@@ -85,7 +85,7 @@ def learned_frame(rows: Sequence[Sequence[Any]], answers: Sequence[Sequence[Any]
     for row in held:
         known = {name: row[MADE_OF.get(name, name)] for name in frames.LEARNED if MADE_OF.get(name, name) in row}
         known["served_by"] = row["served_by"] or row["role"]
-        known["chance"] = row[f"{known['served_by']}_success"]
+        known["chance"] = None if row["is_retry"] else row[f"{known['served_by']}_success"]
         known["succeeded"] = _succeeded(row)
         known["tells"] = tells(row["true_output_tokens"], row["finish_reason"], row["upper_tokens"])
         known["plain_tokens"] = _plain(earlier[row["role"]], row["true_output_tokens"] if known["tells"] else None)

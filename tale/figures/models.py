@@ -9,17 +9,19 @@ import polars as pl
 from tale.analytics import summaries
 from tale.analytics.frames import minutes_of
 from tale.analytics.windows import Window
-from tale.figures.load import GIB, NO_SAMPLES
+from tale.figures.load import GIB, NO_SAMPLES, gaps
 from tale.figures.theme import LIGHT, Theme, figure, nothing, reach, show_target, times
 from tale.figures.tokens import per
 
 NO_LOADS: Final = "No call had to wait for a model in this time."
 
 
-def model_memory(samples: pl.DataFrame, *, limit_bytes: float | None = None, theme: Theme = LIGHT) -> go.Figure:
-    """The memory of each loaded model over time, against the limit for all together."""
+def model_memory(
+    samples: pl.DataFrame, *, slot_s: float | None = None, limit_bytes: float | None = None, theme: Theme = LIGHT
+) -> go.Figure:
+    """The memory of each loaded model over time, against the limit for all together; `slot_s` as in `gaps`."""
     title = "Memory of the models"
-    points = memory_points(samples)
+    points = memory_points(samples, slot_s)
     if points.is_empty():
         return nothing(theme, title, NO_SAMPLES)
     drawn = figure(theme, title, y_title="GiB")
@@ -42,16 +44,24 @@ def model_memory(samples: pl.DataFrame, *, limit_bytes: float | None = None, the
     return drawn
 
 
-def memory_points(samples: pl.DataFrame) -> pl.DataFrame:
-    """`at`, `model`, `memory_bytes` of each model of each sample that says how much it takes."""
-    found: list[tuple[Any, str, int]] = [
-        (at, model["name"], model["memory_bytes"])
-        for at, models in samples.select("at", "models").iter_rows()
+def memory_points(samples: pl.DataFrame, slot_s: float | None = None) -> pl.DataFrame:
+    """`at`, `model`, `memory_bytes` of each model at each sample of its service, and at both ends of gaps.
+
+    It is 0 where the model takes none, or the sample does not say how much.
+    """
+    found: list[tuple[Any, str, str, int]] = [
+        (at, owner, model["name"], model["memory_bytes"])
+        for at, owner, models in samples.select("at", "owner", "models").iter_rows()
         for model in json.loads(models)
         if model.get("memory_bytes") is not None
     ]
-    schema = {"at": samples.schema["at"], "model": pl.String, "memory_bytes": pl.Int64}
-    return pl.DataFrame(found, schema=schema, orient="row")
+    schema = {"at": samples.schema["at"], "owner": pl.String, "model": pl.String, "memory_bytes": pl.Int64}
+    told = pl.DataFrame(found, schema=schema, orient="row")
+    found_gaps = gaps(samples, slot_s)
+    ends = [found_gaps.select("owner", pl.col(name).alias("at")) for name in ("begin", "end")]
+    moments = pl.concat([samples.select("owner", "at"), *ends]).join(told.select("owner", "model").unique(), on="owner")
+    points = moments.join(told, on=["owner", "at", "model"], how="left").sort("at", "model")
+    return points.select("at", "model", pl.col("memory_bytes").fill_null(0))
 
 
 def loads(calls: pl.DataFrame, *, target: float | None = None, theme: Theme = LIGHT) -> go.Figure:

@@ -9,9 +9,11 @@ import polars as pl
 from tale.analytics import summaries
 from tale.analytics.summaries import Measure
 from tale.monitoring.pages import Overview, of_chat
-from tale.monitoring.targets import TARGETS, Target, limit_of
+from tale.monitoring.targets import TARGETS, Target, limit_of, nearest_rank
 
 MINUTE_S: Final = 60
+P95: Final = 0.95
+MOST_POINTS: Final = 60  # of the course of what is known one by one
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,10 +30,11 @@ class Card:
 
 def cards_of(seen: Overview, under_way: dict[str, int], targets: Sequence[Target] = TARGETS) -> list[Card]:
     """The cards of the page Overview; `under_way` counts what runs now (HistoryReader.under_way)."""
-    limit_s = limit_of("ux_first_token", targets)
     return [
-        _first_words(seen, limit_s),
+        _first_words(seen, limit_of("ux_first_token", targets)),
         _whole(seen),
+        _one_by_one("Tasks whole, p95", seen.task_seconds, limit_of("medium_task", targets)),
+        _one_by_one("Model loads, p95", seen.load_seconds, limit_of("model_load", targets)),
         _written(seen),
         _failed(seen),
         _calls(seen),
@@ -40,11 +43,22 @@ def cards_of(seen: Overview, under_way: dict[str, int], targets: Sequence[Target
 
 
 def _first_words(seen: Overview, limit_s: float) -> Card:
-    value = _p95(of_chat(seen.minutes), "first_token")
+    chat = of_chat(seen.minutes)
+    return _held("First words, p95", _p95(chat, "first_token"), limit_s, _p95_course(chat, "first_token", seen))
+
+
+def _one_by_one(label: str, values: Sequence[float], limit_s: float) -> Card:
+    """Seconds that are known one by one, in order of time; each point of the course is of equally many."""
+    size = max(1, -(-len(values) // MOST_POINTS))
+    parts = [nearest_rank(values[begin : begin + size], P95) for begin in range(0, len(values), size)]
+    return _held(label, nearest_rank(values, P95), limit_s, [point for point in parts if point is not None])
+
+
+def _held(label: str, value: float | None, limit_s: float, course: Sequence[float]) -> Card:
+    """Seconds against their target."""
     share = None if value is None else value / limit_s - 1
-    course = _p95_course(of_chat(seen.minutes), "first_token", seen)
     is_good = None if share is None else share <= 0
-    return Card("First words, p95", seconds(value), percent(share), is_good, f"vs {limit_s:g} s", course)
+    return Card(label, seconds(value), percent(share), is_good, f"vs {limit_s:g} s", course)
 
 
 def _whole(seen: Overview) -> Card:

@@ -14,13 +14,14 @@ from tale.histogram import Histogram
 from tale.monitoring.evaluation import standings
 from tale.monitoring.evidence import StoredEvidence
 from tale.monitoring.targets import DAY_S, TARGETS, Standing, Target
-from tale.records import CHAT
+from tale.records import CHAT, TaskStatus
 from tale.storage.call_pages import CallFilter
 
 DAY_HOURS: Final = 24.0
 CALENDAR_DAYS: Final = 28
 LISTED: Final = 50
 MOST_READ: Final = 200  # of failed calls, and of those that waited for a model: the newest
+MOST_TIMED: Final = 1_000  # of completed tasks, likewise
 MINUTE_S: Final = 60
 DAILY: Final = ("ux_first_token", "model_load", "interrupt")  # told day by day; of all tasks of a month there are many
 
@@ -37,7 +38,8 @@ class Choice:
 class Overview:
     """The state of the service. `minutes` are of the chosen model, `models` are all that answered in the window.
 
-    As on all pages, `window` is of whole slots, for charts; all else reaches up to now, which is `until`.
+    As on all pages, `window` is of whole slots, for charts; all else reaches up to now, which is `until`. Of tasks that
+    completed and of calls that waited for a model there are the seconds of the newest, oldest first.
     """
 
     window: Window
@@ -47,6 +49,8 @@ class Overview:
     before: pl.DataFrame  # of as many whole slots before the window, to compare with
     task_times: pl.DataFrame
     queue_window: Window
+    task_seconds: list[float]
+    load_seconds: list[float]
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +82,6 @@ class TokensPage:
     models: list[str]
     minutes: pl.DataFrame
     budgets: pl.DataFrame
-    alerts: pl.DataFrame
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,7 +129,9 @@ def overview(history: History, choice: Choice) -> Overview:
     queue_window = _lately(window, history)
     times = history.task_times(queue_window)
     earlier = summaries.of(before, model=choice.model)
-    return Overview(window, history.now(), models, minutes, earlier, times, queue_window)
+    tasks_s = _task_seconds(history, window)
+    loads_s = _loads(history, window, choice)["load_s"].reverse().to_list()
+    return Overview(window, history.now(), models, minutes, earlier, times, queue_window, tasks_s, loads_s)
 
 
 def latency(history: History, choice: Choice) -> Latency:
@@ -149,13 +154,13 @@ def targets(history: History, choice: Choice, wanted: Sequence[Target] = TARGETS
 def tokens(history: History, choice: Choice) -> TokensPage:
     """The page Tokens & Budgets."""
     window, models, minutes = _minutes(history, choice)
-    return TokensPage(window, models, minutes, history.budgets(), history.alerts())
+    return TokensPage(window, models, minutes, history.budgets())
 
 
 def models(history: History, choice: Choice) -> ModelsPage:
     """The page Models."""
     window, names, minutes = _minutes(history, choice)
-    loads = history.page(CallFilter(window.since, None, model=choice.model, kind="load", limit=MOST_READ))
+    loads = _loads(history, window, choice)
     return ModelsPage(window, names, minutes, loads, history.samples(window=_to_now(window, history)))
 
 
@@ -201,6 +206,19 @@ def _minutes(history: History, choice: Choice) -> tuple[Window, list[str], pl.Da
     window = history.window(choice.hours)
     minutes = history.minutes(window=_to_now(window, history))
     return window, minutes["model"].unique().sort().to_list(), summaries.of(minutes, model=choice.model)
+
+
+def _loads(history: History, window: Window, choice: Choice) -> pl.DataFrame:
+    """The newest calls that waited for a model (frames.CALLS)."""
+    return history.page(CallFilter(window.since, None, model=choice.model, kind="load", limit=MOST_READ))
+
+
+def _task_seconds(history: History, window: Window) -> list[float]:
+    """Seconds from hand-in to end of the newest tasks that completed, in the order of their hand-in."""
+    newest_first = history.reader.task_seconds(
+        window.since, history.now(), status=TaskStatus.COMPLETED, begin="created_at", limit=MOST_TIMED
+    )
+    return newest_first[::-1]
 
 
 def exceeds_day(window: Window) -> bool:

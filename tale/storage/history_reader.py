@@ -2,6 +2,9 @@
 
 from collections.abc import Callable
 from contextlib import ExitStack
+from functools import cached_property
+from pathlib import Path
+from threading import Lock
 from typing import Any, Final, TypeVar
 
 from sqlalchemy import Column, Connection, Executable, Row, Select, and_, func, or_, select
@@ -9,9 +12,10 @@ from sqlalchemy import Column, Connection, Executable, Row, Select, and_, func, 
 from tale.storage.budget_store import alerts_in
 from tale.storage.budget_views import AlertView, Budgets, alert_view, budgets_of
 from tale.storage.call_pages import CallFilter, call_page
+from tale.storage.engines import file_of, parse_url
 from tale.storage.learning_tables import engine_versions, learning_events, predictions, shadows
 from tale.storage.monitoring_tables import monitor_samples, target_alerts, target_violations
-from tale.storage.prediction_store import answered_by, served_by
+from tale.storage.prediction_store import answered_by, is_retry, served_by
 from tale.storage.reader import Reader, reading
 from tale.storage.rollup_rows import MINUTE_S, tallied
 from tale.storage.rollups import stragglers, watermark_of
@@ -34,7 +38,7 @@ OF_PREDICTION: Final = (
     *("upper_tokens", "coverage", "role", "ux_success", "task_success", "explored", "was_cut", "succeeded", "variant"),
     *("task_output_tokens", "true_output_tokens", "finish_reason"),
 )
-PREDICTION_COLUMNS: Final = (*OF_PREDICTION, "model", "served_by", "rating")
+PREDICTION_COLUMNS: Final = (*OF_PREDICTION, "model", "served_by", "rating", "is_retry")
 ANSWER_COLUMNS: Final = ("role", "true_output_tokens", "finish_reason", "upper_tokens")
 VERSION_COLUMNS: Final = ("id", "created_at", "state", "rows", "metrics", "reason")  # without what they consist of
 EVENT_COLUMNS: Final = tuple(learning_events.c.keys())
@@ -43,6 +47,7 @@ OPEN: Final = ("queued", "running")
 MOST_TASKS: Final = 100_000  # of one answer; a window with more is told from its newest
 
 Rows = list[tuple[Any, ...]]
+FileId = tuple[int, int]
 T = TypeVar("T")
 
 
@@ -58,6 +63,18 @@ class HistoryReader:
         self._url = url
         self._held = ExitStack()
         self._reader: Reader | None = None
+        self._file: FileId | None = None  # that the reader reads
+        self._closing = Lock()
+
+    def file_id(self) -> FileId | None:
+        """Which file the database is in, by device and number; None where there is none, and for PostgreSQL."""
+        if self._path is None:
+            return None
+        try:
+            found = self._path.stat()
+        except OSError:
+            return None  # it is not there, or reading it says what is wrong
+        return found.st_dev, found.st_ino
 
     def minutes(self, since: float, until: float) -> Rows:
         """What the whole minutes of the window amount to (MINUTE_COLUMNS), rollups and raw tail, in order of minutes.
@@ -104,14 +121,19 @@ class HistoryReader:
 
         return self._read(work, absent=[])
 
-    def task_seconds(self, since: float, until: float, *, status: str, begin: str) -> list[float]:
-        """How long tasks that were begun took from one of their moments to the end; of the newest handed in then."""
+    def task_seconds(
+        self, since: float, until: float, *, status: str, begin: str, limit: int = MOST_TASKS
+    ) -> list[float]:
+        """How long tasks that were begun took from one of their moments to the end.
+
+        Of the newest handed in then, newest first.
+        """
         task = tasks.c
         found = select(task.ended_at - task[begin]).where(
             *(task.status == status, task.created_at >= since, task.created_at < until),
             *(task.started_at.is_not(None), task[begin].is_not(None), task.ended_at >= task[begin]),
         )
-        return [row[0] for row in self._rows(found.order_by(task.created_at.desc()).limit(MOST_TASKS))]
+        return [row[0] for row in self._rows(found.order_by(task.created_at.desc()).limit(limit))]
 
     def under_way(self) -> dict[str, int]:
         """How many tasks are queued and running, and how many calls run, now."""
@@ -183,12 +205,12 @@ class HistoryReader:
         """What was expected of the attempts that ended last in the window, and came of them (PREDICTION_COLUMNS).
 
         The newest come first. `model` is the one that made the attempt, `served_by` the role that it fills where a call
-        tells it, `rating` a user's word on the task.
+        tells it, `rating` a user's word on the task, `is_retry` whether an earlier answer of it failed its check.
         """
         of, made = predictions.c, attempts.c
         held = predictions.outerjoin(attempts, and_(made.task_id == of.task_id, made.number == of.attempt))
         held = held.outerjoin(feedback, feedback.c.task_id == of.task_id)
-        told = (made.model, answered_by.label("served_by"), feedback.c.rating)
+        told = (made.model, answered_by.label("served_by"), feedback.c.rating, is_retry(of.task_id, of.attempt))
         named = (*(of[name] for name in OF_PREDICTION), *told)
         return self._newest(select(*named).select_from(held), of.ended_at, since, until, limit)
 
@@ -222,6 +244,10 @@ class HistoryReader:
         self._held.close()
         self._reader = None
 
+    @cached_property
+    def _path(self) -> Path | None:
+        return file_of(parse_url(self._url))
+
     def _newest(self, found: Select[Any], at: Column[Any], since: float, until: float, limit: int) -> Rows:
         return self._rows(found.where(at >= since, at < until).order_by(at.desc()).limit(limit))
 
@@ -229,9 +255,23 @@ class HistoryReader:
         return self._read(lambda connection: plain(connection.execute(statement)), absent=[])
 
     def _read(self, work: Callable[[Connection], T], *, absent: T) -> T:
-        if self._reader is None:
-            self._reader = self._held.enter_context(reading(self._url))
-        return absent if self._reader is None else self._reader.read(work)
+        reader = self._opened()
+        return absent if reader is None else reader.read(work)
+
+    def _opened(self) -> Reader | None:
+        """A reader of the file that is there now: another may have taken the place of the one that was read before."""
+        file = self.file_id()
+        with self._closing:
+            if self._reader is not None and self._file != file:
+                self.close()
+            reader = self._reader
+        if reader is None:
+            with ExitStack() as held:
+                reader = held.enter_context(reading(self._url))
+                if reader is not None:
+                    self._held.enter_context(held.pop_all())
+                    self._file, self._reader = file, reader
+        return reader
 
 
 def minute_rows(connection: Connection, since: float, until: float) -> Rows:

@@ -5,6 +5,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,8 @@ from fakes.scripted_backend import ScriptedBackend
 from fakes.servers import Process, running
 from fakes.speaker import INTENTS
 from streamlit.proto.WidgetStates_pb2 import WidgetState
-from streamlit.testing.v1 import AppTest
+from streamlit.runtime.scriptrunner import RerunData
+from streamlit.testing.v1 import AppTest, local_script_runner
 from streamlit.testing.v1.element_tree import Button
 
 from tale.settings import Settings
@@ -73,6 +75,16 @@ def open_page(page: str, **query: str) -> AppTest:
     return app
 
 
+def back(app: AppTest, page: str, *, without: str) -> AppTest:
+    """The page after a look at another one, of which browsers leave out what no widget of the page is bound to."""
+    app.query_params.pop(without, None)
+    app.switch_page("views/overview.py").run()
+    app.query_params.pop(without, None)
+    app.switch_page(f"views/{page}.py").run()
+    assert [error.value for error in app.exception] == []
+    return app
+
+
 def looked(app: AppTest, condition: Callable[[AppTest], Any]) -> AppTest:
     """The page when the condition holds, which is looked at again and again as a browser does."""
     ends_at = time.monotonic() + PATIENCE_S
@@ -91,6 +103,17 @@ def pick(app: AppTest, key: str, row: int) -> AppTest:
     chosen = {"selection": {"rows": [row], "columns": [], "cells": []}}
     states.widgets.append(WidgetState(id=table.proto.id, string_value=json.dumps(chosen)))
     app._run(states)
+    assert [error.value for error in app.exception] == []
+    return app
+
+
+def press(app: AppTest, label: str, key: str | None = None) -> AppTest:
+    """Press a button as a browser does: of the page, the fragment in which it stands is run, and nothing else."""
+    (button,) = [each for each in buttons(app, label) if key in (None, each.key)]
+    known = app._session_state._state._new_widget_state.widget_metadata[button.proto.id]
+    with pytest.MonkeyPatch.context() as patched:  # AppTest itself runs the whole page
+        patched.setattr(local_script_runner, "RerunData", partial(RerunData, fragment_id=known.fragment_id))
+        button.click().run()
     assert [error.value for error in app.exception] == []
     return app
 

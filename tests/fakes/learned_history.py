@@ -1,19 +1,23 @@
-"""What learning and the monitor leave behind beside a sample history: predictions, versions, shadows, alerts."""
+"""What learning and the monitor leave behind beside a sample history: predictions, versions, samples, alerts."""
 
 import json
 import random
 import uuid
 from typing import Any
 
-from fakes.sample_history import keep, sample
+from fakes.sample_history import LARGE, SMALL, keep, sample
 from sqlalchemy import insert
 
 from tale.records import Task
 from tale.storage.database import Database
 from tale.storage.learning_tables import engine_versions, learning_events, predictions, shadows
 from tale.storage.monitoring_store import MonitoringStore, TargetAlert, Violation
+from tale.storage.monitoring_tables import monitor_samples
 
 SHADOWS = 12
+GIB = 2**30
+MODEL_BYTES = {SMALL: 5 * GIB, LARGE: 9 * GIB}
+SERVICE_BYTES = GIB // 4
 
 
 def predicted(tasks: list[Task], *, seed: int = 3) -> list[dict[str, Any]]:
@@ -64,6 +68,24 @@ async def keep_learned(url: str, *, now: float, count: int = 400) -> list[dict[s
         await database.write(lambda c, table=table, rows=rows: c.execute(insert(table), rows).rowcount)
     await database.close()
     return expected
+
+
+async def keep_watched(url: str, *, now: float, minutes: int = 180) -> None:
+    """What the monitor saw each minute until now: for the first half of the time, the large model was not loaded."""
+    rows: list[dict[str, Any]] = []
+    for number in range(minutes):
+        loaded = {name: size for name, size in MODEL_BYTES.items() if name == SMALL or number >= minutes // 2}
+        told = [{"name": name, "state": "ready", "memory_bytes": size} for name, size in loaded.items()]
+        rows.append(
+            {
+                **{"id": f"w{number}", "at": now - 60 * (minutes - number), "owner": "here"},
+                **{"memory_bytes": SERVICE_BYTES, "cpu_share": 0.1 + number % 7 / 10, "queued": 0, "running": 1},
+                **{"models_bytes": sum(loaded.values()), "models": json.dumps(told)},
+            }
+        )
+    database = Database.open(url)
+    await database.write(lambda c: c.execute(insert(monitor_samples), rows).rowcount)
+    await database.close()
 
 
 async def keep_alerts(url: str, now: float) -> None:
