@@ -10,6 +10,7 @@ import openai
 import pytest
 from fakes.scripted_backend import ScriptedBackend
 from fakes.servers import Process, rows, running, settings_for, until
+from sqlalchemy import text
 
 from tale.credentials import Scope
 from tale.exceptions import BudgetException
@@ -164,6 +165,20 @@ async def test_it_takes_no_more_where_the_context_has_more_room_than_the_budget(
     assert [request.max_tokens for request in backend.requests] == [3_000 - 2_200, 2_048]
 
 
+@pytest.mark.parametrize(("tokens", "room_tokens"), [(10, 390), (None, 400)])
+async def test_an_answer_holds_no_more_than_its_context_has_room_for(
+    tmp_path: Path, tokens: int | None, room_tokens: int
+) -> None:
+    backend = ScriptedBackend(context_tokens=400)
+    backend.tokens = tokens
+    async with running(settings_for(tmp_path), ("gateway",), backend=backend) as process:
+        client = openai.AsyncOpenAI(base_url=f"{process.settings.url_of('gateway')}/v1", api_key="any", max_retries=0)
+        async with client:
+            await set_budget(process, 500)
+            await client.chat.completions.create(model="tale-ux", messages=HELLO, max_tokens=100_000)
+    assert [request.max_tokens for request in backend.requests] == [room_tokens]
+
+
 async def test_a_call_that_is_stopped_gives_back_nothing_that_may_be_used(process: Process) -> None:
     process.backend.word_gate = asyncio.Event()
     await set_budget(process, 5_000)
@@ -175,6 +190,29 @@ async def test_a_call_that_is_stopped_gives_back_nothing_that_may_be_used(proces
     await client.call_tool("cancel_task", {"task_id": task["id"]})
     standing = await standing_of(process)
     assert (standing.reserved_tokens, standing.assumed_tokens, standing.unreported) == (0, held, 1)
+
+
+async def test_a_call_whose_end_the_database_refused_lets_go_of_its_hold(process: Process) -> None:
+    process.backend.word_gate = asyncio.Event()
+    await set_budget(process, 5_000)
+    refuse = "CREATE TRIGGER refuse BEFORE UPDATE ON model_calls BEGIN SELECT RAISE(ABORT, 'refused'); END"
+    url = f"{process.settings.url_of('gateway')}/v1/chat/completions"
+    async with aiohttp.ClientSession() as http:
+        asked = asyncio.create_task(http.post(url, json={"model": "tale-ux", "messages": HELLO}))
+        await until(lambda: process.backend.started.is_set())
+        await process.shared.database.write(lambda connection: connection.execute(text(refuse)).rowcount)
+        process.backend.word_gate.set()
+        async with await asked as answer:
+            assert answer.status == 503
+    assert (await standing_of(process)).reserved_tokens > 0
+    await process.shared.database.write(lambda connection: connection.execute(text("DROP TRIGGER refuse")).rowcount)
+
+    async def is_free() -> bool:
+        return (await standing_of(process)).reserved_tokens == 0
+
+    await until(is_free)
+    (row,) = rows(process.settings, CALLS)
+    assert row["ended_at"] is not None
 
 
 async def test_a_key_s_budget_counts_its_tasks_and_refuses_them_alone(process: Process) -> None:

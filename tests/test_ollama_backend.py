@@ -106,8 +106,9 @@ async def test_a_prompt_beyond_the_context_is_not_to_be_shortened_and_its_refusa
     [event async for event in backend.chat(REQUEST)]
     assert [request["truncate"] for request in engine.script.requests] == [False, False]
     engine.script.refuse = (400, {"error": told})
-    with pytest.raises(ValidationException, match=f"does not fit the model's context; Ollama said: {told}"):
+    with pytest.raises(ValidationException, match=f"does not fit the model's context; Ollama said: {told}") as caught:
         await backend.complete(REQUEST)
+    assert (caught.value.context["param"], caught.value.context["code"]) == ("messages", "context_length_exceeded")
 
 
 async def test_closing_a_generation_stops_ollama(engine: OllamaServer, backend: OllamaBackend) -> None:

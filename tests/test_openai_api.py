@@ -362,14 +362,20 @@ async def test_a_database_that_takes_nothing_more_refuses_calls(gateway: Gateway
 
 
 @pytest.mark.parametrize(
-    ("words", "tokens", "served"), [(3, None, "small"), (100, 200, "small"), (100, 360, "large"), (100, None, "small")]
+    ("words", "tokens", "larger", "served"),
+    [
+        *((3, None, 900, "small"), (100, 200, 900, "small"), (100, 360, 900, "large"), (100, None, 900, "small")),
+        *((300, None, 900, "large"), (300, None, 400, "small"), (600, None, 900, "large")),
+        ("字" * 360, None, 900, "large"),
+    ],
 )
 async def test_tale_auto_takes_the_larger_model_for_what_the_small_one_cannot_hold(
-    tmp_path: Path, words: int, tokens: int | None, served: str
+    tmp_path: Path, words: int | str, tokens: int | None, larger: int, served: str
 ) -> None:
     backend = ScriptedBackend(context_tokens=400)
-    backend.tokens = tokens
-    body = {"messages": [{"role": "user", "content": "word " * words}], "max_tokens": 50}
+    backend.contexts["large"], backend.tokens = larger, tokens
+    content = words if isinstance(words, str) else "word " * words
+    body = {"messages": [{"role": "user", "content": content}], "max_tokens": 50}
     async with (
         running(settings_for(tmp_path), ("gateway",), backend=backend) as process,
         aiohttp.ClientSession() as session,
@@ -377,9 +383,9 @@ async def test_tale_auto_takes_the_larger_model_for_what_the_small_one_cannot_ho
     ):
         assert (await response.json())["model"] == served
         (call,) = rows(process.settings, MODEL_CALLS)
-    fits = "tale-auto: the chat fits the small model"
-    exceeds = "tale-auto: 360 tokens and 50 to answer exceed the small model's 400"
-    assert call["route_reason"] == (fits if served == "small" else exceeds)
+    count = f"about {len(content.encode()) // 3:,}" if tokens is None else tokens
+    exceeds = f"tale-auto: {count} tokens and 50 to answer exceed the small model's 400"
+    assert call["route_reason"] == ("tale-auto: the chat fits the small model" if served == "small" else exceeds)
 
 
 async def test_while_nothing_is_said_comments_show_that_the_gateway_lives(tmp_path: Path) -> None:

@@ -237,6 +237,21 @@ async def test_an_engine_that_tells_its_context_is_asked_for_counts_as_vllm_is(e
     await backend.close()
 
 
+async def test_a_prompt_is_counted_as_the_client_has_it_made(engine: OpenAIServer, backend: OpenAIBackend) -> None:
+    engine.script.context_tokens = 4_096
+    other = OpenAIBackend(engine.base_url, timeout_s=5)
+    await other.list_models()
+    options = {"chat_template_kwargs": {"enable_thinking": False}, "top_k": 3}
+    for each in (backend, other):
+        await each.count_tokens(replace(REQUEST, options=options))
+        await each.count_tokens(REQUEST)
+    await other.close()
+    messages = [{"role": "user", "content": "Say hello please"}]
+    plain = [{"messages": messages}, {"model": "small", "messages": messages}]
+    thoughtless = [{**body, "chat_template_kwargs": {"enable_thinking": False}} for body in plain]
+    assert engine.counted == [thoughtless[0], plain[0], thoughtless[1], plain[1]]
+
+
 async def test_a_json_schema_is_passed_on(engine: OpenAIServer, backend: OpenAIBackend) -> None:
     schema = {"type": "object", "properties": {"n": {"type": "integer"}}}
     await backend.complete(ChatRequest("small", (Message("user", "x"),), json_schema=schema))

@@ -1,5 +1,6 @@
 """Ends of calls are written once, also where the database goes away over them; test_postgres_engine.py has the rest."""
 
+import asyncio
 import time
 import uuid
 from collections.abc import AsyncIterator, Callable, Mapping
@@ -22,16 +23,18 @@ from tale.storage.patient_store import PatientCallStore
 from tale.storage.rollups import Rollups
 
 T = TypeVar("T")
+REFUSAL_S = 0.05
 
 
 class Shaky(Database):
-    """Can be out of reach, and break off when a work is done and nobody has been told yet."""
+    """Can be out of reach, be full, and break off when a work is done and nobody has been told yet."""
 
     is_away = False
+    is_full = False
     breaks_off = False
 
     async def write(self, work: Callable[[Connection], T], *, ends: bool = False) -> T:
-        self._refuse_away()
+        await self._refuse(self.is_away or self.is_full)
         done = await super().write(work, ends=ends)
         if self.breaks_off:
             self.breaks_off = False
@@ -39,16 +42,17 @@ class Shaky(Database):
         return done
 
     async def upsert(self, table: Table, values: Mapping[str, Any]) -> None:
-        self._refuse_away()
+        await self._refuse(self.is_away or self.is_full)
         await super().upsert(table, values)
 
     async def read(self, work: Callable[[Connection], T]) -> T:
-        self._refuse_away()
+        await self._refuse(self.is_away)
         return await super().read(work)
 
-    def _refuse_away(self) -> None:
-        if self.is_away:
-            raise DatabaseException("There is no connection.")
+    async def _refuse(self, refuses: bool) -> None:
+        if refuses:
+            await asyncio.sleep(REFUSAL_S)
+            raise DatabaseException("There is no connection." if self.is_away else "The disk is full.")
 
 
 @pytest.fixture
@@ -83,27 +87,71 @@ async def test_a_call_whose_end_was_written_and_not_acknowledged_is_counted_once
     assert await used_tokens(budgets) == 7
 
 
-async def test_while_the_database_is_away_the_call_of_a_task_is_kept_in_mind_and_another_refused(
+async def test_while_the_database_is_away_ends_are_kept_in_mind_and_who_is_no_task_is_told(
     database: Shaky,
 ) -> None:
     budgets = BudgetStore(database)
     calls = PatientCallStore(database, budgets)
     await budgets.set(parsed_budget("b", 100, now=time.time()))
-    of_task, other = new_call(task_id="t"), new_call()
+    of_task, other, refused = new_call(task_id="t"), new_call(), new_call()
     for call in (of_task, other):
         await calls.hold_call(call, most_tokens=50)
     database.is_away = True
     await calls.close_call(ended(of_task))
-    with pytest.raises(DatabaseException, match="no connection"):
-        await calls.close_call(ended(other))
+    for call in (refused, other):
+        with pytest.raises(DatabaseException, match="no connection"):
+            await calls.close_call(ended(call))
     database.is_away = False
 
-    async def is_closed() -> bool:
-        return (await calls.calls(task_id="t"))[0].ended_at is not None
+    async def are_closed() -> bool:
+        return all(call.ended_at is not None for call in await calls.calls())
 
-    await until(is_closed)
-    assert await used_tokens(budgets) == 7
+    await until(are_closed)
+    assert {call.id for call in await calls.calls()} == {of_task.id, other.id}
+    (standing,) = await budgets.standings(time.time())
+    assert (standing.used_tokens, standing.reserved_tokens) == (14, 0)
     await calls.stop()
+
+
+@pytest.mark.parametrize("task_id", [None, "t"])
+async def test_an_end_that_a_full_disk_refuses_is_written_when_there_is_space(
+    database: Shaky, task_id: str | None
+) -> None:
+    budgets = BudgetStore(database)
+    calls = PatientCallStore(database, budgets)
+    await budgets.set(parsed_budget("b", 100, now=time.time()))
+    call = new_call(task_id)
+    await calls.hold_call(call, most_tokens=50)
+    database.is_full = True
+    with pytest.raises(DatabaseException, match="full"):
+        await calls.close_call(ended(call))
+    await asyncio.sleep(4 * REFUSAL_S)  # it has been tried again
+    database.is_full = False
+    await until(lambda: is_closed(calls, call))
+    (standing,) = await budgets.standings(time.time())
+    assert (standing.used_tokens, standing.reserved_tokens) == (7, 0)
+    await calls.stop()
+
+
+async def test_an_end_in_an_outage_is_written_though_nobody_waits_for_it(database: Shaky) -> None:
+    calls = PatientCallStore(database)
+    call = new_call()
+    await calls.open_call(call)
+    database.is_away = True
+    closing = asyncio.create_task(calls.close_call(ended(call)))
+    await asyncio.sleep(REFUSAL_S / 5)
+    closing.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await closing
+    await asyncio.sleep(4 * REFUSAL_S)
+    database.is_away = False
+    await until(lambda: is_closed(calls, call))
+    await calls.stop()
+
+
+async def is_closed(calls: CallStore, call: ModelCall) -> bool:
+    (found,) = [each for each in await calls.calls() if each.id == call.id]
+    return found.ended_at is not None
 
 
 async def test_the_call_of_a_task_that_ended_in_an_outage_is_in_the_sums_though_they_went_on(

@@ -20,7 +20,7 @@ from tale.records import ModelCall, Task, TaskStatus
 from tale.servers.upkeep import DAY_S, Upkeep
 from tale.storage.call_store import CallStore
 from tale.storage.database import Database
-from tale.storage.retention import prune
+from tale.storage.retention import Pruned, prunable, prune
 from tale.storage.rollup_rows import Rollup, tallied
 from tale.storage.rollups import STEP_CALLS, Rollups, Verified, watermark_of
 from tale.storage.rows import values_of
@@ -183,6 +183,14 @@ async def test_sums_outlive_the_calls_that_are_pruned(database: Database) -> Non
     await keeper(database).backfill()
     assert sum(each.input_tokens or 0 for each in await told(database)) == 10
     assert (await keeper(database).verify()).wrong_minutes == ()
+
+
+async def test_calls_of_a_minute_that_is_not_over_stay_until_they_are_in_the_sums(database: Database) -> None:
+    await keep(database, new_call(START + 89), new_call(START + 129))
+    assert await database.read(lambda connection: prunable(connection, START + 150)) == Pruned(model_calls=1)
+    assert await prune(database, START + 150) == Pruned(model_calls=1)
+    await keeper(database).catch_up(END)
+    assert sum(each.calls for each in await told(database)) == 2
 
 
 async def test_of_minutes_of_which_calls_were_pruned_the_sums_stay_that_count_more(database: Database) -> None:

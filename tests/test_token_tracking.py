@@ -11,7 +11,9 @@ from hypothesis import strategies as st
 from tale.exceptions import DatabaseException, ModelException
 from tale.metrics.recorder import Recorder
 from tale.metrics.token_tracker import MeasuredCall, TokenTracker
-from tale.records import CallContext, EngineTimings, McpCall, ModelCall, Reply, Usage
+from tale.records import CallContext, ChatRequest, EngineTimings, McpCall, ModelCall, Reply, Usage
+from tale.storage.budget_store import BudgetStore
+from tale.storage.budgets import parsed_budget
 from tale.storage.call_store import CallStore
 from tale.storage.database import Database
 
@@ -184,3 +186,16 @@ async def test_that_a_row_cannot_be_opened_is_told_as_soon_as_it_is_known(tmp_pa
         await call.opened()
     with pytest.raises(DatabaseException, match="closed"):
         call.check()
+
+
+async def test_a_call_that_goes_to_another_model_holds_what_that_one_has_room_for(tmp_path: Path) -> None:
+    database, clock = Database.open(f"sqlite:///{tmp_path / 'tale.db'}"), Clock()
+    budgets = BudgetStore(database)
+    await budgets.set(parsed_budget("b", 1_000, now=clock.now))
+    tracker = TokenTracker(Recorder(CallStore(database, budgets)), clock=clock, timer=clock)
+    call = tracker.begin(CONTEXT, model="small", provider="embedded", budget_tokens=900, input_tokens=50)
+    for model, room_tokens in (("small", 100), ("large", 400)):
+        await call.admitted(ChatRequest(model, (), max_tokens=room_tokens), None)
+        (standing,) = await budgets.standings(clock.now)
+        assert standing.reserved_tokens == 50 + room_tokens
+    await database.close()

@@ -162,6 +162,19 @@ async def test_a_whole_history_moves_and_what_is_open_stays(
     assert await TaskStore(elsewhere).open_tasks() == []
 
 
+async def test_tasks_of_two_machines_that_were_handed_in_with_the_same_key_come_together(
+    database: Database, elsewhere: Database, tmp_path: Path
+) -> None:
+    for number, each in enumerate((database, elsewhere)):
+        await TaskStore(each).insert(new_task(number, idempotency_key="a"))
+    await TaskStore(database).insert(new_task(2, idempotency_key="b"))
+    path = tmp_path / "tasks.csv"
+    exported(database, tasks, path)
+    assert [(await import_file(elsewhere, tasks, path)).new for _ in range(2)] == [2, 0]
+    keys = {row["id"]: row["idempotency_key"] for row in await rows_of(elsewhere, tasks)}
+    assert keys == {new_task(0).id: None, new_task(1).id: "a", new_task(2).id: "b"}
+
+
 async def test_a_period_takes_along_what_belongs_to_its_tasks(
     database: Database, elsewhere: Database, tmp_path: Path
 ) -> None:

@@ -49,11 +49,14 @@ class Hold:
     async def admit(self, request: ChatRequest, count: Count | None) -> ChatRequest:
         """The request as the budgets allow it, once it is open and holds its bound.
 
-        Its model may be another than before, and an answer of open length limited already to the room in its context.
+        Its model may be another than before, and its answer limited already to the room in that model's context.
         Raises BudgetException, and whatever `count` raises.
         """
-        if request.model != self._call.model:
-            self._call = replace(self._call, model=request.model)
+        output_tokens = self._output_tokens
+        if not self._is_open and request.max_tokens is not None:
+            output_tokens = request.max_tokens
+        if (request.model, output_tokens) != (self._call.model, self._output_tokens):
+            self._call, self._output_tokens = replace(self._call, model=request.model), output_tokens
             await self.open()
         if self._refusal is not None and count is not None:
             await self._fit(request, count, self._refusal)

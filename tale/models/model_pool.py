@@ -339,9 +339,9 @@ class ModelPool:
                 "the answer. Shorten it.",
                 {"input_tokens": known, "context_tokens": context_tokens},
             )
-        if tokens is None:
+        if tokens is None and request.max_tokens is None:
             return request
-        return replace(request, max_tokens=min(request.max_tokens or room, room))
+        return replace(request, max_tokens=min(request.max_tokens or room, max(room, 1)))
 
     async def _watch(self) -> None:
         """Look after the models now and then: an idle one that does not answer is loaded anew, a failed one retried."""

@@ -17,7 +17,7 @@ from tale.exceptions import ModelException, NetworkException, TaleBaseException,
 from tale.models.apart import done_apart, read_apart
 from tale.models.backend import BackendStream, PullListener
 from tale.models.figures import count_of, seconds_of
-from tale.models.prompt_size import tells_of_length
+from tale.models.prompt_size import CONTEXT_EXCEEDED, tells_of_length
 from tale.records import (
     ChatRequest,
     Delta,
@@ -230,7 +230,10 @@ def _refusal(error: ollama.ResponseError, model: str, context: dict[str, Any]) -
     if error.status_code == BUSY:
         return ModelException("Ollama has too many requests waiting; try again in a moment.", context)
     if error.status_code < FIRST_SERVER_ERROR and tells_of_length(error.error):
-        return ValidationException(f"The prompt does not fit the model's context; Ollama said: {error.error}", context)
+        return ValidationException(
+            f"The prompt does not fit the model's context; Ollama said: {error.error}",
+            {**context, "param": "messages", "code": CONTEXT_EXCEEDED},
+        )
     return ModelException(f"Ollama refused: {error.error}.", {**context, "status": error.status_code})
 
 

@@ -19,7 +19,7 @@ from tale.models.openai_wire import (
     chunks_of,
     events_of,
     json_of,
-    messages_of,
+    prompt_of,
     refusal,
     vectors_of,
 )
@@ -112,10 +112,7 @@ class OpenAIBackend:
         """Input tokens under the model's template; None where the engine has no way to tell."""
         if not self._llama_cpp:
             return await self._counted_by_vllm(request) if request.model in self._contexts else None
-        messages: Json = {"messages": messages_of(request)}
-        if request.tools:
-            messages["tools"] = list(request.tools)
-        async with self._exchange(request.model, "/apply-template", messages, at_root=True) as response:
+        async with self._exchange(request.model, "/apply-template", prompt_of(request), at_root=True) as response:
             prompt = (await json_of(response))["prompt"]
         body = {"content": prompt, "add_special": True, "parse_special": True}
         async with self._exchange(request.model, "/tokenize", body, at_root=True) as response:
@@ -184,9 +181,7 @@ class OpenAIBackend:
 
     async def _counted_by_vllm(self, request: ChatRequest) -> int | None:
         """Input tokens as vLLM counts them; None where another engine has no such address."""
-        body: Json = {"model": request.model, "messages": messages_of(request)}
-        if request.tools:
-            body["tools"] = list(request.tools)
+        body: Json = {"model": request.model, **prompt_of(request)}
         try:
             async with self._exchange(
                 request.model, "/tokenize", body, at_root=True, total_s=COUNT_LIMIT_S

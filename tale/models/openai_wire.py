@@ -10,7 +10,7 @@ import aiohttp
 from tale import exceptions
 from tale.exceptions import ModelException, TaleBaseException, ValidationException
 from tale.models.figures import count_of, seconds_of
-from tale.models.prompt_size import tells_of_length
+from tale.models.prompt_size import CONTEXT_EXCEEDED, tells_of_length
 from tale.records import (
     ChatRequest,
     Delta,
@@ -29,7 +29,7 @@ REASON_CHARACTERS: Final = 500
 MS_PER_S: Final = 1_000
 BAD_GATEWAY: Final = 502  # the status of an answer that cannot be read
 FIRST_SERVER_ERROR: Final = 500
-CONTEXT_EXCEEDED: Final = "context_length_exceeded"
+TEMPLATE_OPTIONS: Final = "chat_template_kwargs"
 REASONING_NAMES: Final = ("reasoning_content", "reasoning")  # engines agree on the thing, not on its name
 
 Json = dict[str, Any]
@@ -75,6 +75,16 @@ def body_of(request: ChatRequest) -> Json:
     }
     told = {key: value for key, value in optional.items() if value is not None}
     return {**request.options, "model": request.model, "messages": messages_of(request), **told}
+
+
+def prompt_of(request: ChatRequest) -> Json:
+    """What of a request its prompt is made of, under the model's template."""
+    told: Json = {"messages": messages_of(request)}
+    if request.tools:
+        told["tools"] = list(request.tools)
+    if options := request.options.get(TEMPLATE_OPTIONS):
+        told[TEMPLATE_OPTIONS] = options
+    return told
 
 
 def messages_of(request: ChatRequest) -> list[Json]:

@@ -11,7 +11,9 @@ MESSAGE_TOKENS: Final = 16  # what a chat template adds to a message, at most
 PREAMBLE_TOKENS: Final = 64  # what a template says by itself where nobody gives instructions
 TOOL_PREAMBLE_TOKENS: Final = 512  # and on how to call tools
 TOKEN_CHARACTERS: Final = 6  # more than a token has on average in any language; English has four and a half
+LIKELY_BYTES: Final = 3  # of a token, so that a guess is seldom too low: a letter, or a Chinese character
 RUNS: Final = re.compile(r"(\W)\1+")  # of blanks, dashes and the like, of which a token may hold many
+CONTEXT_EXCEEDED: Final = "context_length_exceeded"  # OpenAI's code for a prompt that does not fit
 TOO_LONG: Final = re.compile(r"context[ _](length|size|window)|prompt is too long", re.IGNORECASE)
 
 
@@ -24,6 +26,15 @@ def most_tokens(request: ChatRequest) -> int:
 def fewest_tokens(request: ChatRequest) -> int:
     """A low guess at the tokens of the request's prompt: what does not fit by this one surely does not fit."""
     return sum(len(RUNS.sub(r"\1", message.content)) for message in request.messages) // TOKEN_CHARACTERS
+
+
+def likely_tokens(request: ChatRequest) -> int:
+    """A middling guess at the tokens of the request's prompt, without its pictures."""
+    told = [message.content for message in request.messages]
+    told += [call.arguments for message in request.messages for call in message.tool_calls]
+    if request.tools:
+        told.append(json.dumps(list(request.tools)))
+    return sum(len(text.encode("utf-8", "replace")) for text in told) // LIKELY_BYTES
 
 
 def tells_of_length(refusal: str) -> bool:

@@ -13,7 +13,7 @@ from aiohttp.typedefs import Handler
 from tale.exceptions import ModelException, NetworkException, TaleBaseException, ValidationException
 from tale.mcp.exchange import PING_INTERVAL_S
 from tale.models.pool import ModelState, Pool
-from tale.models.prompt_size import most_tokens
+from tale.models.prompt_size import fewest_tokens, likely_tokens, most_tokens
 from tale.records import CallContext, ChatRequest, Delta, Dispatched, Priority, Reply, Role
 from tale.servers.http_calls import HttpCall, Record
 from tale.servers.openai_answers import choice_of, embeddings_of, usage_of
@@ -157,7 +157,11 @@ class OpenAIApi:
         return (request if request.model == model else replace(request, model=model)), context
 
     async def _chosen(self, request: ChatRequest) -> tuple[Role, str]:
-        """The role that serves a chat whose client leaves the choice to us."""
+        """The role that serves a chat whose client leaves the choice to us.
+
+        Where nobody can count its tokens, one that may be too long for the small model goes to the larger one, if that
+        has more room: to be wrong costs a larger model, not a refusal.
+        """
         ux = self._models.get(_name_in(self._models, "ux"))
         room = ux.context_tokens if ux else None
         if room is None:
@@ -167,12 +171,20 @@ class OpenAIApi:
             return "ux", f"{AUTO}: the chat fits the small model"
         context = CallContext("ux", "chat", Priority.CHAT)
         tokens = await self._pool.count_tokens(replace(request, model=""), context)
-        if tokens is None or tokens + answer_tokens <= room:
+        fewest, likely = (fewest_tokens(request), likely_tokens(request)) if tokens is None else (tokens, tokens)
+        may_fit = fewest + answer_tokens <= room
+        if may_fit and (likely + answer_tokens <= room or not self._has_more_room(room)):
             return "ux", f"{AUTO}: the chat fits the small model"
+        count = f"about {likely:,}" if tokens is None else f"{tokens:,}"
         return (
             "task",
-            f"{AUTO}: {tokens:,} tokens and {answer_tokens:,} to answer exceed the small model's {room:,}",
+            f"{AUTO}: {count} tokens and {answer_tokens:,} to answer exceed the small model's {room:,}",
         )
+
+    def _has_more_room(self, tokens: int) -> bool:
+        """Whether the context of the task model may hold more tokens than these."""
+        larger = self._models.get(_name_in(self._models, "task"))
+        return larger is None or larger.context_tokens is None or larger.context_tokens > tokens
 
     async def _role_of(self, name: str) -> tuple[Role, str]:
         """The role in which a model serves, and its real name. Raises for one that is not here."""

@@ -20,6 +20,7 @@ from tale.exceptions import (
     ValidationException,
 )
 from tale.mcp.refusal import Refusal
+from tale.models.prompt_size import CONTEXT_EXCEEDED
 
 PREFIX: Final = "/v1/"
 OK, BAD, NOT_FOUND, TOO_MANY = 200, 400, 404, 429
@@ -86,7 +87,7 @@ def failure_of(error: TaleBaseException) -> Failure:
     if isinstance(error, BudgetException):
         code, retry_after_s = USED_UP, context.get("retry_after_s")
     if isinstance(error, ValidationException) and "context_tokens" in context:
-        param, code = "messages", "context_length_exceeded"
+        param, code = "messages", CONTEXT_EXCEEDED
     return Failure(
         _status_of(error),
         error.message,

@@ -130,7 +130,8 @@ async def open_shared(settings: Settings, roles: Sequence[str], stack: AsyncExit
     stack.push_async_callback(database.close)
     budgets = BudgetStore(database, owner=owner_of(settings))
     dsn = postgresql_dsn(settings.database)
-    calls = _call_store(database, budgets, stack) if dsn else CallStore(database, budgets)
+    calls = PatientCallStore(database, budgets)
+    stack.push_async_callback(calls.stop)
     recorder = Recorder(calls)
     _send_alerts(settings, budgets, stack)
     pool = await _open_pool(settings, calls, recorder, stack)
@@ -163,13 +164,6 @@ def _send_alerts(settings: Settings, budgets: BudgetStore, stack: AsyncExitStack
         webhook = AlertWebhook(settings.alert_webhook_url, budgets, clock=time.time)
         webhook.start()
         stack.push_async_callback(webhook.stop)
-
-
-def _call_store(database: Database, budgets: BudgetStore, stack: AsyncExitStack) -> CallStore:
-    """The calls of a database that may go away and come back."""
-    calls = PatientCallStore(database, budgets)
-    stack.push_async_callback(calls.stop)
-    return calls
 
 
 async def _open_distributed(

@@ -99,7 +99,10 @@ def _minutes(connection: Connection, wanted: CallFilter, rolled_up: range, first
     """The minutes that are rolled up in which such calls may be, the latest first."""
     begin = max(int(wanted.since // MINUTE_S), rolled_up.start)
     end = int(min(rolled_up.stop - 1, first // MINUTE_S))
-    late = connection.scalars(select(model_calls.c.started_at).where(stragglers(rolled_up.stop * MINUTE_S)))
+    call = model_calls.c
+    late = [*connection.scalars(select(call.started_at).where(stragglers(rolled_up.stop * MINUTE_S)))]
+    if wanted.outcome is None:
+        late += connection.scalars(select(call.started_at).where(call.ended_at.is_(None)))
     strays = sorted({minute for at in late if begin <= (minute := int(at // MINUTE_S)) <= end}, reverse=True)
     both = merge(_rolled_up(connection, wanted, begin, end), strays, reverse=True)
     return (minute for minute, _ in groupby(both))

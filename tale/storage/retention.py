@@ -9,6 +9,7 @@ from typing import Final
 from sqlalchemy import Column, ColumnElement, Connection, FromClause, and_, delete, exists, func, select
 
 from tale.storage.database import Database
+from tale.storage.rollup_rows import MINUTE_S
 from tale.storage.rollups import Rollups, note_pruned
 from tale.storage.tables import conversations, corrections, mcp_calls, model_calls, task_dependencies, tasks
 
@@ -35,12 +36,13 @@ class Pruned:
 
 
 async def prune(database: Database, before: float, *, pause: Pause = asyncio.sleep) -> Pruned:
-    """Delete what ended before that time (Unix seconds); returns how much that was.
+    """Delete what ended before the minute of that time (Unix seconds); returns how much that was.
 
     Open tasks stay, and so do the tasks, calls and conversations that they build upon; calls go after the task they
     were made for. The sums by the minute stay. After each batch it pauses for as long as the batch took. Raises
     DatabaseException.
     """
+    before = _full_minute(before)
     await Rollups(database).reach(before)  # what goes lives on in the sums
     await database.write(lambda connection: note_pruned(connection, before))
     counts: list[int] = []
@@ -53,7 +55,7 @@ def prunable(connection: Connection, before: float) -> Pruned:
     """How much `prune` would delete."""
     counts = [
         connection.scalar(select(func.count()).select_from(column.table).where(condition)) or 0
-        for column, _, condition in _due(before)
+        for column, _, condition in _due(_full_minute(before))
     ]
     return Pruned(*counts)
 
@@ -66,6 +68,11 @@ def is_needed(table: FromClause) -> ColumnElement[bool]:
         task_dependencies.c.task_id == waiting.c.id,
         waiting.c.ended_at.is_(None),
     )
+
+
+def _full_minute(before: float) -> float:
+    """The beginning of that minute: so far the sums can tell of all that goes."""
+    return before // MINUTE_S * MINUTE_S
 
 
 def _due(before: float) -> list[tuple[Column[str], Column[float], ColumnElement[bool]]]:

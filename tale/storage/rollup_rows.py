@@ -105,8 +105,9 @@ def tallied(connection: Connection, *conditions: Any) -> list[Rollup]:
     """The sums over the ended calls that fulfil the conditions, read one by one."""
     tally = Tally()
     wanted = select(*(model_calls.c[name] for name in NEEDED)).where(model_calls.c.ended_at.is_not(None), *conditions)
-    for row in connection.execute(wanted, execution_options={"yield_per": ROWS_HELD}):
-        tally.add(dict(zip(NEEDED, row, strict=True)))
+    with connection.execute(wanted, execution_options={"yield_per": ROWS_HELD}) as rows:
+        for row in rows:
+            tally.add(dict(zip(NEEDED, row, strict=True)))
     return tally.rollups()
 
 

@@ -4,9 +4,10 @@ Only what has ended moves: an open task is its machine's, and would be done twic
 """
 
 import math
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, cast
 
@@ -19,7 +20,7 @@ from tale.storage.database import Database
 from tale.storage.reader import Reader
 from tale.storage.rollups import Rollups
 from tale.storage.rows import insert_into
-from tale.storage.tables import SCHEMA_REVISION, model_calls
+from tale.storage.tables import SCHEMA_REVISION, model_calls, tasks
 from tale.storage.transfer_files import Format, Kind, Row, columns_of, format_of, notes_of, pieces_of, writing
 
 # Each table that moves with the column that says when its rows were; None: its rows go with those they refer to.
@@ -47,10 +48,14 @@ MANY: Final = 80  # characters shown of a value that is wrong
 
 @dataclass(frozen=True, slots=True)
 class Period:
-    """Rows of [since, until) in Unix seconds; None: without that limit."""
+    """Rows of [since, until) in Unix seconds; None: without that limit. What ends or begins after `as_of` is left out.
+
+    So rows that others refer to may go while these are read, but none can come.
+    """
 
     since: float | None = None
     until: float | None = None
+    as_of: float = field(default_factory=time.time)
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +92,11 @@ def export_table(reader: Reader, table: Table, path: Path, period: Period) -> Mo
 
 
 def export_all(reader: Reader, folder: Path, period: Period, form: Format) -> list[Moved]:
-    """Write each table into a file of a folder, which must be empty; all of them or none. Raises likewise."""
+    """Write each table into a file of a folder, which must be empty; all of them or none. Raises likewise.
+
+    Tables go after those that they refer to: of what goes meanwhile, or is gone on with, rows may be missing, but never
+    one that others refer to.
+    """
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise ValidationException(f"{folder} exists already and is not an empty folder; name another.")
     is_new = not folder.exists()
@@ -215,11 +224,13 @@ def _limits(table: Table, period: Period) -> list[ColumnElement[bool]]:
 
 def _own_limits(name: str, columns: Any, period: Period) -> list[ColumnElement[bool]]:
     limits: list[ColumnElement[bool]] = []
-    if "ended_at" in columns and name not in NEVER_UNDER_WAY:
-        limits.append(columns["ended_at"].is_not(None))
+    if name in NEVER_UNDER_WAY:
+        limits.append(columns["created_at"] <= period.as_of)
+    elif "ended_at" in columns:
+        limits.append(columns["ended_at"] <= period.as_of)
     if (moment := MOVING[name]) is not None:
         if period.since is not None:
-            limits.append(columns[moment] >= period.since)
+            limits.append(columns[moment].between(period.since, period.as_of))  # later: it may just have come into it
         if period.until is not None:
             limits.append(columns[moment] < period.until)
     return limits
@@ -275,6 +286,8 @@ async def _inserted(database: Database, table: Table, rows: Sequence[Row], *, pa
     """Add rows in one transaction, or find the one that the database refuses; returns how many were new."""
 
     def work(connection: Connection, rows: Sequence[Row] = rows) -> int:
+        if table is tasks:
+            rows = _with_free_keys(connection, rows)
         key = list(table.primary_key.columns)
         statement = insert_into(connection, table).on_conflict_do_nothing(index_elements=key)
         # Counted by what comes back: not every driver tells the rows of several statements together.
@@ -294,3 +307,14 @@ async def _inserted(database: Database, table: Table, rows: Sequence[Row], *, pa
             cause = f" ({error.context['cause']})" if "cause" in error.context else ""
             raise ValidationException(f"Row {number} of {path}: {error.message}{cause}") from error
     return new
+
+
+def _with_free_keys(connection: Connection, rows: Sequence[Row]) -> list[Row]:
+    """Tasks without the keys that others here have already: a key is for handing the same in again, where it was."""
+    named = [key for row in rows if (key := row.get("idempotency_key")) is not None]
+    holders = select(tasks.c.idempotency_key, tasks.c.id).where(tasks.c.idempotency_key.in_(named))
+    held = dict(connection.execute(holders).all())
+    return [
+        {**row, "idempotency_key": None} if held.get(row.get("idempotency_key"), row["id"]) != row["id"] else row
+        for row in rows
+    ]

@@ -31,6 +31,7 @@ class OpenAIServer:
         self.habits = habits or Habits()
         self.api_key = api_key
         self.counts_chats = True  # as vLLM does at an address at which llama.cpp counts plain text
+        self.counted: list[dict[str, Any]] = []  # the prompts whose tokens were asked for
         self.url = ""
 
     @property
@@ -59,12 +60,14 @@ class OpenAIServer:
 
     async def template(self, request: web.Request) -> web.Response:
         body = await request.json()
+        self.counted.append(body)
         return web.json_response({"prompt": " ".join(message["content"] for message in body["messages"])})
 
     async def tokenize(self, request: web.Request) -> web.Response:
         body = await request.json()
         if "messages" not in body:
             return web.json_response({"tokens": body["content"].split()})
+        self.counted.append(body)
         if not self.counts_chats:
             return web.json_response({"error": "prompt: field required"}, status=422)
         return web.json_response({"count": sum(len(message["content"].split()) for message in body["messages"])})

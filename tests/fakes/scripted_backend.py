@@ -18,6 +18,7 @@ class ScriptedBackend:
         self.loaded: set[str] = set()
         self.dead: set[str] = set()
         self.context_tokens = context_tokens
+        self.contexts: dict[str, int] = {}  # of models that have another
         self.memory_bytes = 100
         self.tokens: int | None = None
         self.words = ["Hello", " world"]
@@ -75,7 +76,7 @@ class ScriptedBackend:
                 name,
                 size_bytes=100,
                 memory_bytes=self.memory_bytes if name in self.loaded else None,
-                context_tokens=self.context_tokens,
+                context_tokens=self.contexts.get(name, self.context_tokens),
                 loaded=name in self.loaded,
                 available=name in self.present,
                 licence="MIT",
