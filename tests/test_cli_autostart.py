@@ -54,13 +54,25 @@ def test_the_unit_holds_the_settings_of_now_but_no_secrets(
     monkeypatch.setenv("TALE_UX_MODEL", '50% "small"')
     monkeypatch.setenv("TALE_API_KEY", "hush-1")
     monkeypatch.setenv("TALE_DATABASE_URL", "postgresql+psycopg://ann:hush-2@db/tale")
+    monkeypatch.setenv("TALE_ALERT_WEBHOOK_URL", "https://hooks.example/hush-3")
 
     done = tale("autostart")
 
     assert 'Environment="TALE_GATEWAY_PORT=9123"\n' in done.out
     assert r'Environment="TALE_UX_MODEL=50%% \"small\""' in done.out
     assert "hush" not in done.out + done.err
-    assert f"TALE_API_KEY, TALE_DATABASE_URL); put them into {tale_home / 'tale.toml'}" in done.err
+    assert (
+        f"(TALE_ALERT_WEBHOOK_URL, TALE_API_KEY, TALE_DATABASE_URL); put them into {tale_home / 'tale.toml'}"
+        in done.err
+    )
+
+
+def test_systemd_gives_running_tasks_the_time_that_the_settings_promise(
+    tale: Tale, units: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert "TimeoutStopSec=30\n" in tale("autostart").out
+    monkeypatch.setenv("TALE_STOP_GRACE_S", "120")
+    assert "TimeoutStopSec=145\n" in tale("autostart").out
 
 
 def test_install_writes_and_enables_and_remove_undoes_it(

@@ -1,12 +1,17 @@
 """`tale clean`: throws away what can be had again, after asking, and nothing that a running server needs."""
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 
+import psutil
 import pytest
 from fakes.command_line import Outcome, Terminal
 from fakes.gateway import FakeGateway
 from filelock import FileLock, Timeout
+
+from tale import __version__
+from tale.orchestration.run_state import ServiceState, write_state
 
 Tale = Callable[..., Outcome]
 
@@ -53,6 +58,32 @@ def test_while_servers_run_their_files_stay(gateway: FakeGateway, tale: Tale, fi
 
     assert "`tale servers stop` first for those." in done.err
     assert present(filled, (*IN_USE, *FREE)) == list(IN_USE)
+
+
+def test_the_gateway_of_another_machine_keeps_no_files_here(
+    gateway: FakeGateway, tale: Tale, filled: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gateway.home = "/somewhere/else"
+    monkeypatch.setenv("TALE_GATEWAY_URL", gateway.url)
+
+    done = tale("clean", "--yes")
+
+    assert (done.code, done.err) == (0, "")
+    assert present(filled, (*IN_USE, *FREE)) == []
+
+
+def test_what_a_service_that_the_settings_name_too_has_open_stays(
+    gateway: FakeGateway, tale: Tale, filled: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for role in ("GATEWAY", "UX_AGENT"):
+        monkeypatch.setenv(f"TALE_{role}_URL", gateway.url)
+    started_at = psutil.Process().create_time()
+    write_state(filled / "run", ServiceState(os.getpid(), started_at, ("gateway",), __version__, background=True))
+
+    done = tale("clean", "--yes")
+
+    assert "`tale servers stop` first for those." in done.err
+    assert present(filled, IN_USE) == list(IN_USE)
 
 
 def test_what_a_model_that_is_being_fetched_has_stays(tale: Tale, filled: Path) -> None:

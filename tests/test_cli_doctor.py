@@ -64,6 +64,21 @@ def test_a_port_of_somebody_else_fails_and_gives_exit_code_1(gateway: FakeGatewa
     assert tale("doctor", "--json").code == 1
 
 
+def test_a_gateway_that_the_settings_name_has_to_answer(
+    gateway: FakeGateway, tale: Tale, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gateway.home = "/somewhere/else"
+    monkeypatch.setenv("TALE_GATEWAY_URL", gateway.url)
+    well = found(tale)
+    monkeypatch.setenv("TALE_GATEWAY_URL", "http://127.0.0.1:9")
+    ill = found(tale)["gateway"]
+
+    assert (well["gateway"]["state"], well["gateway"]["found"]) == ("ok", f"{gateway.url} answers")
+    assert not any(name.startswith("port of") for name in well)
+    assert ill["state"] == "fail"
+    assert ill["fix"] == "Start it there, or leave gateway_url out."
+
+
 def test_ollama_is_named_with_why_and_what_it_lacks(ollama: OllamaServer, tale: Tale) -> None:
     told = found(tale)
 

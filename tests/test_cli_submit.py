@@ -252,6 +252,36 @@ def test_a_service_that_restarts_in_between_is_waited_for(
     assert len(gateway.asked("submit_task")) == 1
 
 
+def test_a_database_that_does_not_answer_for_a_while_is_waited_for(gateway: FakeGateway, tale: Tale) -> None:
+    left = [DatabaseException("There is no connection to the database server.") for _ in range(2)]
+
+    def refuse() -> None:
+        if left:
+            raise left.pop()
+
+    gateway.steps = [refuse]
+    done = tale("submit", "Work")
+
+    assert (done.code, done.out[:8]) == (0, "# Answer")
+    assert done.err.count("The database does not answer; the task is kept") == 1
+    assert (len(gateway.asked("submit_task")), len(gateway.asked("wait_for_task"))) == (1, 3)
+
+
+def test_a_database_that_stays_away_ends_the_wait_with_its_reason(
+    gateway: FakeGateway, tale: Tale, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tale.cli.following.GIVE_UP_AFTER", 0)
+
+    def refuse() -> None:
+        raise DatabaseException("There is no connection to the database server.")
+
+    gateway.steps = [refuse]
+    done = tale("submit", "Work")
+
+    assert (done.code, done.out) == (3, "")
+    assert done.err.splitlines()[-1] == "tale: There is no connection to the database server."
+
+
 def test_checks_reach_the_gateway_and_a_schema_may_be_a_file(gateway: FakeGateway, tale: Tale, tmp_path: Path) -> None:
     (tmp_path / "schema.json").write_text('{"type": "object"}')
 

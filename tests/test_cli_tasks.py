@@ -61,6 +61,23 @@ def test_status_names_who_holds_a_port(gateway: FakeGateway, tale: Tale) -> None
     assert "held by a tale of another home (/somewhere/else); TALE_GATEWAY_PORT chooses another port." in out
 
 
+def test_a_gateway_that_the_settings_name_is_no_stranger(
+    gateway: FakeGateway, tale: Tale, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gateway.home = "/somewhere/else"
+    monkeypatch.setenv("TALE_GATEWAY_URL", gateway.url)
+    task_id = keep(gateway)
+
+    done, told = tale("status"), json.loads(tale("status", "--json").out)
+
+    assert "Queue" in done.out
+    assert task_id in done.out
+    assert "held by" not in done.out
+    assert [(server["role"], server["state"]) for server in told["servers"]] == [("gateway", "running")]
+    assert told["info"]["queue"]["completed"] == 1
+    assert tale("servers", "status").code == 0
+
+
 def test_status_as_json_holds_the_same(gateway: FakeGateway, tale: Tale) -> None:
     task_id = keep(gateway)
 

@@ -20,6 +20,7 @@ COMPOSE: dict[str, Any] = yaml.safe_load((DEPLOY / "compose.yaml").read_text())
 DOCKERFILE = (DEPLOY / "Dockerfile").read_text()
 COPIED = {name for line in re.findall(r"^COPY (.+) \S+$", DOCKERFILE, re.MULTILINE) for name in line.split()}
 SERVERS = ("gateway", "execution")
+BUILD = tomllib.loads((DEPLOY.parent / "pyproject.toml").read_text())["tool"]["hatch"]["build"]["targets"]
 
 
 @pytest.mark.parametrize("name", SERVERS)
@@ -66,6 +67,10 @@ def test_the_image_copies_files_that_are_there() -> None:
 
 
 def test_the_image_copies_all_that_the_package_is_made_of() -> None:
-    build = tomllib.loads((DEPLOY.parent / "pyproject.toml").read_text())["tool"]["hatch"]["build"]["targets"]["wheel"]
-    for part in (*build["packages"], *build["force-include"]):
+    for part in (*BUILD["wheel"]["packages"], *BUILD["wheel"]["force-include"]):
         assert {str(folder) for folder in (Path(part), *Path(part).parents)} & COPIED, part
+
+
+def test_the_source_package_holds_all_that_the_image_is_made_of() -> None:
+    included = {name.removeprefix("/") for name in BUILD["sdist"]["include"]} | {"pyproject.toml"}
+    assert {DEPLOY.name, *COPIED} <= included

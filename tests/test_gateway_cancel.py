@@ -1,6 +1,7 @@
 """Through the gateway: cancelling at every moment, a full queue, hanging up, and the rows that are left."""
 
 import asyncio
+import uuid
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from fakes.servers import PATIENCE_S, Process, rows, running, settings_for, soon
 from tale.cli.plans import Step, requests_of
 from tale.exceptions import ServerException, TaskException
 from tale.mcp.http_client import HTTPMCPClient
+from tale.records import NewTask, Task, TaskStatus
 
 
 @pytest.fixture
@@ -276,3 +278,26 @@ async def test_the_gateway_is_busy_as_long_as_a_task_waits_or_runs(process: Proc
     process.backend.word_gate.set()
     await client.call_tool("wait_for_task", {"task_id": task["id"], "timeout_s": PATIENCE_S})
     await until(lambda: not busy())
+
+
+async def test_a_task_whose_runner_died_is_cancelled_at_once_though_the_queue_is_paused(tmp_path: Path) -> None:
+    settings = settings_for(tmp_path)
+    async with running(settings, ("execution",)) as process:
+        store = process.shared.tasks
+        first, second = (
+            Task(str(uuid.uuid4()), text, TaskStatus.QUEUED, 1.0, timeout_s=300) for text in ("first", "second")
+        )
+        await store.insert_all([NewTask(first), NewTask(second, after=(first.id,))])
+        assert await store.claim(first.id, expected_attempt=None, now=2.0, max_failures=3)  # by one that dies
+        await store.pause(3.0)
+    async with running(settings) as process:
+        client = await process.client()
+        wait = {"task_id": second.id, "timeout_s": PATIENCE_S}
+        waiting = asyncio.create_task(client.call_tool("wait_for_task", wait))
+        cancelled = await client.call_tool("cancel_task", {"task_id": first.id})
+        assert (cancelled["status"], cancelled["attempt"]) == ("cancelled", 1)
+        assert (await waiting)["error_class"] == "DependencyFailed"
+        (attempt,) = rows(settings, "SELECT outcome FROM attempts WHERE task_id = ?", first.id)
+        assert attempt["outcome"] == "lost"
+        assert process.busy[-1]() is False
+        assert calls(process, first.id) == []

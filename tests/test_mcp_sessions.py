@@ -253,3 +253,25 @@ async def test_a_stopping_server_opens_no_more_streams(held: tuple[HTTPMCPServer
     server.endpoint.hang_up()
     async with stream_of(client) as stream:
         assert stream.status == 503
+        assert (await stream.json())["error"]["message"] == "The server is stopping"
+
+
+@pytest.mark.parametrize(
+    ("method", "headers", "status", "said"),
+    [
+        ("GET", {"Mcp-Session-Id": "unknown"}, 404, "Session not found; initialize again"),
+        ("DELETE", {"Mcp-Session-Id": "unknown"}, 404, "Session not found; initialize again"),
+        ("GET", {"Mcp-Session-Id": "unknown", "Accept": "text/html"}, 406, "text/event-stream; accept it"),
+        ("GET", {}, 405, "POST initialize first"),
+    ],
+)
+async def test_a_stream_that_cannot_be_is_refused_in_the_form_of_every_refusal(
+    method: str, headers: dict[str, str], status: int, said: str
+) -> None:
+    sent = {"Accept": "text/event-stream", **headers}
+    async with (
+        calling(Workshop().server()) as client,
+        client.http.request(method, f"{client.url}/mcp", headers=sent) as answer,
+    ):
+        assert answer.status == status
+        assert said in (await answer.json())["error"]["message"]

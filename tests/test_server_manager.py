@@ -4,6 +4,7 @@ import asyncio
 import os
 import shutil
 import signal
+import subprocess
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -22,7 +23,7 @@ from pydantic import SecretStr
 from tale import __version__
 from tale.exceptions import DatabaseException, NetworkException, ServerException
 from tale.orchestration.run_state import ServiceState, read_states, write_state
-from tale.orchestration.server_manager import ServerManager
+from tale.orchestration.server_manager import SERVICE_COMMAND, ServerManager
 from tale.orchestration.service_processes import end_all, living
 from tale.orchestration.watcher import CANNOT_START
 from tale.settings import load_settings
@@ -68,10 +69,22 @@ async def test_servers_are_started_once_found_restarted_and_stopped(home: Servic
         await home.manager().start()
     await manager.restart()
     assert home.pid() != gateway.pid
+    assert living(home.settings.run_folder)[0].background
     assert await manager.stop()
     assert {status.state for status in await manager.status()} == {"stopped"}
     assert home.watchers() == []
     assert not await manager.stop()
+
+
+async def test_servers_of_the_foreground_last_after_a_restart_as_they_would_have(home: ServiceHome) -> None:
+    environment = {**os.environ, **home.settings.environment()}
+    foreground = await asyncio.create_subprocess_exec(*SERVICE_COMMAND, env=environment, stderr=subprocess.DEVNULL)
+    assert await home.back("gateway", instead_of=0) == foreground.pid
+    for _ in range(2):  # the second time they are in the background already
+        await home.manager().restart()
+        (state,) = living(home.settings.run_folder)
+        assert not state.background
+    assert await foreground.wait() == 0
 
 
 async def test_who_comes_while_the_servers_stop_gets_new_ones(tmp_path: Path, engine: OpenAIServer) -> None:
@@ -225,6 +238,19 @@ async def test_a_gateway_elsewhere_is_used_and_never_started_here(tmp_path: Path
         await ServerManager(settings).ensure_running()
     with pytest.raises(NetworkException, match="does not answer; start it there, or leave gateway_url out"):
         await ServerManager(settings).ensure_running()
+    assert not settings.run_folder.exists()
+
+
+async def test_what_is_used_beside_a_gateway_elsewhere_has_to_answer_too(tmp_path: Path) -> None:
+    with serving(FakeGateway(home="/elsewhere")) as port:
+        url = f"http://127.0.0.1:{port}"
+        settings = settings_for(tmp_path, gateway_url=url)
+        with pytest.raises(NetworkException, match="name the one beside the gateway with TALE_UX_AGENT_URL"):
+            await ServerManager(settings).ensure_running("ux_agent")
+        manager = ServerManager(settings.model_copy(update={"ux_agent_url": url}))
+        await manager.ensure_running("ux_agent")
+        found = [(status.role, status.state) for status in await manager.status()]
+    assert found == [("gateway", "running"), ("ux_agent", "running")]
     assert not settings.run_folder.exists()
 
 

@@ -9,9 +9,10 @@ import pytest
 from fakes.engine_script import EngineScript
 from fakes.ollama_server import served
 from fakes.openai_server import OpenAIServer
-from fakes.servers import PATIENCE_S, settings_for
+from fakes.servers import PATIENCE_S, settings_for, until
 
 from tale.mcp.http_client import HTTPMCPClient
+from tale.orchestration.task_events import PAUSED, QUEUED
 from tale.servers.service import Service
 
 pytestmark = pytest.mark.postgres
@@ -69,3 +70,46 @@ async def test_a_pause_a_chain_a_check_and_a_deadline(client: HTTPMCPClient, eng
         assert await ended(client, last) == ("failed", "DependencyFailed")
     prompts = [request["messages"][-1]["content"] for request in engine.script.requests]
     assert "<result>\n<task>first</task>\nHello world!\n</result>\n\nsecond" in prompts
+
+
+async def test_a_pause_holds_in_the_process_in_which_it_was_said(
+    tmp_path: Path, postgres_url: str, engine: OpenAIServer
+) -> None:
+    settings = settings_for(tmp_path, backend="openai", openai_url=engine.base_url, database_url=postgres_url)
+    service = Service(settings, ("gateway", "execution"), background=False)
+    try:
+        await service.start()
+        async with HTTPMCPClient(settings.url_of("gateway")) as client:
+            await client.call_tool("pause_queue")
+            task_id = (await client.call_tool("submit_task", {"text": "first"}))["id"]
+            waited = await client.call_tool("wait_for_task", {"task_id": task_id, "timeout_s": 1})
+            assert (waited["status"], engine.script.requests) == ("queued", [])
+            await client.call_tool("resume_queue")
+            assert await ended(client, task_id) == ("completed", None)
+    finally:
+        await service.stop()
+
+
+async def test_those_who_wait_at_another_gateway_hear_that_the_queue_goes_on(
+    tmp_path: Path, postgres_url: str, engine: OpenAIServer
+) -> None:
+    heard: list[str | None] = []
+    async with AsyncExitStack() as stack:
+        clients: list[HTTPMCPClient] = []
+        for name in ("here", "there"):
+            given = {"backend": "openai", "openai_url": engine.base_url, "database_url": postgres_url}
+            settings = settings_for(tmp_path / name, **given)
+            service = Service(settings, ("gateway",), background=False)
+            stack.push_async_callback(service.stop)
+            await service.start()
+            clients.append(await stack.enter_async_context(HTTPMCPClient(settings.url_of("gateway"))))
+        here, there = clients
+        await here.call_tool("pause_queue")
+        wait = {"task_id": (await here.call_tool("submit_task", {"text": "x"}))["id"], "timeout_s": PATIENCE_S}
+        listen = there.call_tool("wait_for_task", wait, on_progress=lambda _, __, message: heard.append(message))
+        waiting = asyncio.create_task(listen)
+        await until(lambda: heard[-1:] == [PAUSED])
+        await here.call_tool("resume_queue")
+        await until(lambda: heard[-1:] == [QUEUED])
+        waiting.cancel()
+        await asyncio.wait([waiting])

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tale.exceptions import TaskException
+from tale.exceptions import DatabaseException, TaskException
 from tale.orchestration.task_events import TaskEvent, TaskEvents
 from tale.orchestration.task_feed import FeedEvent, Place, TaskFeed
 from tale.orchestration.task_texts import TaskTexts
@@ -21,11 +21,15 @@ class Desk:
     ) -> None:
         self.events, self.texts = TaskEvents(), TaskTexts()
         self.task = Task("t", "x", status, 1.0, attempt=1)
+        self.faults = 0  # of the database, from now on
         self.feed = TaskFeed(self.events, self.texts, self.read, batch_s=0.0, silence_s=silence_s, row_s=row_s)
 
     async def read(self, task_id: str) -> Task:
         if task_id != "t":
             raise TaskException("No such task.")
+        if self.faults:
+            self.faults -= 1
+            raise DatabaseException("There is no connection to the database server.")
         return self.task
 
     def end(self, result: str, status: TaskStatus = TaskStatus.COMPLETED, *, is_told: bool = True) -> None:
@@ -72,6 +76,19 @@ async def test_an_end_that_nobody_told_of_is_found_in_the_row() -> None:
     events = [event async for event in feed]
     assert events[-1] is not None
     assert events[-1].data["status"] == "completed"
+
+
+async def test_a_database_that_does_not_answer_for_a_while_ends_no_feed() -> None:
+    desk = Desk(silence_s=0.0, row_s=0.0)
+    feed = desk.feed.follow("t", Place())
+    await anext(feed)
+    desk.faults = 2
+    assert [await anext(feed), await anext(feed), desk.faults] == [None, None, 0]
+    desk.faults = 2
+    desk.end("done")
+    events = [event async for event in feed]
+    assert events[-1] is not None
+    assert (events[-1].data["status"], events[-1].data["result"], desk.faults) == ("completed", "done", 0)
 
 
 async def test_silence_is_told_as_long_as_it_lasts() -> None:
@@ -121,6 +138,18 @@ async def test_the_row_of_a_later_attempt_is_not_taken_for_its_text() -> None:
     told = await anext(feed)
     assert told is not None
     assert told.kind == "progress"
+    await feed.aclose()
+
+
+async def test_progress_is_told_though_the_row_cannot_be_read() -> None:
+    desk = Desk(row_s=0.0)
+    feed = desk.feed.follow("t", Place())
+    await anext(feed)
+    desk.faults = 1
+    desk.events.publish(TaskEvent("t", TaskStatus.RUNNING, "m is writing", 1))
+    told = await anext(feed)
+    assert told is not None
+    assert (told.kind, desk.faults) == ("progress", 0)
     await feed.aclose()
 
 

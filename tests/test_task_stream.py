@@ -11,13 +11,21 @@ from typing import Any
 
 import aiohttp
 import pytest
+from aiohttp import web
+from aiohttp.test_utils import TestServer
 from fakes.engine_script import EngineScript
 from fakes.ollama_server import served
 from fakes.openai_server import OpenAIServer
-from fakes.servers import settings_for
+from fakes.servers import rows, settings_for, until
 
+from tale.exceptions import DatabaseException
 from tale.mcp.http_client import HTTPMCPClient
+from tale.orchestration.task_events import TaskEvents
+from tale.orchestration.task_feed import TaskFeed
+from tale.orchestration.task_texts import TaskTexts
+from tale.records import McpCall, Task, TaskStatus
 from tale.servers.service import Service
+from tale.servers.task_stream import task_routes
 from tale.settings import Settings
 
 ROLES = ("gateway", "execution")
@@ -188,6 +196,28 @@ async def test_an_id_that_there_is_not_is_told_in_a_sentence(settings: Settings,
         assert (await response.json())["error"].endswith(".")
 
 
+async def test_each_request_is_kept_as_a_row_before_its_last_byte(settings: Settings, engine: OpenAIServer) -> None:
+    kept = "SELECT * FROM mcp_calls WHERE method LIKE 'GET %' ORDER BY started_at"
+    task_id, unknown = await submitted(settings), str(uuid.uuid4())
+    async with stream(settings, task_id) as events:
+        async for event in events:
+            if event.kind == "text":
+                break
+    await until(lambda: rows(settings, kept))  # who leaves does not wait for it
+    open_gate(engine)
+    async with stream(settings, task_id) as events:
+        assert [event async for event in events]
+    url = f"{settings.url_of('gateway')}/tasks/{unknown}/events"
+    async with aiohttp.ClientSession() as session, session.get(url):
+        found = rows(settings, kept)
+    assert {(row["server"], row["method"]) for row in found} == {("tale-gateway", "GET /tasks/{task_id}/events")}
+    assert [(row["outcome"], row["error_class"], row["task_id"]) for row in found] == [
+        ("cancelled", "Cancelled", task_id),
+        ("ok", None, task_id),
+        ("error", "TaskException", unknown),
+    ]
+
+
 async def test_who_may_not_read_hears_nothing(tmp_path: Path, engine: OpenAIServer) -> None:
     chosen = {"backend": "openai", "openai_url": engine.base_url, "api_key": "a-key-of-some-length"}
     settings = settings_for(tmp_path, **chosen)
@@ -199,3 +229,27 @@ async def test_who_may_not_read_hears_nothing(tmp_path: Path, engine: OpenAIServ
             assert response.status == 401
     finally:
         await service.stop()
+
+
+async def test_while_the_database_is_away_the_stream_ends_so_that_it_is_asked_for_again() -> None:
+    faults = [DatabaseException("There is no connection to the database server.")]
+    kept: list[tuple[str, str | None]] = []
+
+    async def read(task_id: str) -> Task:
+        if faults:
+            raise faults.pop()
+        return Task(task_id, "x", TaskStatus.COMPLETED, 1.0, attempt=1, result="Hello")
+
+    async def record(call: McpCall) -> None:
+        kept.append((call.outcome, call.error_class))
+
+    application = web.Application()
+    application.add_routes(task_routes(TaskFeed(TaskEvents(), TaskTexts(), read), server="a gateway", record=record))
+    async with TestServer(application) as server, aiohttp.ClientSession() as session:
+        url = server.make_url(f"/tasks/{uuid.uuid4()}/events")
+        async with session.get(url) as response:  # an EventSource comes again after that alone
+            assert (response.status, response.content_type) == (200, "text/event-stream")
+            assert (await response.text()).startswith("retry: 1000\n\n: the database does not answer")
+        async with session.get(url) as response:
+            assert [event.kind async for event in events_of(response)] == ["text", "state"]
+    assert kept == [("error", "DatabaseException"), ("ok", None)]

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from tale.settings import Settings
 
 UNIT_NAME: Final = "tale.service"
+STOP_MARGIN_S: Final = 25.0  # beyond the grace for running work, then systemd kills
 
 
 def autostart(
@@ -61,7 +62,7 @@ ExecStart={_quoted(sys.executable)} -m tale.cli.main serve
 {environment}
 Restart=on-failure
 RestartSec={settings.restart_delay_s:g}
-TimeoutStopSec=30
+TimeoutStopSec={settings.stop_grace_s + STOP_MARGIN_S:g}
 
 [Install]
 WantedBy=default.target
@@ -70,12 +71,16 @@ WantedBy=default.target
 
 def _environment(settings: "Settings") -> tuple[list[tuple[str, str]], list[str]]:
     """The variables that make these settings again, and the names of those that nobody else should read."""
+    from pydantic import SecretStr
+
     from tale.addresses import without_password
+    from tale.settings import ENVIRONMENT_PREFIX
 
     public: list[tuple[str, str]] = []
     secret: list[str] = []
     for name, value in settings.environment().items():
-        if name.endswith("_KEY") or without_password(value) != value:
+        setting = getattr(settings, name.removeprefix(ENVIRONMENT_PREFIX).lower())
+        if isinstance(setting, SecretStr) or without_password(value) != value:
             secret.append(name)
         else:
             public.append((name, value))

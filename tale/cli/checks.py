@@ -45,7 +45,7 @@ async def all_checks(settings: Settings) -> list[Check]:
     return [
         python_version(sys.version_info[:3]),
         home_folder(settings.home),
-        *(port(server) for server in servers),
+        *(port(server) if getattr(settings, f"{server.role}_url") is None else named(server) for server in servers),
         database(settings),
         openmp(OPENMP, needed=settings.backend in ("auto", "embedded")),
         *await models(settings),
@@ -77,6 +77,14 @@ def port(server: ServerStatus) -> Check:
         fix = f"Stop it, or choose another port with TALE_{server.role.upper()}_PORT or in tale.toml."
         return Check(name, "fail", f"{server.url} is held by {owner}", fix)
     return Check(name, "ok", f"{server.url} is {'free' if server.state == 'stopped' else 'ours, and running'}")
+
+
+def named(server: ServerStatus) -> Check:
+    """Whether a server elsewhere, which the settings name by its URL, answers."""
+    if server.state in ("running", "starting"):
+        return Check(server.role, "ok", f"{server.url} answers")
+    found = f"{server.url} does not answer as a server of tale"
+    return Check(server.role, "fail", found, f"Start it there, or leave {server.role}_url out.")
 
 
 def openmp(library: str, *, needed: bool) -> Check:

@@ -104,6 +104,10 @@ def _bytes(path: Path) -> int:
 
 
 async def _servers_run(settings: "Settings") -> bool:
+    """Whether servers of this home run. Those that the settings name by their URLs may be of another machine."""
     from tale.orchestration.server_manager import ServerManager
+    from tale.orchestration.service_processes import living
 
-    return any(server.state in ("running", "starting") for server in await ServerManager(settings).status())
+    found = await ServerManager(settings).status()
+    unnamed = [server for server in found if getattr(settings, f"{server.role}_url") is None]
+    return any(server.state in ("running", "starting") for server in unnamed) or bool(living(settings.run_folder))

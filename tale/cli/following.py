@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from tale.cli.gateway import client_of
 from tale.cli.progress import WaitProgress
-from tale.exceptions import NetworkException, ServerException
+from tale.exceptions import DatabaseException, NetworkException, ServerException
 from tale.mcp.http_client import HTTPMCPClient
 from tale.orchestration.run_state import read_states
 from tale.orchestration.server_manager import ServerManager
@@ -24,7 +24,7 @@ LOOK_INTERVAL_S: Final = 0.5
 
 
 async def follow(settings: Settings, task_id: str, progress: WaitProgress) -> dict[str, Any]:
-    """Return the finished task. Raises NetworkException or ServerException when the servers stay away.
+    """Return the finished task. Raises NetworkException, ServerException or DatabaseException for what stays away.
 
     Cancelling it leaves the task alone: it runs on in the servers.
     """
@@ -56,7 +56,9 @@ async def _wait(settings: Settings, client: HTTPMCPClient, task_id: str, progres
     def on_progress(figure: float, total: float | None, message: str | None) -> None:
         progress.step(message or "Running", int(figure) or None)
 
+    lost_at: float | None = None  # since when the database does not answer
     while True:
+        asked_at = time.monotonic()
         try:
             view = await client.call_tool(
                 "wait_for_task",
@@ -66,15 +68,26 @@ async def _wait(settings: Settings, client: HTTPMCPClient, task_id: str, progres
             )
         except NetworkException:
             await _reconnect(settings, client, progress)
+            lost_at = None
+            continue
+        except DatabaseException:
+            failed_at = time.monotonic()
+            if lost_at is None or failed_at - asked_at >= WAIT_S:  # the row was read when such a call began
+                lost_at = failed_at
+                progress.say("The database does not answer; the task is kept, waiting for it to come back.")
+            if failed_at - lost_at >= GIVE_UP_AFTER * _watcher_limit_s(settings):
+                raise
+            await asyncio.sleep(RECONNECT_PAUSE_S)
             continue
         if view["status"] in FINAL:
             return view
+        lost_at = None
 
 
 async def _reconnect(settings: Settings, client: HTTPMCPClient, progress: WaitProgress) -> None:
     """Return when the gateway answers again. Raises ServerException when the servers were stopped on purpose."""
     progress.say("The servers do not answer; the task is kept, waiting for them to come back.")
-    watcher_limit_s = settings.monitor_interval_s + settings.restart_delay_s + START_MARGIN_S
+    watcher_limit_s = _watcher_limit_s(settings)
     lost_at = time.monotonic()
     while True:
         away_s = time.monotonic() - lost_at
@@ -90,6 +103,11 @@ async def _reconnect(settings: Settings, client: HTTPMCPClient, progress: WaitPr
         else:
             progress.say("The servers are back.")
             return
+
+
+def _watcher_limit_s(settings: Settings) -> float:
+    """Within which the watcher has started a service again."""
+    return settings.monitor_interval_s + settings.restart_delay_s + START_MARGIN_S
 
 
 class _StoppedOnPurpose(ServerException):

@@ -64,7 +64,10 @@ def stop(context: typer.Context) -> None:
 
 @servers.command("restart")
 def restart(context: typer.Context) -> None:
-    """Stop the servers and start them again."""
+    """Stop the servers and start them again.
+
+    Those of `tale serve` and `tale autostart` go on in the background, as long as they would have.
+    """
     manager, screen = _manager(context)
     asyncio.run(manager.restart())
     _report(screen, asyncio.run(manager.status()))

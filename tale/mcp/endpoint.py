@@ -29,12 +29,14 @@ from tale.mcp.inbound import (
     require_modern_version,
 )
 from tale.mcp.kernel import Kernel
+from tale.mcp.refusal import refusal
 from tale.mcp.sessions import Session, Sessions
 from tale.mcp.streams import Stream
 from tale.mcp.wire import LAST_EVENT_HEADER, SESSION_HEADER, VERSION_HEADER, Message
 
-NOT_FOUND, UNAVAILABLE = 404, 503
+BAD_REQUEST, NOT_FOUND, NOT_ALLOWED, NOT_ACCEPTABLE, CONFLICT, UNAVAILABLE = 400, 404, 405, 406, 409, 503
 CANCELLED: Final = "notifications/cancelled"
+NO_SESSION: Final = "Session not found; initialize again"
 
 
 class Endpoint:
@@ -85,35 +87,36 @@ class Endpoint:
             if isinstance(parsed, JSONRPCRequest):
                 return await self._without_session(request, parsed, version)
             return web.Response(status=ACCEPTED)
-        except Refusal as refusal:
-            return refusal.response()
+        except Refusal as told:
+            return told.response()
 
     async def get(self, request: web.Request) -> web.StreamResponse:
         """Open the standing stream of a session."""
         if is_modern(request.headers.get(VERSION_HEADER), {}) or SESSION_HEADER not in request.headers:
-            raise web.HTTPMethodNotAllowed("GET", ["POST"], text="Only a session has a stream; POST initialize first.")
+            text = "Only a session has a stream; POST initialize first"
+            return refusal(NOT_ALLOWED, text, {"Allow": "POST"})
         if not accepts_stream(request):
-            raise web.HTTPNotAcceptable(text="The stream is of type text/event-stream; accept it.")
+            return refusal(NOT_ACCEPTABLE, "The stream is of type text/event-stream; accept it")
         session = self._session_of(request)
         if session is None:
-            raise web.HTTPNotFound(text="There is no such session; initialize again.")
+            return refusal(NOT_FOUND, NO_SESSION)
         if not self._is_open:
-            raise web.HTTPServiceUnavailable(text="The server is stopping.")
+            return refusal(UNAVAILABLE, "The server is stopping")
         event_id = request.headers.get(LAST_EVENT_HEADER)
         if event_id is not None:
             found = session.streams.find(event_id)
             if found is None:
-                raise web.HTTPBadRequest(text="The events after this one are not kept any more; ask again.")
+                return refusal(BAD_REQUEST, "The events after this one are not kept any more; ask again")
             return await self._listen(request, session, *found)
         if session.streams.standing.is_carried:
-            raise web.HTTPConflict(text="The session has its stream open already.")
+            return refusal(CONFLICT, "The session has its stream open already")
         return await self._listen(request, session, session.streams.standing, None)
 
     async def delete(self, request: web.Request) -> web.Response:
         """End a session."""
         session = self._session_of(request)
         if session is None or not await self.sessions.remove(session.id):
-            raise web.HTTPNotFound(text="There is no such session.")
+            return refusal(NOT_FOUND, NO_SESSION)
         return web.Response()
 
     async def _modern(
@@ -158,7 +161,7 @@ class Endpoint:
         session = self._session_of(request)
         if session is None:
             request_id = parsed.id if isinstance(parsed, JSONRPCRequest) else None
-            raise Refusal("Session not found; initialize again", status=NOT_FOUND, request_id=request_id)
+            raise Refusal(NO_SESSION, status=NOT_FOUND, request_id=request_id)
         session.touch()
         if isinstance(parsed, JSONRPCRequest):
             if parsed.id in session.in_flight:

@@ -7,6 +7,7 @@ from typing import Any, Final
 
 from aiohttp import web
 
+HEALTH_LIMIT_S: Final = 2.0
 READY: Final = ("ok", "degraded")
 OK, UNAVAILABLE = 200, 503
 
@@ -18,10 +19,18 @@ logger = logging.getLogger(__name__)
 class HealthRoutes:
     """Answers from `health`, within `limit_s` seconds; one that fails or takes longer reads as degraded.
 
-    `sessions` counts those that MCP clients have open; GET /health tells it.
+    `sessions` counts those that MCP clients have open, where they may; GET /health tells it.
     """
 
-    def __init__(self, name: str, *, version: str, health: Health, sessions: Callable[[], int], limit_s: float) -> None:
+    def __init__(
+        self,
+        name: str,
+        *,
+        version: str,
+        health: Health,
+        sessions: Callable[[], int] | None = None,
+        limit_s: float = HEALTH_LIMIT_S,
+    ) -> None:
         self._name = name
         self._sessions = sessions
         self._version = version
@@ -37,7 +46,8 @@ class HealthRoutes:
         ]
 
     async def _get_health(self, request: web.Request) -> web.Response:
-        return web.json_response({**await self._bounded(), "sessions": self._sessions()})
+        sessions = {} if self._sessions is None else {"sessions": self._sessions()}
+        return web.json_response({**await self._bounded(), **sessions})
 
     async def _get_live(self, request: web.Request) -> web.Response:
         return web.json_response({"status": "alive"})

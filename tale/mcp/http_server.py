@@ -14,7 +14,7 @@ from tale.mcp.cross_origin import let_page_read
 from tale.mcp.dispatch import Dispatch, Observer
 from tale.mcp.endpoint import Endpoint
 from tale.mcp.exchange import PING_INTERVAL_S
-from tale.mcp.health import Health, HealthRoutes
+from tale.mcp.health import HEALTH_LIMIT_S, Health, HealthRoutes
 from tale.mcp.listener import Listener
 from tale.mcp.places import LOOPBACK_NAMES
 from tale.mcp.sessions import Sessions
@@ -28,7 +28,7 @@ class Limits:
     sessions: int = 1_000
     session_idle_s: float = 1_800.0
     ping_interval_s: float = PING_INTERVAL_S
-    health_s: float = 2.0
+    health_s: float = HEALTH_LIMIT_S
     connection: ConnectionLimits = field(default_factory=ConnectionLimits)
 
 

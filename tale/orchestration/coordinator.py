@@ -14,7 +14,7 @@ from tale.orchestration.engines.embedded_engine import EmbeddedEngine
 from tale.orchestration.engines.engine import TaskEngine
 from tale.orchestration.intake import Intake, Submission
 from tale.orchestration.plan_keys import is_plan, open_steps
-from tale.orchestration.task_events import TaskEvent, TaskEvents
+from tale.orchestration.task_events import PAUSED, QUEUED, TaskEvent, TaskEvents
 from tale.records import ACKNOWLEDGE, CallContext, ChatRequest, Message, NewTask, Priority, Task, TaskStatus
 from tale.settings import Settings
 from tale.storage.dependencies import DEPENDENCY_FAILED
@@ -28,8 +28,6 @@ ACKNOWLEDGEMENT: Final = (
     "Say in one short sentence, starting with a verb ending in -ing, what is being worked on."
 )
 
-QUEUED: Final = "Queued"
-PAUSED: Final = "The queue is paused; `tale queue resume` lets it begin"
 UNTAKEN: Final = "No execution server has taken it yet; `tale servers start --roles execution` starts one if none runs"
 
 T = TypeVar("T")
@@ -94,15 +92,18 @@ class HTTPCoordinator:
             store,
             clock=clock,
             on_late=self._ended_in_the_queue,
+            end_lost=self._end_lost,
             longest_sleep_s=LONGEST_SLEEP_S if self._is_one_of_several else None,
         )
-        self._awaited: set[str] = set()  # tasks for which others wait, as far as they were handed in here
+        self._awaited: set[str] = set()  # with an engine of its own: tasks for which others wait
+        self.events.watch(self._let_go)
 
     async def start(self) -> None:
         """Take up unfinished tasks and begin handing out, unless the queue is paused."""
         if await self._store.paused_at() is not None:
             await self.engine.pause()
-        self._awaited = await self._store.awaited()
+        if not self._is_one_of_several:
+            self._awaited = await self._store.awaited()
         await self.engine.start()
         await self._deadlines.start()
 
@@ -131,8 +132,10 @@ class HTTPCoordinator:
         return await self._carried_out(self._hand_in(new))
 
     async def _hand_in(self, new: Sequence[NewTask]) -> list[Task]:
+        named = {task_id for each in new for task_id in each.after}
+        if not self._is_one_of_several:
+            self._awaited |= named
         for each in new:  # before the engine has them, which may tell more at once
-            self._awaited.update(each.after)
             self._tell(each.task.id, TaskStatus.QUEUED, "Waiting for other tasks" if each.after else QUEUED)
         try:
             stored = await self.engine.submit_all(new)
@@ -143,7 +146,8 @@ class HTTPCoordinator:
         for task, each in zip(stored, new, strict=True):
             if task.id != each.task.id:
                 self.events.forget(each.task.id)
-                self._take_over(each.task.id, task)
+                if each.task.id in named:
+                    self._take_over(each.task.id, task)
             elif task.status.is_final:
                 self._tell_how_it_ended(task)
             else:
@@ -152,21 +156,21 @@ class HTTPCoordinator:
 
     def _take_over(self, named: str, task: Task) -> None:
         """Whoever was to wait for `named` waits for the task that was stored first with its key."""
-        if named in self._awaited:
+        if not self._is_one_of_several:
             self._awaited.discard(named)
             self._awaited.add(task.id)
-            self._take_step(self._tell_dependents(task.id))  # it may have ended already
+        self._take_step(self._tell_dependents(task.id))  # it may have ended already
 
     async def pause(self) -> None:
         """Begin no attempts, after a restart either, until `resume`; those under way go on."""
         await self._store.pause(self._clock())
         await self.engine.pause()
-        self.events.replace(QUEUED, PAUSED)
+        self.events.tell_pause(True)
 
     async def resume(self) -> None:
         """Begin attempts again."""
         await self._store.resume()
-        self.events.replace(PAUSED, QUEUED)
+        self.events.tell_pause(False)
         await self.engine.resume()
 
     async def wait(
@@ -213,17 +217,38 @@ class HTTPCoordinator:
         if task is None:
             raise _unknown(task_id)
         if task.status is TaskStatus.RUNNING:
-            try:
-                await self._execution.call_tool("stop_task", {"task_id": task_id}, idempotent=True)
-            except NetworkException as error:
-                logger.warning("Task %s will be cancelled when its runner answers again: %s", task_id, error)
-            task = await self.get(task_id)
+            task = await self._stopped(task)
         if task.status.is_final:
             self._ended_in_the_queue(task)
         if is_plan(task):
             for step in open_steps(task, await self._store.awaited_by(task_id)):
                 await self._cancel(step.id)
         return task
+
+    async def _stopped(self, task: Task) -> Task:
+        """The task to be cancelled: stopped by its runner, or settled here where that has no such attempt."""
+        try:
+            await self._execution.call_tool("stop_task", {"task_id": task.id}, idempotent=True)
+        except NetworkException as error:
+            logger.warning("Task %s will be cancelled when its runner answers again: %s", task.id, error)
+            return await self.get(task.id)
+        task = await self.get(task.id)
+        if task.status is not TaskStatus.RUNNING or self._is_one_of_several:
+            return task
+        return await self._settled(task)  # the one runner there is has no such attempt
+
+    async def _end_lost(self, now: float) -> None:
+        for task in await self.engine.lost(now):
+            settled = await self._settled(task)
+            if settled.status.is_final:
+                logger.info("Task %s had lost its runner, and is %s.", task.id, settled.status.value)
+                self._ended_in_the_queue(settled)
+
+    async def _settled(self, task: Task) -> Task:
+        """A task that lost its runner, and is late or to be cancelled: to claim it ends it, and begins no attempt."""
+        limit = self._settings.max_task_retries
+        await self._store.claim(task.id, expected_attempt=task.attempt, now=self._clock(), max_failures=limit)
+        return await self.get(task.id)
 
     async def change_priority(self, task_id: str, priority: int) -> Task:
         """Have a task that waits go before or behind others; returns it. Raises TaskException for one that does not."""
@@ -255,7 +280,9 @@ class HTTPCoordinator:
     def _attempt_ended(self, task: Task) -> None:
         if task.status.is_final:
             self._tell_how_it_ended(task)
-        elif task.attempt == 0:
+            return
+        self._deadlines.note(task.deadline_at)
+        if task.attempt == 0:
             self._tell(task.id, task.status, UNTAKEN)
         elif task.error:
             self._tell(task.id, task.status, f"Attempt {task.attempt} failed; it will be tried again: {task.error}")
@@ -297,6 +324,14 @@ class HTTPCoordinator:
 
     def _forget(self, task_id: str) -> None:
         self.events.forget(task_id)
+        self._end_acknowledgement(task_id)
+
+    def _let_go(self, event: TaskEvent) -> None:
+        """Keep nothing of a task that ended, here or elsewhere: nobody may be waiting for it any more."""
+        if event.status.is_final:
+            self._end_acknowledgement(event.task_id)
+
+    def _end_acknowledgement(self, task_id: str) -> None:
         if acknowledgement := self._acknowledged.pop(task_id, None):
             acknowledgement.cancel()
 

@@ -10,7 +10,7 @@ from tale.orchestration.dependents import touched_by
 from tale.orchestration.engines.engine import RunAttempt
 from tale.orchestration.engines.postgres_engine import PostgresEngine
 from tale.orchestration.executor import Progress, TaskExecutor
-from tale.orchestration.task_events import TaskEvent, TaskEvents, attempt_ended
+from tale.orchestration.task_events import QUEUED, TaskEvent, TaskEvents, attempt_ended
 from tale.orchestration.task_relay import TaskRelay
 from tale.orchestration.task_texts import TaskTexts
 from tale.records import Task, TaskStatus
@@ -37,7 +37,7 @@ class Distributed:
         self._worker: PostgresEngine | None = None
         self._steps: set[asyncio.Task[None]] = set()
         self._relay = TaskRelay(
-            dsn, events, texts, read=tasks.get, on_pause=self._pause_worker, is_paused=self._is_paused
+            dsn, events, texts, read=tasks.get, on_pause=self._obey_pause, is_paused=self._is_paused
         )
 
     async def start(self) -> None:
@@ -52,7 +52,7 @@ class Distributed:
 
     def gateway_engine(self) -> PostgresEngine:
         """An engine that hands tasks in, for workers anywhere to take."""
-        return self._engine(None, on_pause=self._relay.tell_pause)
+        return self._engine(None, on_pause=self._tell_pause)
 
     async def start_worker(self, executor: TaskExecutor) -> PostgresEngine:
         """Begin to take tasks from the queue and to run them by `executor`; the engine is the caller's to stop."""
@@ -116,9 +116,18 @@ class Distributed:
                 if task.status.is_final:
                     self._events.publish(attempt_ended(task))
                 elif not task.open_dependencies:
-                    self._events.publish(TaskEvent(task.id, task.status, "Queued"))
+                    self._events.publish(TaskEvent(task.id, task.status, QUEUED))
         except DatabaseException as error:
             logger.warning("The tasks that waited for %s cannot be read: %s", task_id, error)
+
+    async def _tell_pause(self, is_paused: bool) -> None:
+        """What this process says, it does not hear."""
+        self._pause_worker(is_paused)
+        await self._relay.tell_pause(is_paused)
+
+    def _obey_pause(self, is_paused: bool) -> None:
+        self._pause_worker(is_paused)
+        self._events.tell_pause(is_paused)
 
     def _pause_worker(self, is_paused: bool) -> None:
         if self._worker is not None:

@@ -24,7 +24,7 @@ class ServiceState:
     process_started_at: float  # Unix seconds, as the system tells it: a reused pid is not mistaken for ours
     roles: tuple[str, ...]
     version: str
-    background: bool
+    background: bool  # it ends by itself after the idle time
     settings: dict[str, str] = field(default_factory=dict[str, str])  # with which it began, secrets masked
 
 

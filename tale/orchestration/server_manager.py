@@ -55,15 +55,13 @@ class ServerManager:
 
         What is missing is started; stale servers of another version are restarted. Two commands that come here at once
         start one set. Raises ServerException when the port belongs to somebody else or the start fails,
-        NetworkException when a gateway elsewhere, which was named on purpose, does not answer.
+        NetworkException when a gateway elsewhere, which was named on purpose, or `role` beside it does not answer.
         """
         status = await self._look("gateway")
         if self._settings.gateway_url:
-            if status.state == "stopped":
-                raise NetworkException(
-                    f"The gateway at {status.url} does not answer; start it there, or leave gateway_url out.",
-                    {"url": status.url},
-                )
+            _require_gateway(status)
+            if role != "gateway":
+                _require_beside(await self._look(role))
             return
         needed = self._needed_beside(role)
         if self._usable(status) and not self._is_without(needed):
@@ -77,14 +75,19 @@ class ServerManager:
                 missing = [status for status in missing if status.role in needed]
             if not missing:
                 return
+            is_lasting = False
             if stale := next((status for status in missing if status.state != "stopped"), None):
                 self._on_wait(f"Restarting the servers of version {stale.version}")
+                is_lasting = self._is_lasting()
                 await self._end_all()
                 missing = statuses
-            await self._launch([status.role for status in missing])
+            await self._launch([status.role for status in missing], is_lasting=is_lasting)
 
-    async def start(self, roles: Sequence[str] | None = None) -> None:
-        """Start the servers, or some roles of them. Raises ServerException when one of them runs already."""
+    async def start(self, roles: Sequence[str] | None = None, *, is_lasting: bool = False) -> None:
+        """Start the servers, or some roles of them; lasting ones do not end for want of use.
+
+        Raises ServerException when one of them runs already.
+        """
         wanted = tuple(roles or self._own_roles())
         if unknown := [role for role in wanted if role not in (*ROLES, "model")]:
             raise ServerException(f"There is no role {unknown[0]!r}; choose from {', '.join((*ROLES, 'model'))}.")
@@ -97,7 +100,7 @@ class ServerManager:
                         f"The {role} server runs already (pid {status.pid}); `tale servers restart` starts it afresh.",
                         {"url": status.url},
                     )
-            await self._launch(wanted)
+            await self._launch(wanted, is_lasting=is_lasting)
 
     async def stop(self) -> bool:
         """End all servers of this home; returns whether there were any. Running tasks go back to the queue."""
@@ -107,15 +110,20 @@ class ServerManager:
             return await self._end_all()
 
     async def restart(self) -> None:
-        """Stop what runs and start it again, with the same roles."""
+        """Stop what runs and start it again, with the same roles; what was to last in the foreground lasts on."""
         roles = sorted({role for state in living(self._settings.run_folder) for role in state.roles})
+        is_lasting = self._is_lasting()
         await self.stop()
-        await self.start(roles)
+        await self.start(roles, is_lasting=is_lasting)
 
     async def status(self) -> list[ServerStatus]:
-        """Every role's server; the model and the learning server only where one answers."""
+        """Every role's server; the model and the learning server only where one answers.
+
+        Beside a gateway elsewhere, which was named on purpose, that goes for all roles that are not named.
+        """
+        expected = set(ROLES) - set(self._own_roles()) if self._settings.gateway_url else set(ROLES)
         found = await asyncio.gather(*(self._look(role) for role in (*ROLES, "model", "learning")))
-        return [status for status in found if status.role in ROLES or status.state not in ("stopped", "foreign")]
+        return [status for status in found if status.role in expected or status.state not in ("stopped", "foreign")]
 
     def unheeded(self) -> list[str]:
         """The settings chosen for this command that a server of this home, which runs, began without."""
@@ -158,6 +166,10 @@ class ServerManager:
         played = {role for state in living(self._settings.run_folder) for role in state.roles}
         return "gateway" in played and not needed <= played
 
+    def _is_lasting(self) -> bool:
+        """Whether a service of this home was to run until somebody ends it, as `tale serve` does."""
+        return not all(state.background for state in living(self._settings.run_folder))
+
     def _holding(self, roles: Sequence[str]) -> list[ServiceState]:
         """The service processes of this home that hold one of these roles."""
         return [state for state in living(self._settings.run_folder) if set(state.roles) & set(roles)]
@@ -182,12 +194,13 @@ class ServerManager:
             self._on_wait("Waiting for servers that are starting or stopping")
             await asyncio.sleep(LOOK_INTERVAL_S)
 
-    async def _launch(self, roles: Sequence[str]) -> None:
+    async def _launch(self, roles: Sequence[str], *, is_lasting: bool) -> None:
         settings = self._settings
+        options = ("--background", "--lasting") if is_lasting else ("--background",)
         take_failure(settings.run_folder)
         self._on_wait("Starting the servers")
         plan = WatchPlan(
-            command=(*SERVICE_COMMAND, "--background", "--roles", ",".join(roles)),
+            command=(*SERVICE_COMMAND, *options, "--roles", ",".join(roles)),
             live_url=f"{settings.url_of(roles[0])}/health/live",
             interval_s=settings.monitor_interval_s,
             restart_delay_s=settings.restart_delay_s,
@@ -248,6 +261,24 @@ class _locked:
 
     async def __aexit__(self, *_: object) -> None:
         self._lock.release()
+
+
+def _require_gateway(status: ServerStatus) -> None:
+    if status.state == "stopped":
+        raise NetworkException(
+            f"The gateway at {status.url} does not answer; start it there, or leave gateway_url out.",
+            {"url": status.url},
+        )
+
+
+def _require_beside(status: ServerStatus) -> None:
+    """A server that is to be used with a gateway elsewhere has to answer as well."""
+    if status.state == "stopped":
+        raise NetworkException(
+            f"The {status.role} server at {status.url} does not answer; name the one beside the gateway "
+            f"with TALE_{status.role.upper()}_URL or in tale.toml.",
+            {"url": status.url},
+        )
 
 
 def _say_nothing(_: str) -> None:

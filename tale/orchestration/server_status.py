@@ -37,7 +37,8 @@ class ServerStatus:
 async def look_at(settings: Settings, role: str, *, patience_s: float = HEALTH_LIMIT_S) -> ServerStatus:
     """Ask the role's server for its health.
 
-    What listens but is no tale, or one of another home, is foreign; a server that is about to end counts as stopped.
+    What listens but is no tale, or one of another home that the settings do not name by its URL, is foreign; a server
+    that is about to end counts as stopped.
     """
     url = settings.url_of(role)
     try:
@@ -50,7 +51,8 @@ async def look_at(settings: Settings, role: str, *, patience_s: float = HEALTH_L
         )
     home = health.get("home")
     ours = isinstance(home, str) and same_folder(Path(home), settings.home)
-    state = STATES.get(str(health.get("status")), "running") if ours else "foreign"
+    is_named = getattr(settings, f"{role}_url") is not None and health.get("version") is not None
+    state = STATES.get(str(health.get("status")), "running") if ours or is_named else "foreign"
     pid = health.get("pid")
     return ServerStatus(
         role,

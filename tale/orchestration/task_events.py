@@ -4,10 +4,13 @@ import asyncio
 from collections.abc import AsyncIterator, Callable, Generator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
+from typing import Final
 
 from tale.records import Task, TaskStatus
 
 LISTENER_BACKLOG = 64  # events a slow listener may lag behind before older ones are dropped for it
+QUEUED: Final = "Queued"
+PAUSED: Final = "The queue is paused; `tale queue resume` lets it begin"
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +68,10 @@ class TaskEvents:
         """Tell `by` of all tasks that were told of with `message` at last."""
         for event in [event for event in self._latest.values() if event.message == message]:
             self.publish(replace(event, message=by))
+
+    def tell_pause(self, is_paused: bool) -> None:
+        """Tell the tasks that wait for their turn that the queue is paused, or is so no more."""
+        self.replace(*((QUEUED, PAUSED) if is_paused else (PAUSED, QUEUED)))
 
     def forget(self, task_id: str) -> None:
         """Keep nothing of a task for listeners to come."""

@@ -1,12 +1,14 @@
 """A task from wherever a listener left off to its end: its states, how far it has come, and its text as it grows."""
 
 import asyncio
+import logging
 import re
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field, replace
 from typing import Any, Final, Literal
 
+from tale.exceptions import DatabaseException
 from tale.orchestration.task_events import TaskEvent, TaskEvents
 from tale.orchestration.task_texts import TaskTexts, TextPiece
 from tale.records import Task, TaskStatus
@@ -15,6 +17,8 @@ BATCH_S: Final = 0.08  # what a model writes within this time goes out together
 ROW_S: Final = 1.0  # between two looks at a row for a text of which nothing comes to this process
 SILENCE_S: Final = 15.0  # after this long the row is looked at, and the listener told that the line still stands
 PLACE: Final = re.compile(r"([0-9]{1,9})-([0-9]{1,12})-([a-z]{0,16})", re.ASCII)
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +78,8 @@ class TaskFeed:
     async def follow(self, task_id: str, place: Place) -> AsyncGenerator[FeedEvent | None]:
         """What the listener does not know yet, then what happens, until the task has ended.
 
-        None says that nothing happened for a while. Raises TaskException for an unknown id.
+        None says that nothing happened for a while. Raises TaskException for an unknown id, and DatabaseException where
+        nothing can be told yet; one that comes later ends nothing.
         """
         with self._events.listen(task_id) as board, self._texts.follow(task_id) as changed:
             task = await self._read(task_id)  # first listen, then look: so that the end is not missed
@@ -101,7 +106,7 @@ class TaskFeed:
                         place = replace(place, status=told.status.value)
                         yield _progress(told, place, kind)
                     elif told != "text":
-                        task = await self._read(task_id)
+                        task = await self._row(task_id) or task
                         yield None
             self._of_rows.discard(task_id)
             self._looked_at.pop(task_id, None)
@@ -118,11 +123,20 @@ class TaskFeed:
         if comes_by_itself or now - self._looked_at.get(task_id, 0.0) < self._row_s:
             return
         self._looked_at[task_id] = now
-        task = await self._read(task_id)
+        task = await self._row(task_id)
         # The row of a later attempt may still have the text of an earlier one.
-        if task.status is TaskStatus.RUNNING and task.attempt == 1 and task.result:
+        if task is not None and task.status is TaskStatus.RUNNING and task.attempt == 1 and task.result:
             self._of_rows.add(task_id)
             self._texts.add(TextPiece(task_id, task.attempt, 0, task.result))
+
+    async def _row(self, task_id: str) -> Task | None:
+        """The row as it stands; None, after a while, where the database does not answer."""
+        try:
+            return await self._read(task_id)
+        except DatabaseException as error:
+            logger.warning("How task %s stands is not known: %s", task_id, error)
+            await asyncio.sleep(self._row_s)
+            return None
 
 
 class _News:

@@ -3,7 +3,8 @@
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Generator
+from contextlib import contextmanager
 from typing import Any, Final
 
 from tale.exceptions import DatabaseException, NetworkException, TaleBaseException
@@ -109,10 +110,11 @@ class TaskRelay:
                 known.pop(event.task_id, None)
         else:
             self._status[event.task_id] = event.status
+        if is_change or self._is_hearing:  # what was to be told before is old
+            self._progress.pop(event.task_id, None)
         if self._is_hearing:
             return
         if is_change:
-            self._progress.pop(event.task_id, None)
             self._send_event(event)
         else:
             self._progress[event.task_id] = event
@@ -130,19 +132,25 @@ class TaskRelay:
 
     def _hear(self, message: Message) -> None:
         try:
-            self._obey(message)
+            with self._hearing():
+                self._obey(message)
         except (KeyError, TypeError, ValueError) as error:  # another version of tale, or another program
             logger.warning("A message about a task was not understood: %r", error)
+
+    @contextmanager
+    def _hearing(self) -> Generator[None]:
+        """What is published meanwhile comes from others, and is not passed on to them."""
+        self._is_hearing = True
+        try:
+            yield
+        finally:
+            self._is_hearing = False
 
     def _obey(self, message: Message) -> None:
         match message["kind"]:
             case "state":
-                self._is_hearing = True
-                try:
-                    status = TaskStatus(message["status"])
-                    self._events.publish(TaskEvent(message["task"], status, message["message"], message["tokens"]))
-                finally:
-                    self._is_hearing = False
+                status = TaskStatus(message["status"])
+                self._events.publish(TaskEvent(message["task"], status, message["message"], message["tokens"]))
             case "text":
                 piece = TextPiece(message["task"], message["attempt"], message["offset"], message["text"])
                 if self._events.has_listeners(piece.task_id) and not self._texts.add(piece):
@@ -210,7 +218,9 @@ class TaskRelay:
     async def _look_at_the_rows(self) -> None:
         """After a gap: end here what was cancelled meanwhile, and tell listeners what ended."""
         try:
-            self._on_pause(await self._is_paused())
+            is_paused = await self._is_paused()
+            with self._hearing():
+                self._on_pause(is_paused)
             for task_id in self._running():
                 task = await self._read(task_id)
                 if task is not None and task.cancel_requested_at is not None and self._stop_attempt is not None:

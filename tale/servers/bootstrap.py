@@ -65,18 +65,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m tale.servers.bootstrap", description="Runs tale's servers.")
     parser.add_argument("--roles", default=",".join(DEFAULT_ROLES), help="comma-separated roles of this process")
     parser.add_argument("--background", action="store_true", help="stop by itself after the idle time")
+    parser.add_argument("--lasting", action="store_true", help="with --background: do not stop by itself")
     given = parser.parse_args(arguments)
-    return _guarded({}, tuple(given.roles.split(",")), background=given.background)
+    return _guarded({}, tuple(given.roles.split(",")), background=given.background, is_lasting=given.lasting)
 
 
-def _guarded(overrides: dict[str, Any], roles: tuple[str, ...], *, background: bool) -> int:
+def _guarded(overrides: dict[str, Any], roles: tuple[str, ...], *, background: bool, is_lasting: bool = False) -> int:
     """The edge of the process: whatever stops a start is told in one sentence, and left for the command that waits."""
     ready: Settings | None = None
     try:
         settings = load_settings(overrides)
         set_up_logging(settings, background=background)
         ready = settings
-        return run_service(settings, roles, background=background)
+        return run_service(settings, roles, background=background and not is_lasting)
     except TaleBaseException as error:
         if ready is None:  # there is no log yet
             sys.stderr.write(f"{error}\n")

@@ -11,6 +11,7 @@ from tale.records import Task, TaskStatus
 from tale.storage.database import Database
 from tale.storage.rows import task_of
 from tale.storage.tables import tasks
+from tale.storage.task_moves import OVERDUE
 
 if TYPE_CHECKING:
     from pgqueuer.domain.settings import DBSettings
@@ -103,6 +104,18 @@ class TaskJobs:
             return len(found)
 
         return await self._database.write(work)
+
+    async def lost(self, now: float, *, silent_s: float) -> list[Task]:
+        """The tasks that are late or to be cancelled, run by their rows, and of which no worker told for that long."""
+        is_held = (
+            f"EXISTS (SELECT 1 FROM {self._table} AS job WHERE job.dedupe_key = tasks.id "  # noqa: S608 - our constant
+            "AND job.status = 'picked' AND job.heartbeat >= NOW() - make_interval(secs => :silent_s))"
+        )
+        statement = OVERDUE.where(text(f"NOT {is_held}"))
+        which = {"now": now, "silent_s": silent_s}
+        return await self._database.read(
+            lambda connection: [task_of(row) for row in connection.execute(statement, which).mappings()]
+        )
 
     async def remove(self, task_ids: Sequence[str]) -> None:
         """Forget the jobs of tasks that were cancelled while they waited; those that were picked are left."""

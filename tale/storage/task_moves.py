@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Literal
 
-from sqlalchemy import Connection, Integer, bindparam, func, insert, select, true, update
+from sqlalchemy import Connection, Integer, bindparam, func, insert, or_, select, true, update
 
 from tale.records import Task, TaskStatus
 from tale.storage import dependencies
@@ -51,6 +51,14 @@ DUE: Final = (
     .where(tasks.c.deadline_at <= bindparam("now"), tasks.c.ended_at.is_(None), tasks.c.status != TaskStatus.RUNNING)
     .order_by(tasks.c.deadline_at, tasks.c.id)
     .with_for_update(skip_locked=True)
+)
+OVERDUE: Final = (
+    select(tasks)
+    .where(
+        tasks.c.status == TaskStatus.RUNNING,
+        or_(tasks.c.cancel_requested_at.is_not(None), tasks.c.deadline_at <= bindparam("now")),
+    )
+    .order_by(tasks.c.created_at, tasks.c.id)
 )
 END_ATTEMPT: Final = update(attempts).where(
     attempts.c.task_id == bindparam("of_task"), attempts.c.number == bindparam("of_attempt")

@@ -116,6 +116,10 @@ class EmbeddedEngine:
         if handle := self._retries.pop(task_id, None):
             handle.cancel()
 
+    async def lost(self, now: float) -> list[Task]:
+        """Tasks that run by their rows, are late or to be cancelled, and have lost their runner."""
+        return [task for task in await self._store.overdue(now) if task.id not in self._attempts]
+
     def waiting(self) -> int:
         """Tasks that wait for a slot, for their next attempt or for other tasks."""
         return len(self._waiting) + len(self._retries) + len(self._blocked)

@@ -56,6 +56,13 @@ class TaskEngine(Protocol):
         """Forget a task that was cancelled while it waited."""
         ...
 
+    async def lost(self, now: float) -> list[Task]:
+        """Tasks that run by their rows, are late or to be cancelled, and have lost their runner.
+
+        Those that the queue soon settles by itself may be left out.
+        """
+        ...
+
     def waiting(self) -> int:
         """Tasks that wait for a slot, for their next attempt or for other tasks."""
         ...

@@ -136,6 +136,15 @@ class PostgresEngine:
         else:
             self._worker.resume()
 
+    async def lost(self, now: float) -> list[Task]:
+        """While the queue is paused, tasks that run by their rows, are late or to be cancelled, and lost their runner.
+
+        In a queue that goes on, the worker that takes them over settles them.
+        """
+        if await self._store.paused_at() is None:
+            return []
+        return await self._jobs.lost(now, silent_s=self._pace.heartbeat_s)
+
     def waiting(self) -> int:
         """Tasks of all gateways that wait, as last counted; asking has them counted anew."""
         if time.monotonic() - self._counted_at > COUNT_AGE_S:
