@@ -64,7 +64,7 @@ def test_what_is_as_it_should_be_gives_no_complaint(audit: Audit, done: str) -> 
     found = audit.findings({"key": done}, {done: "Hello"})
     assert found.complaints == []
     assert (found.statuses, found.outcomes) == ({"completed": 1}, {"lost": 1, "completed": 1})
-    assert (audit.ended(), found.most_failures, found.calls) == (1, 1, {"RuntimeError": 1})
+    assert (audit.ended(), found.most_attempts, found.most_failures, found.calls) == (1, 2, 1, {"RuntimeError": 1})
 
 
 @pytest.mark.parametrize(
@@ -76,6 +76,7 @@ def test_what_is_as_it_should_be_gives_no_complaint(audit: Audit, done: str) -> 
         ("UPDATE attempts SET outcome = 'completed'", "2 completed attempts"),
         ("UPDATE attempts SET outcome = 'failed'", "2 attempts that failed; its row says 1"),
         ("DELETE FROM attempts WHERE number = 1", "not numbered from 1 to 2"),
+        ("UPDATE tasks SET attempt = 7", "took 7 attempts; 6 are the most"),
         ("UPDATE model_calls SET ended_at = NULL", "1 model calls are left open"),
         ("UPDATE tasks SET result = 'Hell'", "'Hell'"),
     ],

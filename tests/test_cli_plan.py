@@ -13,6 +13,7 @@ from fakes.gateway import FakeGateway
 
 from tale.cli.plans import QUESTION, Step, parse_plan, requests_of, written
 from tale.exceptions import ValidationException
+from tale.orchestration.plan_keys import answer_key, question_key, step_key
 
 Tale = Callable[..., Outcome]
 PLAN = {"steps": [{"task": "Gather", "after": []}, {"task": "Compare", "after": [1, 2, 0]}]}
@@ -38,7 +39,11 @@ def test_the_steps_are_shown_and_run_and_the_last_answer_is_printed(planner: Fak
     assert answer["text"].endswith(":\nBig")
     assert "expect" not in gather
     assert {each["priority"] for each in handed_in(planner)} == {3}
-    assert planner.asked("submit_task")[0]["expect"]["json_schema"]["properties"]["steps"]["maxItems"] == 6
+    (question,) = planner.asked("submit_task")
+    assert question["expect"]["json_schema"]["properties"]["steps"]["maxItems"] == 6
+    plan = question["idempotency_key"].split(":")[1]  # by its key the task model is asked, whatever was learned
+    assert question["idempotency_key"] == question_key(plan)
+    assert [each["idempotency_key"] for each in handed_in(planner)][1:] == [step_key(plan, 2), answer_key(plan)]
     assert (done.code, done.out) == (0, "# Answer\n\n```python\nprint('hello')\n```\n")
     assert "1. Gather\n2. Compare (after 1)\n" in done.err
     assert "3 of 3 tasks have ended" in done.err
@@ -99,6 +104,17 @@ def test_steps_wait_for_each_other_and_for_nothing_else(planner: FakeGateway, ta
     assert "9,000 characters at most" in done.err
 
 
+def test_files_too_large_to_go_with_all_steps_are_refused_before_there_is_a_plan(
+    planner: FakeGateway, tale: Tale, tmp_path: Path
+) -> None:
+    (tmp_path / "file.txt").write_text("x" * 250_000)
+    done = tale("submit", "--plan", "--yes", "--max-steps", "20", "--attach", "file.txt", "Big")
+    assert (done.code, planner.calls) == (2, [])
+    assert "with each of up to 20 steps, and may have 200,000 bytes as they are sent; they have 250,0" in done.err
+    assert tale("submit", "--plan", "--yes", "--attach", "file.txt", "Big").code == 0
+    assert [len(each["attachments"]) for each in handed_in(planner)[:2]] == [1, 1]
+
+
 @pytest.mark.parametrize("planning", [True, False])
 def test_with_cancel_on_interrupt_the_task_is_cancelled_that_ends_all(planner: FakeGateway, planning: bool) -> None:
     planner.steps = [lambda: planner.finish.clear() if planning or len(planner.tasks) > 1 else None]
@@ -122,8 +138,9 @@ def test_an_interrupt_while_the_steps_are_on_their_way_says_that_they_may_run_on
     planner.answers.set()
 
 
-def test_on_a_terminal_the_plan_can_be_edited_and_refused(
-    planner: FakeGateway, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(("answer", "begun"), [("y", ["Collect", "Compare"]), ("n", [])])
+def test_on_a_terminal_the_plan_can_be_edited_and_then_run_or_refused(
+    planner: FakeGateway, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, answer: str, begun: list[str]
 ) -> None:
     editor = tmp_path / "editor"
     editor.write_text('#!/bin/sh\nsed -i s/Gather/Collect/ "$1"\ntouch -d "1 hour" "$1"\n')
@@ -133,8 +150,9 @@ def test_on_a_terminal_the_plan_can_be_edited_and_refused(
     terminal.read_until("[y]es, [e]dit, [n]o")
     terminal.type("e\n")
     terminal.read_until("1. Collect")
-    terminal.type("n\n")
-    assert (terminal.end(), handed_in(planner)) == (0, [])
+    terminal.type(f"{answer}\n")
+    assert terminal.end() == 0
+    assert [each["text"].partition("\n")[0] for each in handed_in(planner)[:2]] == begun
 
 
 @pytest.mark.parametrize(

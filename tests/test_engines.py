@@ -3,12 +3,14 @@
 import asyncio
 import uuid
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from fakes.engine_kit import MAX_FAILURES, FaultyStore, Kit, Runner, new_task
 
 from tale.exceptions import NetworkException, TaskException
+from tale.orchestration.engines.attempt import delay_before_next_s
 from tale.records import Task, TaskStatus
 from tale.storage.database import Database
 
@@ -57,6 +59,18 @@ async def test_a_failed_attempt_is_made_again(kit: Kit) -> None:
     row = await kit.store.get(task.id)
     assert row is not None
     assert (row.status, row.failures) == (TaskStatus.COMPLETED, 2)
+
+
+@pytest.mark.parametrize(
+    ("failures", "base_s", "shortest_s"),
+    [(1, 5.0, 5.0), (2, 5.0, 10.0), (3, 5.0, 20.0), (40, 5.0, 60.0), (40, 90.0, 90.0)],
+)
+def test_the_wait_before_the_next_attempt_doubles_up_to_a_limit_and_up_to_a_quarter_is_drawn(
+    failures: int, base_s: float, shortest_s: float
+) -> None:
+    task = replace(new_task("x"), failures=failures)
+    assert delay_before_next_s(task, base_s, draw=0.0) == shortest_s
+    assert delay_before_next_s(task, base_s, draw=1.0) == 1.25 * shortest_s
 
 
 async def test_a_task_that_fails_again_and_again_ends_as_failed_with_its_history(kit: Kit) -> None:

@@ -16,6 +16,7 @@ from tale.models.backend import ChatStream
 from tale.models.pool import Beside
 from tale.orchestration.attempt_plan import GO_ON, Seam, following
 from tale.orchestration.executor import TaskExecutor
+from tale.orchestration.plan_keys import question_key
 from tale.orchestration.predicting import TaskPredictor
 from tale.orchestration.task_prompt import TASK_INSTRUCTIONS
 from tale.predictions import Outcome, Prediction, TaskQuestion
@@ -96,6 +97,13 @@ async def test_the_model_and_the_limit_are_those_that_were_learned(database: Dat
     assert await kept(database, task) == [(EXPECTED, Outcome(2, "stop"))]
     assert learning.settlements == 1
     assert learning.questions == [TaskQuestion("Write a haiku", 20)]
+
+
+async def test_a_plan_is_made_by_the_task_model_though_the_small_one_would_do(database: Database) -> None:
+    pool, learning = CuttingPool(["{}"]), PlayedLearning()
+    task = await done(database, pool, learning, idempotency_key=question_key("a-plan"))
+    assert (pool.calls[0][1].role, task.role) == ("task", "task")
+    assert learning.questions == [TaskQuestion("Write a haiku", 20, role="task")]
 
 
 async def test_where_nothing_is_known_all_is_as_without_learning(database: Database) -> None:

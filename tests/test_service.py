@@ -4,11 +4,13 @@ import asyncio
 import json
 import os
 import socket
+import sqlite3
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, closing
 from pathlib import Path
 from typing import Any
 
+import aiohttp
 import pytest
 from fakes.engine_script import EngineScript
 from fakes.ollama_server import served
@@ -76,6 +78,20 @@ async def test_all_roles_are_served_and_everything_is_released_at_the_end(tmp_pa
         assert read_states(settings.run_folder) == []
         with pytest.raises(NetworkException):
             await health(settings)
+
+
+async def test_a_call_whose_end_the_database_refused_is_closed_later(tmp_path: Path, engine: OpenAIServer) -> None:
+    settings = settings_of(tmp_path, engine)
+    refuse = "CREATE TRIGGER refuse BEFORE UPDATE ON model_calls BEGIN SELECT RAISE(ABORT, 'refused'); END"
+    body = {"model": "tale-ux", "messages": [{"role": "user", "content": "Hi"}]}
+    async with started(settings), aiohttp.ClientSession() as http:
+        for change in (refuse, "DROP TRIGGER refuse"):
+            with closing(sqlite3.connect(settings.home / "tale.db")) as connection:
+                connection.execute(change)
+            if change == refuse:
+                async with http.post(f"{settings.url_of('gateway')}/v1/chat/completions", json=body) as answer:
+                    assert answer.status == 503
+        await until(lambda: rows(settings, "SELECT ended_at FROM model_calls")[0]["ended_at"] is not None)
 
 
 async def test_one_role_may_be_served_alone(tmp_path: Path, engine: OpenAIServer) -> None:
@@ -228,16 +244,18 @@ async def test_the_watcher_is_told_goodbye_when_all_is_closed(
     ours.close()
 
 
-async def test_a_service_whose_start_failed_says_no_goodbye(
+async def test_a_service_whose_start_failed_says_no_goodbye_and_gave_its_link_to_no_child(
     tmp_path: Path, engine: OpenAIServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ours, theirs = socket.socketpair()
     ours.setblocking(False)
+    theirs.set_inheritable(True)  # as a watcher hands it over
     monkeypatch.setenv(LINK_VARIABLE, str(theirs.fileno()))
     monkeypatch.setenv(PLAN_VARIABLE, json.dumps([["true"], "http://127.0.0.1:9", 60.0, 0.0]))
     settings = settings_of(tmp_path, engine)
     with socket.create_server(("127.0.0.1", settings.gateway_port)):
         await refusal(settings)
+    assert not theirs.get_inheritable()  # no child is to hide the death of this process
     with pytest.raises(BlockingIOError):
         ours.recv(8)
     ours.close()

@@ -10,6 +10,7 @@ import pytest
 from fakes.scripted_pool import ScriptedPool
 from fakes.servers import PATIENCE_S, Process, running, settings_for, until
 
+from tale.cli.plans import Step, requests_of
 from tale.exceptions import ModelException, ServerException, TaskException, ValidationException
 from tale.mcp.http_client import HTTPMCPClient
 
@@ -107,6 +108,29 @@ async def test_a_pause_lets_running_tasks_end_begins_none_and_outlasts_a_restart
         resumed = await client.call_tool("resume_queue")
         assert resumed["paused_at"] is None
         assert (await ended(client, second))["result"] == "b"
+
+
+async def test_a_plan_is_paused_between_two_steps_and_goes_on_with_the_next_one(tmp_path: Path) -> None:
+    gate, settings = asyncio.Event(), settings_for(tmp_path)
+    requests = requests_of("Compare the results", [Step("Gather"), Step("Compare", (1,))], {}, key="a-plan")
+    pool = ScriptedPool(["gathered", gate])
+    async with running(settings, pool=pool) as process:
+        client = await process.client()
+        stored = await client.call_tool("submit_tasks", {"tasks": requests})
+        gather, compare, answer = (task["id"] for task in stored["tasks"])
+        await pool.started.wait()
+        await client.call_tool("pause_queue")
+        gate.set()
+        assert (await ended(client, gather))["status"] == "completed"
+        assert [(await status(client, each))["status"] for each in (compare, answer)] == ["queued"] * 2
+    assert len(pool.calls) == 1
+    pool = ScriptedPool(["compared"], ["together"])
+    async with running(settings, pool=pool) as process:
+        client = await process.client()
+        await client.call_tool("resume_queue")
+        assert (await ended(client, answer))["result"] == "together"
+        assert (await status(client, gather))["attempt"] == 1
+    assert len(pool.calls) == 2
 
 
 async def test_whoever_waits_is_told_of_a_pause_and_of_its_end(tmp_path: Path) -> None:

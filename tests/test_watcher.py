@@ -27,8 +27,9 @@ from tale.orchestration.watcher import (
 SERVICE = """
 import os, signal, socket, sys
 from pathlib import Path
-from tale.orchestration.watcher import take_link
+from tale.orchestration.watcher import hide_link, take_link
 log = Path(sys.argv[1])
+hide_link()
 link = take_link()
 signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
 starts = len(log.read_text().split()) if log.exists() else 0
@@ -36,6 +37,13 @@ log.open("a").write(f"{os.getpid()}\\n")
 how = sys.argv[2 + min(starts, len(sys.argv) - 3)]
 if how == "crash":
     os.kill(os.getpid(), signal.SIGKILL)
+if how == "leave a child":
+    import asyncio, uvloop
+    async def bear():
+        child = await asyncio.create_subprocess_exec("sleep", "20")
+        log.with_name("child").write_text(str(child.pid))
+        os.kill(os.getpid(), signal.SIGKILL)
+    uvloop.run(bear())
 if how == "refuse":
     sys.exit(78)
 if how == "leave":
@@ -80,6 +88,13 @@ def test_a_service_that_says_goodbye_is_not_started_again(tmp_path: Path, capfd:
 def test_a_service_that_dies_is_started_again(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     assert watch(plan(tmp_path, "crash", "crash", "leave")) == 0
     assert starts(tmp_path) == 3
+
+
+def test_the_death_of_a_service_is_seen_at_once_though_a_child_outlives_it(tmp_path: Path) -> None:
+    assert watch(plan(tmp_path, "leave a child", "leave")) == 0
+    child = int((tmp_path / "child").read_text())
+    assert (starts(tmp_path), is_alive(child)) == (2, True)
+    os.kill(child, signal.SIGKILL)
 
 
 def test_a_service_that_cannot_start_is_not_tried_again(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:

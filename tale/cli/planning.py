@@ -1,6 +1,7 @@
-"""`tale submit --plan`: the model splits a task, people look at the steps, and they run in the order of their needs."""
+"""`tale submit --plan`: the task model splits a task; its steps are shown, and run in the order of their needs."""
 
 import asyncio
+import json
 import sys
 import uuid
 from collections.abc import Mapping, Sequence
@@ -18,8 +19,10 @@ from tale.cli.interrupting import are_cancelled
 from tale.cli.plans import QUESTION, Step, parse_plan, requests_of, schema_of, shown, written
 from tale.cli.progress import progress_on
 from tale.cli.rendering import Screen
+from tale.cli.submit_options import MAX_FILES_BYTES
 from tale.cli.tasks import ending
 from tale.exceptions import ValidationException
+from tale.orchestration.plan_keys import question_key
 from tale.settings import Settings
 
 NOT_FOR_PLANS: Final = ("after", "with_results")
@@ -34,8 +37,9 @@ MOST_CHARACTERS: Final = 9_000  # what is asked about the task has to fit beside
 
 @dataclass
 class _Handed:
-    """The tasks that were handed in: the question for a plan, then its steps."""
+    """The tasks that were handed in: the question for a plan, then its steps. `key` is the plan's name."""
 
+    key: str = field(default_factory=lambda: str(uuid.uuid4()))
     ids: list[str] = field(default_factory=list[str])
     are_steps_on_their_way: bool = False
 
@@ -57,7 +61,7 @@ def submit_plan(
     Each step is a task of its own, stored with its result: what dies goes on where it was. With `cancel`, Ctrl-C ends
     them all.
     """
-    _refuse_unfit(text, options)
+    _refuse_unfit(text, options, most)
     handed = _Handed()
     try:
         with progress_on(screen.err, quiet=quiet) as progress:
@@ -70,14 +74,14 @@ def submit_plan(
             steps = chosen
         elif not quiet:
             _show(screen, steps)
-        requests = requests_of(text, steps, options, key=str(uuid.uuid4()))
+        requests = requests_of(text, steps, options, key=handed.key)
         return asyncio.run(_carried_out(settings, screen, requests, handed, wait=wait, quiet=quiet))
     except KeyboardInterrupt:
         complain(_after_interrupt(settings, handed, cancel=cancel))
         raise typer.Exit(INTERRUPTED) from None
 
 
-def _refuse_unfit(text: str, options: Mapping[str, Any]) -> None:
+def _refuse_unfit(text: str, options: Mapping[str, Any], most: int) -> None:
     if wrong := [name for name in NOT_FOR_PLANS if name in options]:
         raise ValidationException(
             f"--plan makes tasks that wait for each other; leave --{wrong[0]} out.".replace("_", "-")
@@ -85,6 +89,11 @@ def _refuse_unfit(text: str, options: Mapping[str, Any]) -> None:
     if len(text) > MOST_CHARACTERS:
         raise ValidationException(
             f"--plan takes a task of {MOST_CHARACTERS:,} characters at most; --attach takes more."
+        )
+    if (size := len(json.dumps(options.get("attachments", [])))) * most > MAX_FILES_BYTES:  # all steps go together
+        raise ValidationException(
+            f"--plan: the files go with each of up to {most} steps, and may have {MAX_FILES_BYTES // most:,} bytes "
+            f"as they are sent; they have {size:,}. Attach less, or allow fewer steps with --max-steps."
         )
 
 
@@ -101,10 +110,11 @@ def _after_interrupt(settings: Settings, handed: _Handed, *, cancel: bool) -> st
 async def _planned(
     settings: Settings, text: str, options: Mapping[str, Any], most: int, progress: Any, handed: _Handed
 ) -> str:
-    """The plan as the model wrote it."""
+    """The plan as the task model wrote it."""
     asked = {name: options[name] for name in ("priority", "timeout_s", "attachments") if name in options}
     question = QUESTION.format(most=most, text=text)
-    arguments = {**asked, "text": question, "max_output_tokens": PLAN_TOKENS, "idempotency_key": str(uuid.uuid4())}
+    arguments = {**asked, "text": question, "max_output_tokens": PLAN_TOKENS}
+    arguments["idempotency_key"] = question_key(handed.key)
     arguments["expect"] = {"json_schema": schema_of(most)}
     async with running(settings, progress.step) as client:
         task = await client.call_tool("submit_task", arguments, idempotent=True)

@@ -54,7 +54,8 @@ def export_history(
     from tale.validation import validate_moment
 
     now = time.time()
-    period = Period(*(None if moment is None else validate_moment(moment, now) for moment in (since, until)))
+    begin, end = (None if moment is None else validate_moment(moment, now) for moment in (since, until))
+    period = Period(begin, end, as_of=now)
     into_file = format_of(target) is not None
     if target.suffix and not into_file:
         raise ValidationException(f"{target} is of no kind that can be written; let its name end in .parquet or .csv.")

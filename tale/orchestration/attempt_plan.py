@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from typing import Final, Literal
 
 from tale.learning.prompts import instruction_of
+from tale.orchestration.plan_keys import asks_for_plan
 from tale.orchestration.task_prompt import CHECK_FAILED, TASK_INSTRUCTIONS, route_reason_for
 from tale.predictions import Prediction, TaskQuestion
 from tale.records import Attempt, CallContext, ChatRequest, Message, Priority, Reply, Task, Usage
@@ -32,13 +33,14 @@ class Plan:
 def question_of(
     task: Task, request: ChatRequest, *, earlier: Sequence[Attempt], routing: Literal["auto", "off"]
 ) -> TaskQuestion:
-    """What is asked before an attempt; after an answer that failed its check the task model's turn has come."""
+    """What is asked before an attempt; plans, and answers after one that failed its check, are the task model's."""
+    is_settled = routing == "off" or asks_for_plan(task) or route_reason_for(earlier) is not None
     return TaskQuestion(
         text=task.text,
         limit_tokens=request.max_tokens or 1,
         has_check=task.expect is not None,
         has_schema=request.json_schema is not None,
-        role="task" if routing == "off" or route_reason_for(earlier) else None,
+        role="task" if is_settled else None,
         again=sum(attempt.error_class == CHECK_FAILED for attempt in earlier) > 1,
     )
 

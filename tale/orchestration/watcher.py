@@ -68,6 +68,12 @@ def spawn_watcher(
     return _spawn(WATCHER_COMMAND, {**inherited, **settings, PLAN_VARIABLE: plan.to_json()}, log, link)
 
 
+def hide_link() -> None:
+    """Keep the link from children: under uvloop they get it, and one that lives on would hide that its parent died."""
+    if number := os.environ.get(LINK_VARIABLE):
+        os.set_inheritable(int(number), False)
+
+
 def take_link() -> socket.socket | None:
     """The end of the socket pair that this process was started with, if any."""
     number = os.environ.pop(LINK_VARIABLE, None)

@@ -14,6 +14,7 @@ import psutil
 from tale import __version__
 from tale.exceptions import ServerException, TaleBaseException
 from tale.orchestration.run_state import LOG_FILE, ServiceState, prepare_folder, remove_state, write_state
+from tale.orchestration.watcher import hide_link
 from tale.orchestration.watcher_link import WatcherLink
 from tale.servers.shared import Shared, open_shared
 from tale.settings import Settings
@@ -42,6 +43,7 @@ class Service:
         settings = self._settings
         prepare_folder(settings.run_folder)
         self._write_state()  # first of all: who stops the servers must find those that are still starting
+        hide_link()
         self._shared = shared = await open_shared(settings, self._roles, self._stack)
         if settings.telemetry_url:
             from tale.servers.task_spans import open_telemetry

@@ -140,8 +140,8 @@ def _tell(run: Run, scene: Scene, users: Users, found: Findings) -> None:
     print(f"{run}: {len(users.acknowledged)} tasks acknowledged, by {users.asked} requests")
     print(f"  kills: {toll.kills.total()}, of which {toll.at_work.total()} while tasks ran: {_counts(toll.kills)}")
     print(f"  started again by hand, as the next command would: {scene.started_by_hand}")
-    print(f"  tasks: {_counts(found.statuses)}; most attempts at one that failed: {found.most_failures}")
-    print(f"  attempts: {_counts(found.outcomes)}")
+    print(f"  tasks: {_counts(found.statuses)}; most attempts at one: {found.most_attempts}")
+    print(f"  attempts: {_counts(found.outcomes)}; most at one that failed: {found.most_failures}")
     print(f"  model calls: {_counts(found.calls)}")
     if found.causes:
         print(f"  failed tasks: {_counts(found.causes)}")

@@ -12,6 +12,7 @@ from tale.storage.engines import parse_url
 
 FINAL: Final = "('completed', 'failed', 'cancelled')"
 LOST: Final = ("lost", "failed")  # outcomes of attempts that count
+MOST_ATTEMPTS: Final = 2 * MAX_TASK_RETRIES  # at one task: those that count, and as many that were handed back
 APPLICATION: Final = "chaos"  # by which our own connections are told from tale's
 
 SQLITE_WITNESS: Final = (
@@ -41,6 +42,7 @@ class Findings:
     causes: Counter[str]
     outcomes: Counter[str]
     calls: Counter[str]
+    most_attempts: int
     most_failures: int
     complaints: list[str]
 
@@ -77,6 +79,7 @@ class Audit:
 
     def end_a_backend(self, draw: float) -> bool:
         """Have PostgreSQL end one of tale's connections, chosen by a number from 0 to 1; False where there is none."""
+        # By SIGTERM: at the SIGKILL of one of them PostgreSQL ends all, the audit's too, and is away for a while.
         ours = "datname = current_database() AND pid != pg_backend_pid() AND application_name != :name"
         with self._engine.begin() as connection:
             query = text(f"SELECT pid FROM pg_stat_activity WHERE {ours} ORDER BY backend_start")
@@ -109,6 +112,7 @@ class Audit:
             causes=Counter(task["error_class"] for task in tasks if task["status"] == "failed"),
             outcomes=Counter(str(attempt["outcome"]) for attempt in attempts),
             calls=Counter(call["error_class"] or "completed" for call in calls),
+            most_attempts=max((task["attempt"] for task in tasks), default=0),
             most_failures=max((task["failures"] for task in tasks), default=0),
             complaints=complaints,
         )
@@ -147,6 +151,8 @@ def _wrong_attempts(task: dict[str, Any], attempts: list[dict[str, Any]]) -> lis
         found.append(f"{named} has attempts that are not numbered from 1 to {task['attempt']}")
     if None in outcomes or any(attempt["ended_at"] is None for attempt in attempts):
         found.append(f"{named} has an attempt that was left open")
+    if task["attempt"] > MOST_ATTEMPTS:
+        found.append(f"{named} took {task['attempt']} attempts; {MOST_ATTEMPTS} are the most that deaths can explain")
     if counted > MAX_TASK_RETRIES or counted != task["failures"]:
         found.append(f"{named} has {counted} attempts that failed; its row says {task['failures']}")
     if outcomes.count("completed") != (task["status"] == "completed"):
