@@ -31,8 +31,9 @@ HEAD = """\
 
 Written by `python scripts/mcp_reference.py` from the servers themselves; a test holds it against them.
 
-Each server speaks the Model Context Protocol on `http://127.0.0.1:PORT/mcp`, in the versions up to 2025-11-25 (with a
-handshake) and in 2026-07-28 (without). Plain curl will do, too:
+Each of these servers speaks the Model Context Protocol on `http://127.0.0.1:PORT/mcp`, in the versions up to 2025-11-25
+(with a handshake) and in 2026-07-28 (without). So does the learning server, whose tools are for the other servers' own
+use; the model server does not. Plain curl will do, too:
 
 ```
 curl -s localhost:8080/mcp -H 'content-type: application/json' -d '{"jsonrpc":"2.0","id":1,"method":"tools/list"}'

@@ -133,7 +133,7 @@ class Telemetry:
         attributes |= _of_task(call.task_id, None)
         verb, _, path = call.method.partition(" ")
         if path.startswith("/"):
-            attributes |= {"http.request.method": verb, "url.path": path}
+            attributes |= {"http.request.method": verb, "http.route" if "{" in path else "url.path": path}
         else:
             attributes |= {"mcp.method.name": call.method, "gen_ai.tool.name": call.tool}
             attributes["gen_ai.operation.name"] = "execute_tool" if call.tool else None

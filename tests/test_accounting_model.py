@@ -1,12 +1,18 @@
 """A real engine's calls are accounted for as the played ones are: its own figures, whatever the caller does."""
 
 import asyncio
-from collections.abc import AsyncIterator
+import itertools
+from collections.abc import AsyncIterator, Iterator
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Literal
 
 import pytest
-from fakes.ledger import TOKENS, check_times
+from fakes.ledger import TOKENS, Outcome, check_times
 from fakes.servers import until
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from tale.metrics.recorder import Recorder
 from tale.metrics.token_tracker import TokenTracker
@@ -22,6 +28,24 @@ pytestmark = pytest.mark.model
 MODEL = "smollm2:135m"
 CONTEXT = CallContext("ux", "chat", Priority.CHAT)
 MOST_TOKENS = 12
+EXAMPLES = 10  # each of them keeps a real model busy
+
+
+@dataclass(frozen=True)
+class Caller:
+    """What the caller does, at the moment when so many events have come, and how long an answer it asks for."""
+
+    act: Literal["finishes", "closes", "cancels"]
+    after: int
+    max_tokens: int
+
+
+callers = st.builds(
+    Caller,
+    act=st.sampled_from(("finishes", "closes", "cancels")),
+    after=st.integers(1, MOST_TOKENS + 4),
+    max_tokens=st.integers(1, 2 * MOST_TOKENS),
+)
 
 
 def request(max_tokens: int = MOST_TOKENS) -> ChatRequest:
@@ -55,16 +79,26 @@ async def pool(model_folder: Path, tmp_path: Path, calls: CallStore) -> AsyncIte
     await made.close()
 
 
-async def closed_rows(calls: CallStore, count: int) -> list[ModelCall]:
+@pytest.fixture
+def names() -> Iterator[str]:
+    """Of each call another one, by which its row is found."""
+    return (f"call {number}" for number in itertools.count())
+
+
+async def closed_rows(calls: CallStore, count: int, task_id: str | None = None) -> list[ModelCall]:
     async def are_closed() -> bool:
-        rows = await calls.calls()
+        rows = await calls.calls(task_id=task_id)
         return len(rows) == count and all(row.ended_at is not None for row in rows)
 
     await until(are_closed)
-    rows = await calls.calls()
+    rows = await calls.calls(task_id=task_id)
     for row in rows:
         check_times(row)
     return rows[::-1]
+
+
+def tokens_of(row: ModelCall) -> Usage:
+    return Usage(*(getattr(row, name) for name in TOKENS))
 
 
 async def test_a_real_engine_s_calls_are_accounted_for(pool: ModelPool, calls: CallStore) -> None:
@@ -78,7 +112,7 @@ async def test_a_real_engine_s_calls_are_accounted_for(pool: ModelPool, calls: C
     rows = await closed_rows(calls, 4)
     replies = [whole, streamed]
     for row, reply in zip(rows[:2], replies, strict=True):
-        assert Usage(*(getattr(row, name) for name in TOKENS)) == reply.usage
+        assert tokens_of(row) == reply.usage
         assert (row.finish_reason, row.error_class, row.output_tokens) == (reply.finish_reason, None, MOST_TOKENS)
         assert row.input_tokens is not None
         assert row.cached_tokens is not None
@@ -86,6 +120,64 @@ async def test_a_real_engine_s_calls_are_accounted_for(pool: ModelPool, calls: C
         assert None not in (row.prefill_s, row.decode_s, row.other_s, row.time_to_first_token_s)
     assert rows[0].input_tokens == rows[1].input_tokens
     assert sorted(row.output_tokens or 0 for row in rows[2:]) == [reply.usage.output_tokens for reply in both]
+
+
+@settings(max_examples=EXAMPLES, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
+@given(caller=callers)
+async def test_whatever_the_caller_does_and_when_a_real_engine_s_call_is_accounted_for(
+    pool: ModelPool, calls: CallStore, names: Iterator[str], caller: Caller
+) -> None:
+    name = next(names)
+    outcome = await played(pool, caller, name)
+    (row,) = await closed_rows(calls, 1, name)
+    if caller.act == "finishes":
+        assert outcome.reply is not None
+    if outcome.delivered:
+        assert row.time_to_first_token_s is not None
+    if row.error_class is None:
+        assert row.finish_reason == "stop" or (row.finish_reason, row.output_tokens) == ("length", caller.max_tokens)
+        assert row.error is None
+        assert row.output_tokens is not None
+        assert 1 <= row.output_tokens <= caller.max_tokens
+        assert None not in (row.input_tokens, row.prefill_s, row.decode_s, row.other_s)
+    else:
+        assert (row.finish_reason, row.error_class, row.error) == ("cancelled", "Cancelled", None)
+        assert outcome.reply is None
+        assert tokens_of(row) == Usage()  # llama.cpp tells them at the end only
+    if outcome.reply is not None:
+        assert tokens_of(row) == outcome.reply.usage
+        assert "".join(outcome.delivered) == outcome.reply.text
+
+
+async def played(pool: ModelPool, caller: Caller, name: str) -> Outcome:
+    """What the caller saw when it had finished, or left at its moment."""
+    outcome, moment = Outcome(), asyncio.Event()
+    stream = pool.chat(request(caller.max_tokens), replace(CONTEXT, task_id=name))
+
+    async def read() -> None:
+        try:
+            number = 0
+            async for event in stream:
+                number += 1
+                if isinstance(event, Delta):
+                    outcome.delivered.append(event.text)
+                if isinstance(event, Reply):
+                    outcome.reply = event
+                if number == caller.after:
+                    moment.set()
+                    if caller.act == "closes":
+                        return
+        finally:
+            moment.set()
+            await stream.aclose()
+
+    reading = asyncio.create_task(read())
+    if caller.act == "cancels":
+        await moment.wait()
+        reading.cancel()
+    with suppress(asyncio.CancelledError):
+        await reading
+    return outcome
 
 
 @pytest.mark.parametrize("act", ["closes", "cancels"])
@@ -108,5 +200,5 @@ async def test_a_real_engine_that_is_left_is_accounted_for(pool: ModelPool, call
     await asyncio.gather(reading, return_exceptions=True)
     (row,) = await closed_rows(calls, 1)
     assert (row.finish_reason, row.error_class, row.error) == ("cancelled", "Cancelled", None)
-    assert [getattr(row, name) for name in TOKENS] == [None] * len(TOKENS)  # llama.cpp tells them at the end only
+    assert tokens_of(row) == Usage()  # llama.cpp tells them at the end only
     assert row.time_to_first_token_s is not None

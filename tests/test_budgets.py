@@ -318,7 +318,9 @@ async def test_what_a_killed_process_held_counts_as_used_after_the_next_start(da
     assert (standing.reserved_tokens, standing.assumed_tokens) == (0, 600)
 
 
-async def test_alerts_are_raised_once_a_period_for_each_threshold(database: Database) -> None:
+async def test_alerts_are_raised_once_a_period_for_each_threshold(
+    database: Database, caplog: pytest.LogCaptureFixture
+) -> None:
     told: list[Alert] = []
     budgets = store_of(database)
     budgets.listen(told.extend)
@@ -330,6 +332,10 @@ async def test_alerts_are_raised_once_a_period_for_each_threshold(database: Data
     assert told[0].text == (
         "50 of 100 tokens a day for all calls are used (soft budget, 50 %); it is reset at 2026-11-25 00:00 UTC."
     )
+    logged = [record for record in caplog.records if record.name == "tale.storage.budget_store"]
+    assert [(each.levelname, each.message) for each in logged] == [
+        ("WARNING", f"Budget: {alert.text}") for alert in told
+    ]
     kept = await budgets.alerts(limit=10)
     assert {alert.id for alert in kept} == {alert.id for alert in told}
     assert await budgets.acknowledge(NOON) == 4

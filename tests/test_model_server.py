@@ -3,6 +3,7 @@
 import asyncio
 import json
 from collections.abc import AsyncIterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -124,6 +125,33 @@ async def test_every_path_but_health_asks_for_the_key(process: Process, path: st
     assert (await ask(process, "/health", key=key))[0] == 200
 
 
+async def test_health_tells_of_the_models_and_the_database_to_who_has_no_key(process: Process) -> None:
+    async def is_ready() -> bool:
+        return await ask(process, "/health/ready", key=None) == (200, {"status": "ok"})
+
+    await until(is_ready)
+    assert await ask(process, "/health/live", key=None) == (200, {"status": "alive"})
+    status, told = await ask(process, "/health", key=None)
+    assert (status, told["name"], told["role"], told["status"]) == (200, "tale-model", "model", "ok")
+    assert told["uptime_s"] >= 0
+    assert told["database"]["state"] == "ok"
+    assert {model["name"]: model["state"] for model in told["models"]}["small"] == "ready"
+    assert "sessions" not in told
+
+
+async def test_calls_are_a_use_of_the_process_and_looks_are_none(process: Process) -> None:
+    activity = process.shared.activity
+    activity.last_use = 0.0
+    for path in ("/health", "/health/live", "/health/ready", "/tale/status", "/metrics"):
+        await ask(process, path)
+    assert (await ask(process, "/v1/models", key=None))[0] == 401
+    assert activity.last_use == 0.0
+    for path in ("/v1/chat/completions", "/tale/count_tokens"):
+        activity.last_use = 0.0
+        assert (await ask(process, path, {"messages": MESSAGES}))[0] == 200
+        assert activity.last_use > 0.0
+
+
 async def test_failures_are_told_with_their_kind(process: Process) -> None:
     status, answer = await ask(process, "/v1/chat/completions", {"messages": MESSAGES, "model": "huge"})
     assert (status, answer["error"]["type"]) == (400, "ModelException")
@@ -147,7 +175,8 @@ async def test_while_nothing_is_said_comments_show_that_the_server_lives(process
     assert isinstance(process.shared.pool, ModelPool)
     gate = process.backend.load_gates["large"] = asyncio.Event()
     settings = process.settings.model_copy(update={"model_port": 0})
-    server = ModelServer(settings, process.shared.pool, api_key=KEY, ping_interval_s=0.001)
+    told = {"health": partial(process.shared.health, "tale-model", "model"), "on_use": process.shared.activity.note}
+    server = ModelServer(settings, process.shared.pool, api_key=KEY, ping_interval_s=0.001, **told)
     await server.start()
     url, headers = f"http://127.0.0.1:{server.port}/v1/chat/completions", {"Authorization": f"Bearer {KEY}"}
     body = {"messages": MESSAGES, "stream": True}

@@ -112,6 +112,21 @@ def lasting(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         yield gateway.url
 
 
+def test_the_official_client_without_asyncio_completes_streams_lists_and_embeds(lasting: str) -> None:
+    with openai.OpenAI(base_url=f"{lasting}/v1", api_key="none", max_retries=0) as client:
+        whole = client.chat.completions.create(model="tale-auto", messages=USER)
+        assert (whole.choices[0].message.content, whole.model) == ("Hello world!", "small")
+        with client.chat.completions.create(model="tale-task", messages=USER, stream=True) as stream:
+            chunks = list(stream)
+        assert "".join(chunk.choices[0].delta.content or "" for chunk in chunks) == "Hello world!"
+        assert chunks[-1].usage == whole.usage
+        assert [model.id for model in client.models.list()][:2] == ["small", "large"]
+        vectors = client.embeddings.create(model="small", input=["one", "three"])
+        assert [row.embedding for row in vectors.data] == [[3.0], [5.0]]
+        with pytest.raises(openai.NotFoundError, match="There is no model 'gpt-9' here"):
+            client.chat.completions.create(model="gpt-9", messages=USER)
+
+
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),

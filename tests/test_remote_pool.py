@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import aiohttp
 import pytest
@@ -37,6 +38,10 @@ class Bench:
         return f"http://127.0.0.1:{self.server.port}"
 
 
+async def health() -> dict[str, Any]:
+    return {"name": "tale-model", "status": "ok"}
+
+
 @pytest.fixture
 async def bench(tmp_path: Path) -> AsyncIterator[Bench]:
     database = Database.open(f"sqlite:///{tmp_path / 'tale.db'}")
@@ -53,7 +58,7 @@ async def bench(tmp_path: Path) -> AsyncIterator[Bench]:
     )
     await pool.start()
     settings = load_settings({"home": str(tmp_path), "api_key": "secret"}, environment={})
-    server = build_model_server(settings.model_copy(update={"model_port": 0}), pool)
+    server = build_model_server(settings.model_copy(update={"model_port": 0}), pool, health=health, on_use=lambda: None)
     await server.start()
     remote = RemoteModelPool(f"http://127.0.0.1:{server.port}", "secret")
     await remote.start()
@@ -150,4 +155,6 @@ async def test_a_model_server_that_is_gone_is_told_and_its_status_unknown() -> N
 
 async def test_a_model_server_without_a_key_is_not_built(bench: Bench, tmp_path: Path) -> None:
     with pytest.raises(ValidationException, match="needs a key"):
-        build_model_server(load_settings({"home": str(tmp_path)}, environment={}), bench.pool)
+        build_model_server(
+            load_settings({"home": str(tmp_path)}, environment={}), bench.pool, health=health, on_use=lambda: None
+        )

@@ -183,6 +183,16 @@ async def test_what_was_lost_is_told_when_the_collector_takes_spans_again(
     assert len(collector.spans) == 1
 
 
+async def test_a_request_whose_path_names_a_thing_is_told_by_its_route(collector: Collector) -> None:
+    telemetry = Telemetry(collector.url)
+    for number, method in enumerate(("POST /v1/embeddings", "GET /tasks/{task_id}/events")):
+        telemetry.request_answered(McpCall(str(number), 1.0, "tale-gateway", method, 0.5, "ok"))
+    await telemetry.close()
+    told = [collector.named(name).attributes for name in ("POST /v1/embeddings", "GET /tasks/{task_id}/events")]
+    assert (told[0].get("url.path"), told[0].get("http.route")) == ("/v1/embeddings", None)
+    assert (told[1].get("url.path"), told[1].get("http.route")) == (None, "/tasks/{task_id}/events")
+
+
 @pytest.mark.parametrize("trace_id", [None, "", "no trace", "0" * 32])
 async def test_a_call_without_a_good_trace_is_a_trace_of_its_own(collector: Collector, trace_id: str | None) -> None:
     telemetry = Telemetry(collector.url)

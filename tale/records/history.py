@@ -50,7 +50,7 @@ class ModelCall:
 
 @dataclass(frozen=True, slots=True)
 class McpCall:
-    """One row per MCP request a server answered."""
+    """One row per MCP or HTTP request a server answered; of which there is none, `servers.http_calls` says."""
 
     id: str
     started_at: float

@@ -1,4 +1,8 @@
-"""One HTTP request of OpenAI's API as the row that is kept of it."""
+"""One HTTP request of a client as the row that is kept of it, in the table of the MCP calls.
+
+No rows are kept of looks (health, metrics), of requests to the model server, which are those of tale's own roles and
+leave the rows of their model calls, and of the calls of the learning server (see there).
+"""
 
 import asyncio
 import logging
@@ -10,6 +14,7 @@ from typing import Any
 from aiohttp import web
 
 from tale.exceptions import TaleBaseException
+from tale.ids import new_call_id
 from tale.mcp.admission import caller_of
 from tale.records import McpCall
 from tale.traces import TRACE_HEADER, trace_id_of
@@ -20,15 +25,19 @@ logger = logging.getLogger(__name__)
 
 
 class HttpCall:
-    """A request under way. Its row is written once, when it is `ended` for the first time."""
+    """A request under way. Its row is written once, when it is `ended` for the first time.
 
-    def __init__(self, request: web.Request, server: str, record: Record) -> None:
-        self.id = uuid.uuid4().hex
+    `path` stands for the request's own where that names a thing; `task_id` may be told before it is ended.
+    """
+
+    def __init__(self, request: web.Request, server: str, record: Record, *, path: str | None = None) -> None:
+        self.id = new_call_id().replace("-", "")
         self.trace_id = trace_id_of(request.headers.get(TRACE_HEADER))
         self.key_name = caller_of(request).name
+        self.task_id: str | None = None
         self.started_at = time.time()
         self._began = time.perf_counter()
-        self._method = f"{request.method} {request.path}"
+        self._method = f"{request.method} {path or request.path}"
         self._server = server
         self._record = record
         self._is_ended = False
@@ -58,6 +67,7 @@ class HttpCall:
             method=self._method,
             latency_s=time.perf_counter() - self._began,
             outcome="ok" if error is None else "cancelled" if left else "error",
+            task_id=self.task_id,
             trace_id=self.trace_id,
             key_name=self.key_name,
             **told,

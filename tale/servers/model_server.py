@@ -1,10 +1,13 @@
-"""The model server: this host's pool, for roles in other processes and on other hosts, in OpenAI's form."""
+"""The model server: this host's pool, for roles in other processes and on other hosts, in OpenAI's form.
+
+Its requests leave no rows but those of the model calls that they make: who asked has a row of the request.
+"""
 
 import asyncio
 import hmac
 import json
 import logging
-import os
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import asdict
 from typing import Any, Final
@@ -14,6 +17,7 @@ from aiohttp.typedefs import Handler
 
 from tale import __version__
 from tale.exceptions import NetworkException, TaleBaseException, ValidationException
+from tale.mcp.health import Health, HealthRoutes
 from tale.mcp.listener import Listener
 from tale.models.backend import ChatEvent
 from tale.models.model_pool import ModelPool
@@ -35,13 +39,19 @@ from tale.servers.openai_forms import ChatBody, EmbeddingBody, read_form
 from tale.settings import Settings
 from tale.traces import TRACE_HEADER, trace_id_of
 
+NAME: Final = "tale-model"
 BODY_LIMIT_BYTES: Final = 4 * 1024 * 1024
+OPEN: Final = frozenset({"/health", "/health/live", "/health/ready"})  # the paths that ask for no key
+LOOKS: Final = frozenset({"/tale/status", "/metrics"})  # those that are no use of the models
 
 logger = logging.getLogger(__name__)
 
 
 class ModelServer:
-    """Serves one pool. Every path but /health asks for the key."""
+    """Serves one pool. Every path but those of health, which `health` answers, asks for the key.
+
+    `on_use` is told of each request that is more than a look.
+    """
 
     def __init__(
         self,
@@ -49,22 +59,24 @@ class ModelServer:
         pool: ModelPool,
         *,
         api_key: str,
+        health: Health,
+        on_use: Callable[[], None],
         ping_interval_s: float = PING_INTERVAL_S,
         metrics: MetricsPage | None = None,
     ) -> None:
         self._pool = pool
-        self._home = str(settings.home)
         self._api_key = api_key
+        self._on_use = on_use
         self._ping_interval_s = ping_interval_s
         application = web.Application(client_max_size=BODY_LIMIT_BYTES, middlewares=[self._guard])
-        application.router.add_get("/health", self._health)
+        application.router.add_routes(HealthRoutes(NAME, version=__version__, health=health).routes())
         application.router.add_get("/v1/models", self._models)
         application.router.add_post("/v1/chat/completions", self._chat)
         application.router.add_post("/v1/embeddings", self._embeddings)
         application.router.add_get("/tale/status", self._status)
         application.router.add_post("/tale/count_tokens", self._count_tokens)
         application.router.add_routes(metrics.routes() if metrics else [])
-        self._listener = Listener("tale-model", application, host=settings.host, port=settings.model_port)
+        self._listener = Listener(NAME, application, host=settings.host, port=settings.model_port)
 
     @property
     def port(self) -> int:
@@ -82,17 +94,17 @@ class ModelServer:
     @web.middleware
     async def _guard(self, request: web.Request, handler: Handler) -> web.StreamResponse:
         given = request.headers.get("Authorization", "").removeprefix("Bearer ").encode("utf-8", "surrogateescape")
-        if request.path != "/health" and not hmac.compare_digest(given, self._api_key.encode()):
+        if request.path in OPEN:
+            return await handler(request)
+        if not hmac.compare_digest(given, self._api_key.encode()):
             refusal = {"error": {"type": "ServerException", "message": "The model server asks for a key."}}
-            return web.json_response(refusal, status=401, headers={"WWW-Authenticate": 'Bearer realm="tale-model"'})
+            return web.json_response(refusal, status=401, headers={"WWW-Authenticate": f'Bearer realm="{NAME}"'})
+        if request.path not in LOOKS:
+            self._on_use()
         try:
             return await handler(request)
         except TaleBaseException as error:
             return web.json_response(_error(error), status=503 if isinstance(error, NetworkException) else 400)
-
-    async def _health(self, request: web.Request) -> web.Response:
-        body = {"name": "tale-model", "role": "model", "version": __version__, "status": "ok", "pid": os.getpid()}
-        return web.json_response({**body, "home": self._home})
 
     async def _models(self, request: web.Request) -> web.Response:
         status = await self._pool.status()
@@ -174,11 +186,19 @@ def _error(error: TaleBaseException) -> dict[str, Any]:
     return {"error": {"type": type(error).__name__, "message": error.message, "context": context}}
 
 
-def build_model_server(settings: Settings, pool: ModelPool, metrics: MetricsPage | None = None) -> ModelServer:
+def build_model_server(
+    settings: Settings,
+    pool: ModelPool,
+    *,
+    health: Health,
+    on_use: Callable[[], None],
+    metrics: MetricsPage | None = None,
+) -> ModelServer:
     """The model server of this pool; the settings must name a key."""
     if settings.api_key is None:
         raise ValidationException("The model server needs a key; set api_key (TALE_API_KEY).")
-    return ModelServer(settings, pool, api_key=settings.api_key.get_secret_value(), metrics=metrics)
+    key = settings.api_key.get_secret_value()
+    return ModelServer(settings, pool, api_key=key, health=health, on_use=on_use, metrics=metrics)
 
 
 if __name__ == "__main__":

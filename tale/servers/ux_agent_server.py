@@ -244,7 +244,10 @@ class UXAgentTools:
                 with suppress(TimeoutError):
                     async with asyncio.timeout(PROGRESS_INTERVAL_S):
                         await ears.said.wait()
-            await ears.news.wait()
+                continue
+            with suppress(TimeoutError):
+                async with asyncio.timeout(PROGRESS_INTERVAL_S if line else None):
+                    await ears.news.wait()
 
 
 def _check_limit(limit: int) -> None:
