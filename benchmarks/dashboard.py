@@ -3,15 +3,16 @@
 python benchmarks/dashboard.py                  one million calls: about 0.5 GB in the temporary folder
 python benchmarks/dashboard.py --full           ten million too: about 4.5 GB, some minutes
 python benchmarks/dashboard.py --folder FOLDER  where the databases are made, and kept for the next run
+python benchmarks/dashboard.py --no-browser     only what the pages read: the rest takes Chromium and Playwright
 
 The histories are of 100 days, alike but for their density: calls at all times of the day by three models, in four
-operations, with failures, loads and tasks; of the last thirty days there are the monitor's samples, too. What a page
-reads is timed as the dashboard asks for it, of the last day and, where people look further back, of thirty days; warm:
-the best of several times, after a first one.
+operations, with failures, loads, conversations and tasks; of the last thirty days there are the monitor's samples, too.
+What a page reads is timed as the dashboard asks for it, of the last hour, day and thirty days, of these of one model,
+too; warm: the median of several times, after a first one.
 
-Where Chromium and Playwright are, a browser opens the dashboard on one more history, of a million calls that end now:
-the time to the first figures of Overview, the memory of the process after all pages were looked at, and, beside a real
-service, what an open page costs that one.
+A browser opens the dashboard on one more history, of a million calls that end now: the time to the first figures of
+Overview, the memory of the process after all pages were looked at, and, beside a real service, what an open page costs
+that one. Another looks at what `tale demo` loads into a new home.
 """
 
 import argparse
@@ -25,11 +26,12 @@ import time
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import psutil
-from harness import Row, ServiceUnderTest, free_ports, running_service, show
+from harness import Row, environment_for, free_ports, median, running_service, show
 from sqlalchemy import Connection, insert
 
 from tale.analytics import History, open_history
@@ -38,6 +40,7 @@ from tale.analytics.learned import learned
 from tale.constants import MONITOR_INTERVAL
 from tale.monitoring.pages import PAGES, Choice
 from tale.records import ModelCall, Task, TaskStatus
+from tale.storage.call_pages import CallFilter
 from tale.storage.database import Database
 from tale.storage.learning_tables import predictions
 from tale.storage.monitoring_tables import monitor_samples
@@ -46,20 +49,39 @@ from tale.storage.rollups import WATERMARK
 from tale.storage.rows import upsert, values_of
 from tale.storage.tables import SCHEMA_REVISION, meta, model_calls, rollup_minute, tasks
 
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser, Page
+
 DAYS, DAY_S, MINUTE_S, MINUTES_A_DAY = 100, 86_400, 60, 1_440
 SAMPLED_DAYS = 30
-CONTENT = 2  # counts what the databases were made to hold: those of another number are not used again
+CONTENT = 3  # counts what the databases were made to hold: those of another number are not used again
 NOW_S = 1_767_225_600.0  # the end of a day
 SIZES, FULL_SIZES = (1_000_000,), (1_000_000, 10_000_000)
 LIMITS_MS = {1_000_000: 50.0, 10_000_000: 200.0}
+CONVERSATIONS = 50  # a day
+LAST = f"{DAYS - 1:08x}-0000-0000-0000-000000000001"  # one of the last day
+CHOICES = {
+    "hour": Choice(1.0),
+    "day": Choice(24.0),
+    "30 days": Choice(30 * 24.0),
+    "30 days, one model": Choice(30 * 24.0, "large"),
+}
 READS: dict[str, Callable[[History, Choice], Any]] = {
     **PAGES,
+    "under way": lambda history, _: history.reader.under_way(),
+    "Tasks": lambda history, choice: history.tasks(choice.hours, limit=100),
+    "Chat": lambda history, _: history.page(CallFilter(conversation_id=LAST, operation="chat", limit=200)),
     "Learning": lambda history, choice: learned(history, choice.hours, model=choice.model),
     "Alerts": lambda history, _: told_alerts(history),
 }
 BATCH = 20_000
 ROUNDS = 7
 LOOK_MS, WATCHED_S, MOST_LOOKS = 5_000, 20.0, 9
+TALE = (sys.executable, "-m", "tale.cli.main")
+NO_BROWSER = (
+    "First paint, memory and cost to the service take Chromium and Playwright: apt-get install chromium, "
+    "pip install playwright; or leave them out with --no-browser."
+)
 LINKS = """() => [...document.querySelectorAll("[data-testid='stSidebarNavLink']")].map(link => link.href)"""
 MODELS = (
     ("small", "ux", "chat"),
@@ -86,6 +108,7 @@ def call_of_a_day(chance: random.Random, at: float) -> ModelCall:
         requested_model=model,
         provider="embedded",
         task_id=str(uuid.UUID(int=chance.getrandbits(128), version=4)) if operation == "execute" else None,
+        conversation_id=str(uuid.UUID(int=chance.randrange(CONVERSATIONS))) if operation == "chat" else None,
         input_tokens=chance.randrange(2_000),
         cached_tokens=100,
         output_tokens=chance.randrange(1, 600),
@@ -140,7 +163,7 @@ def shifted(connection: Connection, first: float, day: int) -> None:
     """Copy the first day's rows to another day."""
     shift_s = day * DAY_S
     moved_at = {name: f"{name} + {shift_s}" for name in ("started_at", "ended_at", "created_at", "cancel_requested_at")}
-    moved_id = {name: f"printf('%08x', {day}) || substr({name}, 9)" for name in ("id", "task_id")}
+    moved_id = {name: f"printf('%08x', {day}) || substr({name}, 9)" for name in ("id", "task_id", "conversation_id")}
     moved = {**moved_at, **moved_id, "minute": f"minute + {day * MINUTES_A_DAY}"}
     limits = (
         (model_calls, f"started_at < {first + DAY_S}"),
@@ -204,46 +227,54 @@ def without_indexes(connection: Connection, table: str) -> list[str]:
 
 
 def timed(read: Callable[[], Any]) -> tuple[float, float]:
-    """Milliseconds of the first time, and of the best of the others: whatever else the machine does only adds time."""
+    """Milliseconds of the first time, and the median of the others."""
     taken: list[float] = []
     for _ in range(ROUNDS + 1):
         began = time.perf_counter()
         read()
         taken.append((time.perf_counter() - began) * 1_000)
-    return taken[0], min(taken[1:])
+    return taken[0], median(taken[1:])
 
 
 def measured(history: History, limit_ms: float, size: int) -> list[Row]:
     """The figures of all pages."""
     rows: list[Row] = []
-    for hours, words in ((1.0, "hour"), (24.0, "day"), (30 * 24.0, "30 days")):
-        choice = Choice(hours)
+    for words, choice in CHOICES.items():
         for name, read in READS.items():
             first_ms, warm_ms = timed(lambda read=read, choice=choice: read(history, choice))
             rows.append(Row(f"{size:,} calls, {words}: {name} (first {first_ms:,.0f} ms)", warm_ms, "ms", limit_ms))
     return rows
 
 
-def in_a_browser(folder: Path) -> list[Row]:
-    """The figures that take a browser, on a history that ends now; none where there is none."""
-    chromium = shutil.which("chromium") or shutil.which("google-chrome")
-    try:
-        from playwright.sync_api import sync_playwright
-    except ImportError:
-        chromium = None
-    if chromium is None:
-        print("Not measured for want of Chromium and Playwright: first paint, memory, cost to the service.")
-        return []
+def chromium() -> str:
+    """Where it is. Raises SystemExit where it or Playwright is not."""
+    found = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+    if found is None or find_spec("playwright") is None:
+        raise SystemExit(NO_BROWSER)
+    return found
+
+
+def in_a_browser(folder: Path, program: str) -> list[Row]:
+    """The figures that take a browser."""
+    from playwright.sync_api import sync_playwright
+
     path = folder / "dashboard-now.db"
     asyncio.run(made(path, SIZES[0], end_s=time.time() // MINUTE_S * MINUTE_S))
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=program, args=["--no-sandbox", "--disable-gpu"])
+        rows = [*beside_a_service(path, browser), of_the_demo(folder / "demo-home", browser)]
+        browser.close()
+    return rows
+
+
+def beside_a_service(path: Path, browser: "Browser") -> list[Row]:
+    """What a look at all pages takes and costs."""
     told = {"backend": "embedded", "learning": "off", "database_url": f"sqlite:///{path}"}
-    with running_service(**told) as service, dashboard_of(service) as (process, url), sync_playwright() as playwright:
+    with running_service(**told) as service, dashboard_of(service.environment) as (process, url):
         idle = settled_share(service.process.pid)
-        browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox", "--disable-gpu"])
         page = browser.new_page()
         began = time.perf_counter()
-        page.goto(url)
-        page.wait_for_selector("[data-testid='stMetricValue']")
+        until_figures(page, url)
         paint_s = time.perf_counter() - began
         for address in page.evaluate(LINKS):
             page.goto(address)
@@ -252,7 +283,7 @@ def in_a_browser(folder: Path) -> list[Row]:
         page.wait_for_timeout(LOOK_MS)
         memory = psutil.Process(process.pid).memory_info().rss / 1e6
         cost = cpu_share(service.process.pid) - idle
-        browser.close()
+        page.close()
     return [
         Row("Overview, first figures after the server is up", paint_s, "s", 2.0),
         Row("Memory of the dashboard after all pages", memory, "MB", 300.0),
@@ -260,18 +291,39 @@ def in_a_browser(folder: Path) -> list[Row]:
     ]
 
 
+def of_the_demo(home: Path, browser: "Browser") -> Row:
+    """How soon a new home has a dashboard that shows figures."""
+    environment = environment_for(home)
+    page = browser.new_page()
+    began = time.perf_counter()
+    subprocess.run([*TALE, "demo"], env=environment, check=True, stdout=subprocess.DEVNULL)
+    with dashboard_of({**environment, "TALE_HOME": str(home / "demo")}) as (_, url):
+        until_figures(page, url)
+        taken_s = time.perf_counter() - began
+        page.close()
+    return Row("From `tale demo` in a new home to the first figures", taken_s, "s", 60.0)
+
+
+def until_figures(page: "Page", url: str) -> None:
+    """Open the dashboard; return when Overview shows figures."""
+    page.goto(url)
+    page.wait_for_selector("[data-testid='stMetricValue']")
+
+
 @contextmanager
-def dashboard_of(service: ServiceUnderTest) -> Iterator[tuple[psutil.Process, str]]:
+def dashboard_of(environment: dict[str, str]) -> Iterator[tuple[psutil.Process, str]]:
     """The process of the dashboard as `tale dashboard --web` starts it, and its address."""
     (port,) = free_ports(1)
-    command = [sys.executable, "-m", "tale.cli.main", "dashboard", "--web", "--port", str(port)]
-    clean = {name: value for name, value in service.environment.items() if name not in ("DISPLAY", "BROWSER")}
+    command = [*TALE, "dashboard", "--web", "--port", str(port)]
+    clean = {name: value for name, value in environment.items() if name not in ("DISPLAY", "BROWSER")}
     with subprocess.Popen(command, env=clean, stdout=subprocess.PIPE, text=True) as started:
         assert started.stdout is not None
         assert "Ctrl-C ends it" in started.stdout.readline()
         (process,) = psutil.Process(started.pid).children()
-        yield process, f"http://127.0.0.1:{port}"
-        started.terminate()
+        try:
+            yield process, f"http://127.0.0.1:{port}"
+        finally:
+            started.terminate()
 
 
 def cpu_share(pid: int) -> float:
@@ -299,7 +351,9 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", maxsplit=1)[0])
     parser.add_argument("--full", action="store_true", help="ten million calls too")
     parser.add_argument("--folder", type=Path, help="where the databases are made and kept; default: a temporary one")
+    parser.add_argument("--no-browser", action="store_true", help="only what the pages read")
     given = parser.parse_args()
+    program = None if given.no_browser else chromium()
     rows: list[Row] = []
     with tempfile.TemporaryDirectory(prefix="tale-benchmark-") as temporary:
         folder = given.folder or Path(temporary)
@@ -311,7 +365,8 @@ def main() -> int:
                 print(f"{size:>12,} calls: {path.stat().st_size / 1e6:,.0f} MB in {time.perf_counter() - began:.0f} s")
             with open_history(path, clock=lambda: NOW_S + 1) as history:
                 rows += measured(history, LIMITS_MS[size], size)
-        rows += in_a_browser(Path(temporary))
+        if program is not None:
+            rows += in_a_browser(Path(temporary), program)
     return show("The data of each page of the dashboard", rows)
 
 

@@ -3,16 +3,29 @@
 import argparse
 import asyncio
 import logging
+import os
+import sqlite3
 import sys
 import time
-from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from harness import Row, environment_for, median, postgres, running_service, show
+import psutil
+from harness import (
+    Row,
+    cpu_s,
+    environment_for,
+    learning_server_of,
+    median,
+    postgres,
+    running_service,
+    show,
+    until_told,
+)
 from sqlalchemy import Engine, create_engine, event, text
 
 from tale.mcp.http_client import HTTPMCPClient
@@ -22,9 +35,11 @@ from tale.storage.engines import parse_url
 
 DEPTH, BATCH = 100_000, 500
 CALLS = 100
-SETTLE_S, IDLE_S = 3.0, 20.0
+SETTLE_S, IDLE_S = 3.0, 60.0  # all chores of a minute come once
 MOST_SLOWER = 1.25  # a queue of that depth beside an empty one; more than that is no noise
-MOST_CPU_PERCENT, MOST_STATEMENTS_PER_S = 1.0, 1.0
+MOST_CPU_PERCENT, MOST_BUSY_PERCENT = 1.0, 15.0
+MOST_STATEMENTS_PER_S, MOST_FILE_CALLS_PER_S = 2.0, 0.1  # BEGIN and COMMIT are statements, too
+ROLES = ("gateway", "execution", "ux_agent")
 NO_MODELS = {"backend": "openai", "openai_url": "http://127.0.0.1:9/v1", "ux_model": "none", "task_model": "none"}
 
 
@@ -37,18 +52,32 @@ class Found:
 
 
 @asynccontextmanager
-async def service(home: str, *roles: str, **chosen: object) -> AsyncIterator[None]:
+async def service(home: str, *roles: str, **chosen: object) -> AsyncIterator[Settings]:
     """A service in this process, whose statements and whose CPU can be counted."""
-    ports = environment_for(Path(home))
-    named: dict[str, Any] = {
-        f"{role}_port": int(ports[f"TALE_{role.upper()}_PORT"]) for role in ("gateway", "execution")
-    }
-    settings = Settings.model_validate({"home": home, **named, **NO_MODELS, **chosen})
+    environment = environment_for(Path(home))
+    ports: dict[str, Any] = {f"{role}_port": int(environment[f"TALE_{role.upper()}_PORT"]) for role in roles}
+    settings = Settings.model_validate({"home": home, **ports, **NO_MODELS, **chosen})
     async with AsyncExitStack() as stack:
         started = Service(settings, roles, background=False)
         stack.push_async_callback(started.stop)
         await started.start()
-        yield
+        yield settings
+
+
+@contextmanager
+def sqlite_statements() -> Iterator[list[float]]:
+    """When statements are run in this process on connections to SQLite that are made meanwhile, by time.monotonic."""
+    moments: list[float] = []
+
+    def follow(connection: object, _: object) -> None:
+        if isinstance(connection, sqlite3.Connection):
+            connection.set_trace_callback(lambda _: moments.append(time.monotonic()))
+
+    event.listen(Engine, "connect", follow)
+    try:
+        yield moments
+    finally:
+        event.remove(Engine, "connect", follow)
 
 
 async def medians(client: HTTPMCPClient) -> Found:
@@ -85,27 +114,41 @@ async def deep(name: str, depth: int, **chosen: object) -> list[Row]:
 
 
 async def idle(name: str, **chosen: object) -> list[Row]:
-    """Statements a second and CPU while nobody asks for anything."""
-    statements = 0
-
-    def count(*_: object) -> None:
-        nonlocal statements
-        statements += 1
-
+    """What the service does while nobody asks for anything, when it has learned all that it can."""
     url = chosen.get("database_url")
-    with TemporaryDirectory(prefix="tale-benchmark-") as home:
-        async with service(home, "gateway", "execution", **chosen):
+    with TemporaryDirectory(prefix="tale-benchmark-") as home, sqlite_statements() as moments:
+        async with service(home, *ROLES, **chosen) as settings:
+            async with (
+                HTTPMCPClient(settings.url_of("ux_agent")) as talk,
+                HTTPMCPClient(settings.url_of("gateway")) as gateway,
+            ):
+                await until_told(talk, gateway)
             await asyncio.sleep(SETTLE_S)
-            event.listen(Engine, "before_cursor_execute", count)
-            committed, used = transactions(url), time.process_time()
+            learning = learning_server_of(os.getpid())
+            moments.clear()
+            before = (time.process_time() + cpu_s(learning), transactions(url), file_calls(learning))
             await asyncio.sleep(IDLE_S)
-            used = time.process_time() - used
-            event.remove(Engine, "before_cursor_execute", count)
-            committed = transactions(url) - committed
-    rows = [Row(f"{name}: CPU at rest", 100 * used / IDLE_S, "%", MOST_CPU_PERCENT)]
+            after = (time.process_time() + cpu_s(learning), transactions(url), file_calls(learning))
+            seconds = len({int(moment) for moment in moments})
+            statements = len(moments)
+    cpu, committed, asked = ((then - now) / IDLE_S for now, then in zip(before, after, strict=True))
+    rows = [
+        Row(f"{name}: CPU at rest, learning server included", 100 * cpu, "%", MOST_CPU_PERCENT),
+        Row(f"{name}: reads and writes of the learning server", asked, "/s", MOST_FILE_CALLS_PER_S),
+    ]
     if url:
-        return [*rows, Row(f"{name}: transactions at rest", committed / IDLE_S, "/s")]
-    return [*rows, Row(f"{name}: statements at rest", statements / IDLE_S, "/s", MOST_STATEMENTS_PER_S)]
+        return [*rows, Row(f"{name}: transactions at rest", committed, "/s")]
+    return [
+        *rows,
+        Row(f"{name}: seconds at rest with a statement", 100 * seconds / IDLE_S, "%", MOST_BUSY_PERCENT),
+        Row(f"{name}: statements at rest", statements / IDLE_S, "/s", MOST_STATEMENTS_PER_S),
+    ]
+
+
+def file_calls(process: psutil.Process) -> int:
+    """How often a process has asked the system to read or to write."""
+    told = process.io_counters()
+    return told.read_count + told.write_count
 
 
 def transactions(url: object) -> int:
@@ -122,11 +165,15 @@ def transactions(url: object) -> int:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--depth", type=int, default=DEPTH, help="tasks in the queue, in steps of 500")
+    parser.add_argument("--rest", action="store_true", help="look at the service at rest alone")
     given = parser.parse_args()
     logging.disable()  # the service at rest says that it has no models
-    rows = asyncio.run(deep("SQLite", given.depth)) + asyncio.run(idle("SQLite"))
-    with postgres() as url:
-        rows += asyncio.run(deep("PostgreSQL", given.depth, database_url=url))
+    rows: list[Row] = []
+    if not given.rest:
+        rows += asyncio.run(deep("SQLite", given.depth))
+        with postgres() as url:
+            rows += asyncio.run(deep("PostgreSQL", given.depth, database_url=url))
+    rows += asyncio.run(idle("SQLite"))
     with postgres() as url:
         rows += asyncio.run(idle("PostgreSQL", database_url=url))
     return show(f"a queue of {given.depth:,} tasks, and a service at rest ({IDLE_S:g} s)", rows)

@@ -1,7 +1,8 @@
 """Does a long history slow down the recording of calls, or the look at the latest of them?
 
-What is recorded beside the limit are calls as gateway_overhead.py and ingest.py make them, of conversations. The ids of
-tasks are random, so that each new one touches another page of its index: what that costs is told without a limit.
+Calls are recorded as conversations make them, as tasks do, and as clients of the gateway do, through a whole service.
+The ids of tasks are random, so that each new one touches another page of its index: what that costs where a thousand
+tasks make a call at once is told without a limit.
 
 python benchmarks/growth.py                  databases of 1,000, 100,000 and 1,000,000 calls
 python benchmarks/growth.py --full           10,000,000 calls too: about 6 GB in the temporary folder, some minutes
@@ -21,11 +22,13 @@ import tempfile
 import time
 import uuid
 from collections.abc import Awaitable, Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from harness import Row, show
+from gateway_overhead import KEY, Target, load, upstream
+from harness import Row, ServiceUnderTest, median, running_service, show, until_models_ready
 from sqlalchemy import Connection, insert, select
 
 from tale.ids import new_call_id
@@ -48,6 +51,7 @@ ROUNDS = 7
 TURNS = 10  # of a conversation
 WRITTEN, AT_ONCE, ALONE = 1_000, 50, 100  # calls of one round
 READS = 5
+GATEWAY_S, GATEWAY_ROUNDS, GATEWAY_CONNECTIONS = 1.0, 15, 8
 LIMIT = 1.2
 Measure = Callable[[Database], Awaitable[Any]]
 
@@ -174,18 +178,50 @@ async def sums_of_a_day(database: Database) -> None:
     await database.read(lambda connection: minute_rows(connection, NOW_S - DAY_S, NOW_S))
 
 
-IN_A_ROW, AT_ONCE_CALLS, OF_TASKS = f"{ALONE} calls one by one", f"{WRITTEN:,} calls at once", "the same, of tasks"
+OF_TASKS_AT_ONCE = f"{WRITTEN:,} calls of tasks at once"
 WRITINGS: dict[str, Measure] = {
-    IN_A_ROW: partial(written, count=ALONE, at_once=1),
-    AT_ONCE_CALLS: partial(written, count=WRITTEN, at_once=AT_ONCE),
-    OF_TASKS: partial(written, count=WRITTEN, at_once=AT_ONCE, of_tasks=True),
+    f"{ALONE} calls one by one": partial(written, count=ALONE, at_once=1),
+    f"{WRITTEN:,} calls at once": partial(written, count=WRITTEN, at_once=AT_ONCE),
+    f"{ALONE} calls of tasks one by one": partial(written, count=ALONE, at_once=1, of_tasks=True),
+    OF_TASKS_AT_ONCE: partial(written, count=WRITTEN, at_once=AT_ONCE, of_tasks=True),
 }
+THROUGH_GATEWAY = f"a call through the gateway, {GATEWAY_CONNECTIONS} at a time"
 READINGS: dict[str, Measure] = {
     "usage of a day, by model": usage_of_a_day,
     "the last 100 calls": last_calls,
     "usage of a task": usage_of_a_task,
     "sums by the minute of a day": sums_of_a_day,
 }
+
+
+@contextmanager
+def gateway(url: str, engine: Target) -> Iterator[int]:
+    """The port of a service that keeps its calls in that database."""
+    given = {"backend": "openai", "openai_url": f"http://127.0.0.1:{engine.port}/v1", "ux_model": "fake"}
+    with running_service(**given, api_key=KEY, learning="off", database_url=url) as service:
+        asyncio.run(until_ready(service))
+        yield int(service.environment["TALE_GATEWAY_PORT"])
+
+
+async def until_ready(service: ServiceUnderTest) -> None:
+    """Return when the model of conversations is ready."""
+    async with service.client() as client:
+        await until_models_ready(client, "ux")
+
+
+def through_gateway(folder: Path, sizes: tuple[int, ...]) -> dict[int, float]:
+    """The median seconds of a call of OpenAI's API by size, of the best round."""
+    found: dict[int, float] = {}
+    with ExitStack() as stack:
+        engine = stack.enter_context(upstream())
+        ports = {size: stack.enter_context(gateway(f"sqlite:///{folder}/{size}.db", engine)) for size in sizes}
+        for _ in range(GATEWAY_ROUNDS):
+            for size, port in ports.items():
+                asking = load(port, connections=GATEWAY_CONNECTIONS, seconds=GATEWAY_S, stream=False)
+                _, callers = asyncio.run(asking)
+                taken = median([latency for caller in callers for latency in caller.latencies])
+                found[size] = min(taken, found.get(size, taken))
+    return found
 
 
 async def seconds_of(measure: Measure, database: Database, times: int) -> float:
@@ -228,11 +264,12 @@ def main() -> int:
     sizes = FULL_SIZES if given.full else SIZES
     with tempfile.TemporaryDirectory(dir=given.folder, prefix="tale-benchmark-") as folder:
         found = asyncio.run(measured(Path(folder), sizes))
+        found[THROUGH_GATEWAY] = through_gateway(Path(folder), (sizes[0], sizes[-1]))
     rows: list[Row] = []
     for what, by_size in found.items():
         rows += [Row(f"{what}, of {size:,}", seconds * 1_000, "ms") for size, seconds in by_size.items()]
         least, most = by_size[sizes[0]], by_size[sizes[-1]]
-        limit = None if what == OF_TASKS else LIMIT
+        limit = None if what == OF_TASKS_AT_ONCE else LIMIT
         rows.append(Row(f"{what}, {sizes[-1]:,} beside {sizes[0]:,}", most / least, "x", limit))
     return show("What a long history costs", rows)
 

@@ -16,13 +16,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+import psutil
 from rich.console import Console
 from rich.table import Table
 
 from tale.mcp.http_client import HTTPMCPClient
 
 READY_LIMIT_S = 600.0  # the first run may have to fetch the models
-LEARNED_WITHIN_S = 180.0  # a new home learns first what messages ask for
+LEARNED_WITHIN_S = 600.0  # a new home learns first what messages ask for, in a process that yields to all others
 
 
 @dataclass(frozen=True)
@@ -111,6 +112,25 @@ def postgres() -> Iterator[str]:
         server.cleanup()
 
 
+def peer_python(name: str, *packages: str) -> Path:
+    """A Python of its own with the newest releases of these packages, which pip compiles as it installs them.
+
+    It is made once, in the folder that TALE_BENCHMARK_NAME names, else among the user's caches, and renewed each time.
+    """
+    folder = Path(os.environ.get(f"TALE_BENCHMARK_{name.upper()}", f"~/.cache/tale-benchmarks/{name}")).expanduser()
+    python = folder / "bin" / "python"
+    if not python.exists():
+        subprocess.run([sys.executable, "-m", "venv", str(folder)], check=True)
+    subprocess.run([str(python), "-m", "pip", "install", "-q", "-U", *packages], check=True)
+    return python
+
+
+def release_of(python: Path, package: str) -> str:
+    """The version of a package that this Python has."""
+    program = f"from importlib.metadata import version; print(version({package!r}))"
+    return subprocess.run([str(python), "-c", program], check=True, capture_output=True, text=True).stdout.strip()
+
+
 def wait_until_live(service: ServiceUnderTest, role: str) -> None:
     """Return when the role answers; fail with the service's output when it ends first."""
     deadline = time.monotonic() + 60
@@ -157,11 +177,28 @@ async def until_models_ready(client: HTTPMCPClient, *names: str) -> None:
 
 async def until_learned(service: ServiceUnderTest) -> None:
     """Return when all is learned that a new home learns at first: what messages ask for, and what tasks take."""
-    async with service.client("ux_agent") as talk, service.client() as gateway, asyncio.timeout(LEARNED_WITHIN_S):
+    async with service.client("ux_agent") as talk, service.client() as gateway:
+        await until_told(talk, gateway)
+
+
+async def until_told(talk: HTTPMCPClient, gateway: HTTPMCPClient) -> None:
+    """The same, as the UX agent and the gateway tell it."""
+    async with asyncio.timeout(LEARNED_WITHIN_S):
         while (await talk.call_tool("task_detected", {"text": "Could you tell me a joke?"}))["source"] != "model":
             await asyncio.sleep(0.2)
         while (await gateway.call_tool("predict_task", {"text": "Write a poem"}))["version"] is None:
             await asyncio.sleep(0.2)
+
+
+def learning_server_of(pid: int) -> psutil.Process:
+    """The child of a service that learns."""
+    (found,) = [child for child in psutil.Process(pid).children() if "tale.servers.learning_server" in child.cmdline()]
+    return found
+
+
+def cpu_s(process: psutil.Process) -> float:
+    """What a process has used so far, in seconds of a core."""
+    return sum(process.cpu_times()[:2])
 
 
 def median(values: Sequence[float]) -> float:

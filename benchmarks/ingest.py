@@ -1,6 +1,6 @@
 """How many recorded calls become queryable a second, and how soon after they were accepted, beside Arize Phoenix?
 
-python benchmarks/ingest.py                  installs Phoenix into an environment of its own, once
+python benchmarks/ingest.py                  installs the newest Phoenix into an environment of its own
 python benchmarks/ingest.py --rows 20000     a longer run
 
 Both run in a process of their own on SQLite, and one client posts the same number of model calls to both in batches of
@@ -24,10 +24,11 @@ import urllib.request
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import aiohttp
-from harness import Row, free_ports, median, show
+from harness import Row, free_ports, median, peer_python, release_of, show
 
 PEERS = Path(__file__).parent / "peers"
 BATCH, CONNECTIONS = 100, 4
@@ -167,9 +168,8 @@ def tale(folder: Path, rows: int) -> Figures:
         return measured(target, [body] * (rows // BATCH))
 
 
-def phoenix(folder: Path, rows: int) -> Figures:
+def phoenix(python: Path, folder: Path, rows: int) -> Figures:
     """Phoenix, in the environment made for it."""
-    python = phoenix_python()
     port, grpc_port = free_ports(2)
     spans = folder / "spans"
     spans.mkdir()
@@ -194,23 +194,14 @@ def phoenix(folder: Path, rows: int) -> Figures:
         return measured(target, bodies)
 
 
-def phoenix_python() -> Path:
-    """A Python with Phoenix in an environment of its own, made once; pip compiles what it installs."""
-    folder = Path(os.environ.get("TALE_BENCHMARK_PHOENIX", "~/.cache/tale-benchmarks/phoenix")).expanduser()
-    python = folder / "bin" / "python"
-    if not (folder / "bin" / "phoenix").exists():
-        subprocess.run([sys.executable, "-m", "venv", str(folder)], check=True)
-        subprocess.run([str(python), "-m", "pip", "install", "-q", "arize-phoenix"], check=True)
-    return python
-
-
 def main() -> int:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", maxsplit=1)[0])
     parser.add_argument("--rows", type=int, default=4_000)
     given = parser.parse_args()
     found: dict[str, Figures] = {}
-    for name, measure in (("tale", tale), ("Phoenix", phoenix)):
+    python = peer_python("phoenix", "arize-phoenix")
+    for name, measure in (("tale", tale), ("Phoenix", partial(phoenix, python))):
         with tempfile.TemporaryDirectory(prefix="tale-benchmark-") as folder:
             found[name] = measure(Path(folder), given.rows)
     rows: list[Row] = []
@@ -221,7 +212,8 @@ def main() -> int:
     share = found["Phoenix"].queryable_per_s / found["tale"].queryable_per_s
     print(f"tale makes {1 / share:.1f} x as many rows queryable a second (at least {GATE_RATIO:g} x)")
     rows.append(Row("Phoenix's rows queryable a second, of tale's", share * 100, "%", 100 / GATE_RATIO))
-    return show(f"{given.rows:,} model calls, {BATCH} a request, {CONNECTIONS} connections", rows)
+    release = release_of(python, "arize-phoenix")
+    return show(f"{given.rows:,} model calls, {BATCH} a request, {CONNECTIONS} connections; Phoenix {release}", rows)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """How many MCP calls a second does our server answer, beside FastMCP, the SDK's own server and bare aiohttp?
 
-python benchmarks/mcp_throughput.py                     installs FastMCP into an environment of its own, once
+python benchmarks/mcp_throughput.py                     installs the newest FastMCP into an environment of its own
 python benchmarks/mcp_throughput.py --seconds 10        longer runs
 
 Every server is one process with one tool, `echo`; the client is this process. Each figure is the median of its runs.
@@ -9,7 +9,6 @@ Every server is one process with one tool, `echo`; the client is this process. E
 import argparse
 import asyncio
 import json
-import os
 import socket
 import subprocess
 import sys
@@ -20,7 +19,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from harness import free_ports, median, quantile
+from harness import free_ports, median, peer_python, quantile, release_of
 from rich.console import Console
 from rich.table import Table
 
@@ -205,23 +204,12 @@ def wait_until_open(port: int) -> None:
     raise SystemExit(f"Nothing answers on port {port}.")
 
 
-def peer_python() -> str:
-    """A Python with FastMCP, whose pins differ from ours: in an environment of its own, made once."""
-    folder = Path(os.environ.get("TALE_BENCHMARK_PEERS", "~/.cache/tale-benchmarks/fastmcp")).expanduser()
-    python = folder / "bin" / "python"
-    if not python.exists():
-        subprocess.run([sys.executable, "-m", "venv", str(folder)], check=True)
-        subprocess.run([str(python), "-m", "pip", "install", "-q", "fastmcp"], check=True)
-    return str(python)
-
-
-def measure(seconds: float, runs: int) -> dict[tuple[str, str, int], Figures]:
+def measure(peers: Path, seconds: float, runs: int) -> dict[tuple[str, str, int], Figures]:
     """Every kind, era and number of connections, the kinds taking turns so that noise falls on all alike."""
     found: dict[tuple[str, str, int], Figures] = {}
-    peers = peer_python()
     for _ in range(runs):
         for kind in KINDS:
-            with served(kind, peers if kind == "fastmcp" else sys.executable) as port:
+            with served(kind, str(peers) if kind == "fastmcp" else sys.executable) as port:
                 for era in ERAS:
                     for connections in CONNECTIONS:
                         rate, latencies = asyncio.run(load(port, era, kind, connections=connections, seconds=seconds))
@@ -232,9 +220,9 @@ def measure(seconds: float, runs: int) -> dict[tuple[str, str, int], Figures]:
     return found
 
 
-def report(found: dict[tuple[str, str, int], Figures]) -> int:
+def report(found: dict[tuple[str, str, int], Figures], release: str) -> int:
     """Print the table and the gates; 1 when one is missed."""
-    table = Table(title="one echo tool: calls/s (p50 ms, p99 ms)", title_justify="left")
+    table = Table(title=f"one echo tool, FastMCP {release} beside it: calls/s (p50 ms, p99 ms)", title_justify="left")
     table.add_column("server")
     for era in ERAS:
         for connections in CONNECTIONS:
@@ -275,7 +263,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--seconds", type=float, default=3.0, help="of each measurement")
     parser.add_argument("--runs", type=int, default=3)
     given = parser.parse_args(arguments)
-    return report(measure(given.seconds, given.runs))
+    peers = peer_python("fastmcp", "fastmcp")
+    return report(measure(peers, given.seconds, given.runs), release_of(peers, "fastmcp"))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,8 @@
-"""How long does an executor wait to be told what to expect of a task, alone and while a model keeps the cores busy?"""
+"""How long does an executor wait to be told what to expect of a task, alone and while a model keeps the cores busy?
+
+Which model is to do it is part of the answer: the limit where nothing else is at work is the own bar of the target
+"routing".
+"""
 
 import argparse
 import asyncio

@@ -4,32 +4,46 @@ python benchmarks/recording_cost.py [--calls 40000]
 
 The same pool over the same played engine, which answers at once, once with a tracker that records durably (two rows'
 worth of writes a call, WAL, synchronous=FULL) and once with one that records nothing; both take turns. The second
-question is asked of an engine that takes its time and tells how long each part took.
+question is asked of engines that take their time and tell how long each part took: one that is played in this process,
+one that is played in another and asked by OpenAI's API and by Ollama's, and a real embedded one. Of two calls at a time
+the last begins a call after the step of the other, a wait that it does not tell: that is shown without a limit.
 """
 
 import argparse
 import asyncio
+import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from harness import Row, median, quantile, show
+from harness import Row, free_ports, link_models, median, quantile, show
+from peers.paced_engine import DECODE_S, MODEL, PREFILL_S, WORDS
 
 from tale.metrics.recorder import Recorder
 from tale.metrics.token_tracker import TokenTracker
+from tale.models.download import ModelFiles
+from tale.models.embedded_backend import EmbeddedBackend
 from tale.models.model_pool import ModelPool
+from tale.models.ollama_backend import OllamaBackend
+from tale.models.openai_backend import OpenAIBackend
 from tale.records import CallContext, ChatRequest, Delta, EngineTimings, Message, ModelInfo, Priority, Reply, Usage
+from tale.settings import load_settings
 from tale.storage.call_store import CallStore
 from tale.storage.database import Database
 
 ROUNDS = 5
 CONNECTIONS = (1, 32)
 SLOTS = 64
-PREFILL_S, DECODE_S, WORDS = 0.02, 0.08, 8
-PLAYED_CALLS = 160
+ENGINE = Path(__file__).parent / "peers" / "paced_engine.py"
+EMBEDDED = "smollm2:135m"
+PLAYED_CALLS, REAL_CALLS = 160, 40
+PLAYED_AT_ONCE, REAL_SLOTS = 4, 2
+SILENCE_S = 60.0
 OTHER_LIMIT_MS, OTHER_SHARE = 20.0, 0.02
 COST_LIMIT_MS = 5.0  # p50 of one call alone: the wait for its commit
 REQUEST = ChatRequest("", (Message("user", "Hi"),), max_tokens=50)
@@ -57,7 +71,7 @@ class PlayedEngine:
         yield Reply("word " * WORDS, request.model, "stop", Usage(10, WORDS, 4), timings)
 
     async def list_models(self) -> list[ModelInfo]:
-        return [ModelInfo("small", loaded=True)]
+        return [ModelInfo(MODEL, loaded=True)]
 
     async def load(self, model: str) -> float:
         return 0.0
@@ -103,12 +117,12 @@ class NoCall:
         self.is_closed = True
 
 
-async def pool_over(engine: PlayedEngine, tracker: Any) -> ModelPool:
+async def pool_over(engine: Any, tracker: Any, model: str = MODEL) -> ModelPool:
     """A pool whose model is ready."""
     pool = ModelPool(
-        engine,  # type: ignore[arg-type]  # it has what a pool of one model uses
-        ux_model="small",
-        task_model="small",
+        engine,
+        ux_model=model,
+        task_model=model,
         tracker=tracker,
         memory_limit_bytes=10**12,
         routing="off",
@@ -137,12 +151,12 @@ async def waits(pool: ModelPool, calls: int, connections: int) -> tuple[float, l
     return time.perf_counter() - began, each
 
 
-async def measured(url: str, calls: int) -> list[Row]:
+async def measured(home: Path, calls: int) -> list[Row]:
     """All figures."""
-    database = Database.open(url)
+    database = Database.open(f"sqlite:///{home}/tale.db")
     store = CallStore(database)
     engine = PlayedEngine(takes_time=False)
-    pools = {"on": await pool_over(engine, TokenTracker(Recorder(store))), "off": await pool_over(engine, NoTracker())}
+    pools = {"on": await pool_over(engine, recorded(store)), "off": await pool_over(engine, NoTracker())}
     found: dict[tuple[str, int], list[tuple[float, float]]] = {}
     for _ in range(ROUNDS):
         for connections in CONNECTIONS:
@@ -158,27 +172,67 @@ async def measured(url: str, calls: int) -> list[Row]:
         on, off = (median([p50 for _, p50 in found[name, connections]]) for name in ("on", "off"))
         limit = COST_LIMIT_MS if connections == 1 else None
         rows.append(Row(f"recording adds to a call, p50, {connections} at a time", on - off, "ms", limit))
-    rows += await unexplained(store)
+    rows += await unexplained(store, home)
     for pool in pools.values():
         await pool.close()
     await database.close()
     return rows
 
 
-async def unexplained(store: CallStore) -> list[Row]:
-    """What the parts leave, of calls to an engine that tells its own."""
-    pool = await pool_over(PlayedEngine(takes_time=True), TokenTracker(Recorder(store)))
-    await waits(pool, PLAYED_CALLS, 4)
-    calls = await store.calls(limit=PLAYED_CALLS)
+@contextmanager
+def paced_engine() -> Iterator[str]:
+    """The address of the engine that is played in another process."""
+    port = free_ports(1)[0]
+    with subprocess.Popen([sys.executable, str(ENGINE), str(port)], stdout=subprocess.PIPE) as process:
+        try:
+            assert process.stdout is not None
+            assert process.stdout.readline().strip() == b"ready"
+            yield f"http://127.0.0.1:{port}"
+        finally:
+            process.terminate()
+
+
+async def unexplained(store: CallStore, home: Path) -> list[Row]:
+    """What the parts leave, of calls to engines that tell their own."""
+    link_models(home)
+    files = ModelFiles(home / "models", hub_url=load_settings({"home": str(home)}).hub_url)
+    with paced_engine() as url:
+        played: dict[str, Any] = {
+            "an engine played here": PlayedEngine(takes_time=True),
+            "one asked by OpenAI's API": OpenAIBackend(f"{url}/v1", timeout_s=SILENCE_S),
+            "one asked by Ollama's API": OllamaBackend(url, timeout_s=SILENCE_S, context_tokens={}),
+        }
+        rows: list[Row] = []
+        for name, each in played.items():
+            pool = await pool_over(each, recorded(store))
+            rows.append(await other_of(name, pool, store))
+            await pool.close()
+    slots = {EMBEDDED: REAL_SLOTS}
+    embedded = EmbeddedBackend(files, log=home / "engine.log", timeout_s=SILENCE_S, slots=slots)
+    pool = await pool_over(embedded, recorded(store), EMBEDDED)
+    rows.append(await other_of("the embedded one", pool, store, count=REAL_CALLS, at_once=1))
+    both = await other_of("the same, two calls at a time", pool, store, count=REAL_CALLS, at_once=REAL_SLOTS)
     await pool.close()
-    return other_of([(call.other_s or 0.0, call.total_s or 0.0) for call in calls])
+    return [*rows, replace(both, limit=None)]
 
 
-def other_of(calls: Sequence[tuple[float, float]]) -> list[Row]:
+async def other_of(
+    name: str, pool: ModelPool, store: CallStore, *, count: int = PLAYED_CALLS, at_once: int = PLAYED_AT_ONCE
+) -> Row:
     """The 95th percentile of what no part explains, beside the larger of two limits."""
-    limit = max(OTHER_LIMIT_MS, OTHER_SHARE * median([total for _, total in calls]) * 1_000)
-    p95 = quantile([other for other, _ in calls], 0.95) * 1_000
-    return [Row("time no part of a call explains, p95", p95, "ms", limit)]
+    await waits(pool, count, at_once)
+    calls = await store.calls(limit=count)
+    unexplained_s = [call.other_s for call in calls if call.other_s is not None]
+    if len(unexplained_s) < count:
+        raise SystemExit(f"Not all parts were told: {name}.")
+    limit = max(OTHER_LIMIT_MS, OTHER_SHARE * median([call.total_s or 0.0 for call in calls]) * 1_000)
+    p95 = quantile(unexplained_s, 0.95) * 1_000
+    return Row(f"time no part of a call explains, p95, {name}", p95, "ms", limit)
+
+
+def recorded(store: CallStore) -> TokenTracker:
+    """A tracker that records durably."""
+    return TokenTracker(Recorder(store))
 
 
 def main() -> int:
@@ -187,7 +241,7 @@ def main() -> int:
     parser.add_argument("--calls", type=int, default=40_000, help="about so many are made, most of them many at a time")
     given = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="tale-benchmark-") as folder:
-        rows = asyncio.run(measured(f"sqlite:///{Path(folder)}/tale.db", given.calls))
+        rows = asyncio.run(measured(Path(folder), given.calls))
     return show("What recording costs", rows)
 
 

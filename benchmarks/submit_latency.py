@@ -1,4 +1,4 @@
-"""How long does the gateway take to acknowledge a task that is then durable?"""
+"""How long does the gateway take to acknowledge a task that is then durable, with the settings as they are?"""
 
 import asyncio
 import sys
@@ -28,7 +28,7 @@ def main() -> int:
         taken = asyncio.run(measure(service))
     return show(
         f"submit_task, durable on return ({CALLS} calls, one connection)",
-        [Row("median", median(taken), "ms", 5.0), Row("p99", quantile(taken, 0.99), "ms")],
+        [Row("median", median(taken), "ms", 2.5), Row("p99", quantile(taken, 0.99), "ms")],
     )
 
 

@@ -1,6 +1,8 @@
 """How fast are tasks taken in, begun and done, on SQLite and on PostgreSQL with one, two and three workers?
 
 Nothing is learned meanwhile, and nothing expected of the tasks: prediction_latency.py measures what that takes.
+The limit of tasks a second on SQLite is for the engine, whose tasks do nothing; the whole service brings each over HTTP
+to the execution server and to a model, as the row beside it tells. On PostgreSQL it is for the whole, with one worker.
 """
 
 import argparse
@@ -211,8 +213,8 @@ async def measure_sqlite(calls: int, tasks: int) -> list[Row]:
     alone = await no_ops_per_s(tasks)
     return [
         *latencies("SQLite", SQLITE, acknowledged, starts),
-        rate_row("SQLite: a no-op, engine and database alone", alone, SQLITE.tasks_per_s),
-        rate_row("SQLite: a model call, whole service", rate),
+        rate_row("SQLite, engine: a no-op, no HTTP", alone, SQLITE.tasks_per_s),
+        rate_row("SQLite, whole service: HTTP and a model call", rate),
     ]
 
 
@@ -232,7 +234,7 @@ async def measure_postgres(url: str, calls: int, tasks: int, workers: int) -> li
                     found.append(await tasks_per_s(client, tasks))
     rows = latencies("PostgreSQL", POSTGRES, acknowledged, starts)
     for number, rate in enumerate(found, start=1):
-        what = f"PostgreSQL: a model call, {number} worker{'s' if number > 1 else ''}"
+        what = f"PostgreSQL, whole service: with {number} worker{'s' if number > 1 else ''}"
         rows.append(rate_row(what, rate, POSTGRES.tasks_per_s if number == 1 else None))
     return rows
 

@@ -33,6 +33,7 @@ from rich.table import Table
 from tale.learning.prompts import instruction_of
 from tale.mcp.http_client import HTTPMCPClient
 from tale.models.choice import EMBEDDED_MODELS
+from tale.monitoring.targets import limit_of
 from tale.orchestration.task_prompt import TASK_TEMPERATURE
 
 sys.path.append(str(Path(__file__).parent.parent / "scripts"))
@@ -47,7 +48,7 @@ TASK_LIMIT_S = 1_800
 SHORT_RUN = 20
 RESAMPLES = 10_000
 SEED = 7
-MOST_WEIGHTED = 40.0  # % of naive
+MOST_WEIGHTED = 100 * (1 - limit_of("token_savings"))  # % of naive
 MOST_LOST = 5.0  # points of success, at the upper end of the interval
 SHARES = {
     "output": "output_tokens",
