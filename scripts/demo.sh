@@ -43,6 +43,20 @@ step() {
     "$@"
 }
 
+# told PATTERN... -- COMMAND...: a step whose output, shown as it comes, must hold a line for each pattern.
+told() {
+    local pattern patterns=()
+    while [ "$1" != -- ]; do
+        patterns+=("$1")
+        shift
+    done
+    shift
+    step "$@" 2>&1 | tee "$work/told"
+    for pattern in "${patterns[@]}"; do
+        grep -q -e "$pattern" "$work/told" || { echo "demo: the answer does not hold “$pattern”" >&2; exit 1; }
+    done
+}
+
 wait_for_servers() {
     local look
     for ((look = 0; look < 240; look++)); do
@@ -75,8 +89,10 @@ tale result "$(tale list --status completed --limit 1 --json |
     { echo "demo: the answer holds no Python that prints" >&2; exit 1; }
 
 step tale chat -m "Hello, how are you?"
-step tale chat --continue -m "Can you write a python function to calculate fibonacci numbers?"
-step tale chat --continue -m "What was my last request?"
-step tale chat --continue -m "Check the status of my task"
+told "I'm on it, as task 1: " "def .*fib" -- \
+    tale chat --continue -m "Can you write a python function to calculate fibonacci numbers?"
+told "^Your last request was task 1: “Can you write a python function" -- \
+    tale chat --continue -m "What was my last request?"
+told "^Task 1, “Can you write a python function.*: done, in " -- tale chat --continue -m "Check the status of my task"
 
 printf '\nThe demo went through in %d s.\n' $SECONDS
