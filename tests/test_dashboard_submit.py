@@ -38,7 +38,7 @@ from tale.mcp.http_server import HTTPMCPServer
 from tale.orchestration.task_events import TaskEvents
 from tale.orchestration.task_feed import TaskFeed
 from tale.orchestration.task_texts import TaskTexts
-from tale.records import Task, TaskStatus
+from tale.records import McpCall, Task, TaskStatus
 from tale.servers.task_stream import task_routes
 from tale.settings import Settings
 
@@ -306,8 +306,11 @@ def test_a_gateway_without_its_database_is_away_until_that_is_back(monkeypatch: 
             raise DatabaseException("There is no connection to the database server.")
         return Task(task_id, "x", TaskStatus.COMPLETED, 1.0, attempt=1, result="Hello")
 
+    async def record(call: McpCall) -> None:
+        pass
+
     application = web.Application()
-    application.add_routes(task_routes(TaskFeed(TaskEvents(), TaskTexts(), read)))
+    application.add_routes(task_routes(TaskFeed(TaskEvents(), TaskTexts(), read), server="a gateway", record=record))
     with in_thread(TestServer(application)) as server:
         monkeypatch.setenv("TALE_GATEWAY_PORT", str(server.port))
         heard = Heard(str(uuid.uuid4()))

@@ -53,9 +53,8 @@ def export_history(
     from tale.storage.transfer_files import format_of
     from tale.validation import validate_moment
 
-    now = time.time()
-    begin, end = (None if moment is None else validate_moment(moment, now) for moment in (since, until))
-    period = Period(begin, end, as_of=now)
+    begin, end = (None if moment is None else validate_moment(moment, time.time()) for moment in (since, until))
+    period = Period(begin, end)
     into_file = format_of(target) is not None
     if target.suffix and not into_file:
         raise ValidationException(f"{target} is of no kind that can be written; let its name end in .parquet or .csv.")
