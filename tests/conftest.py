@@ -12,6 +12,7 @@ from _pytest.doctest import DoctestModule
 from fakes.command_line import Outcome, free_port
 from fakes.gateway import FakeGateway, serving
 from fakes.new_database import upgraded
+from fakes.played_ux_agent import PlayedUXAgent
 from fakes.postgres import copied_database, empty_database, running_postgres
 from filelock import FileLock
 
@@ -137,6 +138,16 @@ def model_folder() -> Path:
     folder = Path(os.environ.get("TALE_TEST_MODELS") or Path.home() / ".cache" / "tale-tests" / "models")
     asyncio.run(ModelFiles(folder, hub_url="https://huggingface.co").fetch("smollm2:135m"))
     return folder
+
+
+@pytest.fixture
+def agent(tale_home: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[PlayedUXAgent]:
+    """A service that `tale chat` finds running."""
+    played = PlayedUXAgent(home=str(tale_home))
+    with serving(played) as port:
+        monkeypatch.setenv("TALE_GATEWAY_PORT", str(port))
+        monkeypatch.setenv("TALE_UX_AGENT_PORT", str(port))
+        yield played
 
 
 @pytest.fixture(scope="session")

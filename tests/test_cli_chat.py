@@ -4,28 +4,18 @@ import io
 import json
 import subprocess
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from fakes.command_line import COMMAND, Outcome, Terminal, free_port, in_subprocess
-from fakes.gateway import model, serving
+from fakes.gateway import model
 from fakes.played_ux_agent import PlayedUXAgent, Spoken
 
 from tale.cli.chat_lines import messages_in
 from tale.exceptions import ModelException, ValidationException
 
 Tale = Callable[..., Outcome]
-
-
-@pytest.fixture
-def agent(tale_home: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[PlayedUXAgent]:
-    """A service that `tale chat` finds running."""
-    played = PlayedUXAgent(home=str(tale_home))
-    with serving(played) as port:
-        monkeypatch.setenv("TALE_GATEWAY_PORT", str(port))
-        monkeypatch.setenv("TALE_UX_AGENT_PORT", str(port))
-        yield played
 
 
 def spoken(*words: str) -> Spoken:

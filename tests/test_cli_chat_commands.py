@@ -7,7 +7,6 @@ from pathlib import Path
 import pytest
 from fakes.chat_screen import ENTER, Screen, left, opened
 from fakes.command_line import Outcome
-from fakes.gateway import serving
 from fakes.in_thread import in_thread
 from fakes.played_ux_agent import PlayedUXAgent
 from fakes.servers import Process, running, settings_for
@@ -16,16 +15,6 @@ from pyte.graphics import FG_AIXTERM, FG_ANSI
 from tale.cli.chat_commands import COMMANDS
 
 PALETTE = {*FG_ANSI.values(), *FG_AIXTERM.values()} - {"default"}  # the colours that a terminal's user has chosen
-
-
-@pytest.fixture
-def agent(tale_home: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[PlayedUXAgent]:
-    """A service that `tale chat` finds running."""
-    played = PlayedUXAgent(home=str(tale_home))
-    with serving(played) as port:
-        monkeypatch.setenv("TALE_GATEWAY_PORT", str(port))
-        monkeypatch.setenv("TALE_UX_AGENT_PORT", str(port))
-        yield played
 
 
 @pytest.fixture

@@ -19,16 +19,6 @@ SOON_S = 5.0  # what takes a second at most, on a machine that has other things 
 
 
 @pytest.fixture
-def agent(tale_home: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[PlayedUXAgent]:
-    """A service that `tale chat` finds running."""
-    played = PlayedUXAgent(home=str(tale_home))
-    with serving(played) as port:
-        monkeypatch.setenv("TALE_GATEWAY_PORT", str(port))
-        monkeypatch.setenv("TALE_UX_AGENT_PORT", str(port))
-        yield played
-
-
-@pytest.fixture
 def process(tale_home: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Process]:
     """The real service, whose model stops after its first word."""
     settings = settings_for(tale_home)
