@@ -7,23 +7,24 @@ import os
 import sqlite3
 import sys
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-import psutil
 from harness import (
     Row,
     cpu_s,
     environment_for,
+    file_calls,
     learning_server_of,
     median,
     postgres,
     running_service,
     show,
+    until_learned,
     until_told,
 )
 from sqlalchemy import Engine, create_engine, event, text
@@ -35,7 +36,7 @@ from tale.storage.engines import parse_url
 
 DEPTH, BATCH = 100_000, 500
 CALLS = 100
-SETTLE_S, IDLE_S = 3.0, 60.0  # all chores of a minute come once
+IDLE_S = 60.0  # all chores of a minute come once
 MOST_SLOWER = 1.25  # a queue of that depth beside an empty one; more than that is no noise
 MOST_CPU_PERCENT, MOST_BUSY_PERCENT = 1.0, 15.0
 MOST_STATEMENTS_PER_S, MOST_FILE_CALLS_PER_S = 2.0, 0.1  # BEGIN and COMMIT are statements, too
@@ -52,7 +53,7 @@ class Found:
 
 
 @asynccontextmanager
-async def service(home: str, *roles: str, **chosen: object) -> AsyncIterator[Settings]:
+async def service_here(home: str, *roles: str, **chosen: object) -> AsyncIterator[Settings]:
     """A service in this process, whose statements and whose CPU can be counted."""
     environment = environment_for(Path(home))
     ports: dict[str, Any] = {f"{role}_port": int(environment[f"TALE_{role.upper()}_PORT"]) for role in roles}
@@ -80,36 +81,47 @@ def sqlite_statements() -> Iterator[list[float]]:
         event.remove(Engine, "connect", follow)
 
 
-async def medians(client: HTTPMCPClient) -> Found:
-    submits: list[float] = []
-    lists: list[float] = []
-    for number in range(CALLS):
-        start = time.perf_counter()
-        await client.call_tool("submit_task", {"text": f"Write a haiku about the number {number}"})
-        submitted = time.perf_counter()
-        await client.call_tool("list_tasks", {"status": "queued", "limit": 20})
-        submits.append((submitted - start) * 1000)
-        lists.append((time.perf_counter() - submitted) * 1000)
-    return Found(median(submits), median(lists))
+async def hand_in_and_list(client: HTTPMCPClient, number: int) -> tuple[float, float]:
+    """Milliseconds of one task handed in, and of twenty listed."""
+    start = time.perf_counter()
+    await client.call_tool("submit_task", {"text": f"Write a haiku about the number {number}"})
+    submitted = time.perf_counter()
+    await client.call_tool("list_tasks", {"status": "queued", "limit": 20})
+    return (submitted - start) * 1000, (time.perf_counter() - submitted) * 1000
 
 
-async def deep(name: str, depth: int, **chosen: object) -> list[Row]:
-    with running_service(roles="gateway", queue_limit=2 * depth + DEPTH, **NO_MODELS, **chosen) as gateway:
-        async with gateway.client() as client:
+async def medians(*clients: HTTPMCPClient) -> list[Found]:
+    """Of each service, ten calls in turns: the machine's pace is the same for all of them."""
+    times: list[list[tuple[float, float]]] = [[] for _ in clients]
+    for first in range(0, CALLS, 10):
+        for client, found in zip(clients, times, strict=True):
+            found += [await hand_in_and_list(client, number) for number in range(first, first + 10)]
+    return [Found(*(median(column) for column in zip(*found, strict=True))) for found in times]
+
+
+async def deep(name: str, depth: int, urls: Sequence[str | None]) -> list[Row]:
+    """Two services that differ in the length of their queues alone; `urls` are their databases."""
+    async with AsyncExitStack() as stack:
+        services = []
+        for url in urls:
+            chosen = {"queue_limit": 2 * depth + DEPTH, **NO_MODELS, **({"database_url": url} if url else {})}
+            services.append(stack.enter_context(running_service(roles="gateway,ux_agent", **chosen)))
+        await asyncio.gather(*(until_learned(service) for service in services))
+        clients = [await stack.enter_async_context(service.client()) for service in services]
+        for client in clients:
             await client.call_tool("pause_queue")
-            await medians(client)  # so that all is loaded
-            shallow = await medians(client)
-            for first in range(0, depth, BATCH):
-                tasks = [{"text": f"Task {number}"} for number in range(first, first + BATCH)]
-                await client.call_tool("submit_tasks", {"tasks": tasks})
-            found = await medians(client)
+        for first in range(0, depth, BATCH):
+            tasks = [{"text": f"Task {number}"} for number in range(first, first + BATCH)]
+            await clients[-1].call_tool("submit_tasks", {"tasks": tasks})
+        await medians(*clients)  # so that all is loaded
+        empty, found = await medians(*clients)
     return [
-        Row(f"{name}: submit with an empty queue, median", shallow.submit_ms, "ms"),
+        Row(f"{name}: submit with an empty queue, median", empty.submit_ms, "ms"),
         Row(f"{name}: submit with {depth:,} queued, median", found.submit_ms, "ms"),
-        Row(f"{name}: submit, deep queue / empty queue", found.submit_ms / shallow.submit_ms, "", MOST_SLOWER),
-        Row(f"{name}: list 20 with an empty queue, median", shallow.list_ms, "ms"),
+        Row(f"{name}: submit, deep queue / empty queue", found.submit_ms / empty.submit_ms, "", MOST_SLOWER),
+        Row(f"{name}: list 20 with an empty queue, median", empty.list_ms, "ms"),
         Row(f"{name}: list 20 with {depth:,} queued, median", found.list_ms, "ms"),
-        Row(f"{name}: list 20, deep queue / empty queue", found.list_ms / shallow.list_ms, "", MOST_SLOWER),
+        Row(f"{name}: list 20, deep queue / empty queue", found.list_ms / empty.list_ms, "", MOST_SLOWER),
     ]
 
 
@@ -117,13 +129,12 @@ async def idle(name: str, **chosen: object) -> list[Row]:
     """What the service does while nobody asks for anything, when it has learned all that it can."""
     url = chosen.get("database_url")
     with TemporaryDirectory(prefix="tale-benchmark-") as home, sqlite_statements() as moments:
-        async with service(home, *ROLES, **chosen) as settings:
+        async with service_here(home, *ROLES, **chosen) as settings:
             async with (
                 HTTPMCPClient(settings.url_of("ux_agent")) as talk,
                 HTTPMCPClient(settings.url_of("gateway")) as gateway,
             ):
-                await until_told(talk, gateway)
-            await asyncio.sleep(SETTLE_S)
+                await until_told(talk, gateway, os.getpid())
             learning = learning_server_of(os.getpid())
             moments.clear()
             before = (time.process_time() + cpu_s(learning), transactions(url), file_calls(learning))
@@ -145,12 +156,6 @@ async def idle(name: str, **chosen: object) -> list[Row]:
     ]
 
 
-def file_calls(process: psutil.Process) -> int:
-    """How often a process has asked the system to read or to write."""
-    told = process.io_counters()
-    return told.read_count + told.write_count
-
-
 def transactions(url: object) -> int:
     """What the server has carried out so far; 0 where there is none."""
     if not isinstance(url, str):
@@ -170,9 +175,9 @@ def main() -> int:
     logging.disable()  # the service at rest says that it has no models
     rows: list[Row] = []
     if not given.rest:
-        rows += asyncio.run(deep("SQLite", given.depth))
-        with postgres() as url:
-            rows += asyncio.run(deep("PostgreSQL", given.depth, database_url=url))
+        rows += asyncio.run(deep("SQLite", given.depth, (None, None)))
+        with postgres() as first, postgres() as second:
+            rows += asyncio.run(deep("PostgreSQL", given.depth, (first, second)))
     rows += asyncio.run(idle("SQLite"))
     with postgres() as url:
         rows += asyncio.run(idle("PostgreSQL", database_url=url))

@@ -23,6 +23,7 @@ from rich.table import Table
 from tale.mcp.http_client import HTTPMCPClient
 
 READY_LIMIT_S = 600.0  # the first run may have to fetch the models
+QUIET_FOR_S = 5.0
 LEARNED_WITHIN_S = 600.0  # a new home learns first what messages ask for, in a process that yields to all others
 
 
@@ -178,22 +179,32 @@ async def until_models_ready(client: HTTPMCPClient, *names: str) -> None:
 async def until_learned(service: ServiceUnderTest) -> None:
     """Return when all is learned that a new home learns at first: what messages ask for, and what tasks take."""
     async with service.client("ux_agent") as talk, service.client() as gateway:
-        await until_told(talk, gateway)
+        await until_told(talk, gateway, service.process.pid)
 
 
-async def until_told(talk: HTTPMCPClient, gateway: HTTPMCPClient) -> None:
-    """The same, as the UX agent and the gateway tell it."""
+async def until_told(talk: HTTPMCPClient, gateway: HTTPMCPClient, pid: int) -> None:
+    """The same, as the UX agent and the gateway tell it, and the learning server of this service is at rest."""
     async with asyncio.timeout(LEARNED_WITHIN_S):
         while (await talk.call_tool("task_detected", {"text": "Could you tell me a joke?"}))["source"] != "model":
             await asyncio.sleep(0.2)
         while (await gateway.call_tool("predict_task", {"text": "Write a poem"}))["version"] is None:
             await asyncio.sleep(0.2)
+        learning, told = learning_server_of(pid), None
+        while told != (now := file_calls(learning)) or learning.children():  # it trains with better readers, then loads
+            told = now
+            await asyncio.sleep(QUIET_FOR_S)
 
 
 def learning_server_of(pid: int) -> psutil.Process:
     """The child of a service that learns."""
     (found,) = [child for child in psutil.Process(pid).children() if "tale.servers.learning_server" in child.cmdline()]
     return found
+
+
+def file_calls(process: psutil.Process) -> int:
+    """How often a process has asked the system to read or to write."""
+    told = process.io_counters()
+    return told.read_count + told.write_count
 
 
 def cpu_s(process: psutil.Process) -> float:

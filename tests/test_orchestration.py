@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from fakes.scripted_pool import ScriptedPool
+from fakes.servers import until
 
 from tale.exceptions import ModelException, NetworkException, TaleBaseException, TaskException, ValidationException
 from tale.models.pool import ModelState
@@ -342,7 +343,7 @@ async def test_attempts_that_did_not_begin_were_cut_short_or_failed_are_told(sta
     task = await bench.coordinator.submit(Submission("x"))
     waiting = asyncio.create_task(bench.coordinator.wait(task.id, timeout_s=20, on_event=on_event))
     await bench.pool.started.wait()
-    assert "`tale servers start --roles execution`" in heard[1]
+    await until(lambda: any("`tale servers start --roles execution`" in message for message in heard))
     await bench.client.executor.stop()
     assert (await waiting).status is TaskStatus.COMPLETED
     assert heard.count("The attempt was cut short; the task will be taken up again") == 1
