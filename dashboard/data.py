@@ -57,6 +57,12 @@ def under_way(url: str) -> dict[str, int]:
     return history(url).reader.under_way()
 
 
+@st.cache_data(ttl=LIVE_S, show_spinner=False)
+def models(url: str) -> list[str]:
+    """The models that ever answered, in the order in which they came, but for those of the last minute."""
+    return history(url).reader.models()
+
+
 @st.cache_data(ttl=LIVE_S, max_entries=64, show_spinner=False)
 def calls(wanted: CallFilter, url: str) -> pl.DataFrame:
     """A page of calls."""

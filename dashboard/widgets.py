@@ -76,9 +76,12 @@ def pace() -> float | None:
 
 
 def theme(models: Sequence[str] = ()) -> Theme:
-    """The colours that the browser shows, and the time zone that it is in."""
+    """The colours that the browser shows, the same of a model on all pages, and the time zone that it is in.
+
+    Raises DatabaseException.
+    """
     base = DARK if st.context.theme.type == "dark" else LIGHT
-    return base.knowing(models, st.context.timezone)
+    return base.knowing([*data.models(data.settings().database), *models], st.context.timezone)
 
 
 def guarded(show: Callable[[], None]) -> None:

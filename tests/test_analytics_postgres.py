@@ -6,7 +6,7 @@ from pathlib import Path
 
 import polars as pl
 import pytest
-from fakes.sample_history import LARGE, NOW, keep, sample, watch
+from fakes.sample_history import LARGE, NOW, SMALL, keep, sample, watch
 from polars.testing import assert_frame_equal
 
 from tale.analytics import frames, open_history
@@ -52,6 +52,8 @@ async def test_everything_reads_as_on_sqlite(postgres_url: str, tmp_path: Path) 
         following = replace(wanted, before=first["id"][-1])
         assert_frame_equal(one.page(following), other.page(following))
         assert one.reader.under_way() == other.reader.under_way()
+        assert sorted(one.reader.models()) == sorted({SMALL, LARGE})
+        assert one.reader.models() == other.reader.models()
         both = (standings(StoredEvidence(each.reader), TARGETS, now=NOW) for each in (one, other))
         assert next(both) == next(both)
         for page in PAGES.values():

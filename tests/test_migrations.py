@@ -139,7 +139,7 @@ def test_a_key_that_is_called_as_those_of_whoever_runs_tale_is_renamed(
     url: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     older = tmp_path / "older"
-    shutil.copytree(MIGRATIONS, older, ignore=shutil.ignore_patterns("__pycache__", "0013_*"))
+    shutil.copytree(MIGRATIONS, older, ignore=shutil.ignore_patterns("__pycache__", "0013_*", "0014_*"))
     upgrade(url, migrations=older)
     names = ("owner", "owner-1", "api_key", "ci")
     with closing(sqlite3.connect(tmp_path / "tale.db")) as connection, connection:

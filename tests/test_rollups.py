@@ -3,6 +3,7 @@
 import asyncio
 import uuid
 from collections.abc import AsyncIterator, Callable
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from tale.records import ModelCall, Task, TaskStatus
 from tale.servers.upkeep import DAY_S, Upkeep
 from tale.storage.call_store import CallStore
 from tale.storage.database import Database
+from tale.storage.history_reader import HistoryReader
 from tale.storage.retention import Pruned, prunable, prune
 from tale.storage.rollup_rows import Rollup, tallied
 from tale.storage.rollups import STEP_CALLS, Rollups, Verified, watermark_of
@@ -86,6 +88,15 @@ async def test_a_minute_is_told_by_model_role_and_operation(database: Database) 
     assert percentile(first.decode_rate_histogram, 0.5) == pytest.approx(10.0, rel=0.02)
     assert percentile(first.first_token_histogram, 0.5) == pytest.approx(0.5, rel=0.02)
     assert (chat.key, second.key) == ((minute, "m", "ux", "chat"), (minute + 1, "n", "task", "execute"))
+
+
+async def test_models_are_told_in_the_order_in_which_they_came(database: Database, tmp_path: Path) -> None:
+    with closing(HistoryReader(f"sqlite:///{tmp_path}/tale.db")) as reader:
+        assert reader.models() == []
+        await keep(database, *(new_call(START + at, model=model) for at, model in ((70, "a"), (130, "b"), (5, "c"))))
+        await keep(database, *(new_call(START + at, model="a", role="ux") for at in (190, 250)))
+        await keeper(database).catch_up(END)
+        assert reader.models() == ["c", "a", "b"]
 
 
 lengths = st.sampled_from([0.5, 30.0, 61.0, 400.0])

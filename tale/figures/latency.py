@@ -128,8 +128,7 @@ def distribution(
             line={"color": theme.colour_of(model), "width": 2, "shape": "hv"},
             hovertemplate="%{y:.1%}",
         )
-    title_font = {"color": theme.muted, "size": 12}
-    drawn.update_xaxes(type="log", title={"text": f"{unit} (log)", "font": title_font}, **_decades(points["value"]))
+    drawn.update_xaxes(type="log", title_text=f"{unit} (log)", **_decades(points["value"]))
     drawn.update_yaxes(tickformat=".0%", range=[0, 1.02])
     if target is not None:
         drawn.add_vline(x=target, line={"dash": "dash", "color": theme.warning, "width": 1.5})

@@ -100,8 +100,7 @@ def learning_curve(predictions: pl.DataFrame, *, theme: Theme = LIGHT) -> go.Fig
     upright = {"type": "line", "y0": 0, "y1": 1, "yref": "y domain", "line": style}
     changes = points.filter(pl.col("is_new"))["answers"].to_list()
     drawn.update_layout(shapes=[{**upright, "x0": at, "x1": at} for at in changes])  # one by one, fifty take seconds
-    title_font = {"color": theme.muted, "size": 12}
-    drawn.update_xaxes(title={"text": "answers of this time; dotted: a new version served", "font": title_font})
+    drawn.update_xaxes(title_text="answers of this time; dotted: a new version served")
     return drawn
 
 
@@ -202,8 +201,7 @@ def reliability_diagram(predictions: pl.DataFrame, *, theme: Theme = LIGHT) -> g
             customdata=own["count"].to_list(),
             hovertemplate="predicted %{x:.0%}<br>succeeded %{y:.0%}<br>%{customdata} tasks",
         )
-    title_font = {"color": theme.muted, "size": 12}
-    drawn.update_xaxes(tickformat=".0%", range=[0, 1.02], title={"text": "predicted chance", "font": title_font})
+    drawn.update_xaxes(tickformat=".0%", range=[0, 1.02], title_text="predicted chance")
     drawn.update_yaxes(tickformat=".0%", range=[0, 1.02])
     return drawn
 

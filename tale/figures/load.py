@@ -10,10 +10,11 @@ from tale.analytics.frames import SECOND_US
 from tale.analytics.summaries import queue_over_time
 from tale.analytics.windows import Window
 from tale.constants import MONITOR_INTERVAL
-from tale.figures.theme import LIGHT, LOW, Theme, figure, nothing, reach, times
+from tale.figures.theme import LIGHT, LOW, Theme, figure, nothing, reach, show_side, times
 
 GIB: Final = 2**30
 FAR: Final = 3  # times as long as usual
+FEW: Final = 8  # tasks, counted one by one at the axis
 INSTANT: Final = timedelta(microseconds=1)
 NO_TASKS: Final = "No tasks in this time.<br>Run: tale submit 'Write a haiku'"
 NO_SAMPLES: Final = "The machine was not watched in this time.<br>Run: tale servers start"
@@ -39,6 +40,8 @@ def queue(task_times: pl.DataFrame, window: Window, *, theme: Theme = LIGHT) -> 
             fillcolor=theme.faint(colour, 0.35),
             hovertemplate="%{y:,}",
         )
+    if points.select(pl.sum_horizontal("queued", "running").max()).item() < FEW:
+        drawn.update_yaxes(dtick=1)  # no fractions of tasks
     reach(drawn, theme, points["slot"][0], points["slot"][-1])
     return drawn
 
@@ -65,8 +68,7 @@ def machine(samples: pl.DataFrame, *, slot_s: float | None = None, theme: Theme 
         line={"color": theme.warning, "width": 1.2, "dash": "dot"},
         hovertemplate="%{y:.2f} cores",
     )
-    side = {"overlaying": "y", "side": "right", "rangemode": "tozero", "showgrid": False, "automargin": True}
-    drawn.update_layout(yaxis2={**side, "title": {"text": "cores"}})
+    show_side(drawn, theme, "cores")
     reach(drawn, theme, samples["at"][0], samples["at"][-1])
     return drawn
 

@@ -106,7 +106,7 @@ def speed(frame: pl.DataFrame, *, window: Window | None = None, theme: Theme = L
             marker={"color": theme.colour_of(model), "size": 6, "opacity": 0.6},
             hovertemplate="%{x} calls<br>%{y:.3g} tokens/s",
         )
-    drawn.update_xaxes(title={"text": f"calls per {per(window)}", "font": {"color": theme.muted, "size": 12}})
+    drawn.update_xaxes(title_text=f"calls per {per(window)}")
     return drawn
 
 

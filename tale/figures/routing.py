@@ -7,7 +7,7 @@ import polars as pl
 
 from tale.analytics.windows import Window
 from tale.figures.learning import NO_PREDICTIONS
-from tale.figures.theme import LIGHT, Theme, figure, nothing, reach, times
+from tale.figures.theme import LIGHT, Theme, figure, nothing, reach, show_side, times
 from tale.figures.tokens import per
 
 NO_REGRET: Final = "No attempt of the small model had to be made again."
@@ -63,9 +63,7 @@ def regret(predictions: pl.DataFrame, window: Window, *, small_cost: float, them
     line = {"color": theme.bad, "width": 2, "shape": "hv"}
     whole = {"name": "all together", "mode": "lines", "line": line, "yaxis": "y2", "hovertemplate": "%{y:,.0f} tokens"}
     drawn.add_scatter(x=moments, y=points["all"].to_list(), **whole)
-    muted = {"color": theme.muted, "size": 12}
-    side = {"overlaying": "y", "side": "right", "rangemode": "tozero", "showgrid": False, "tickfont": muted}
-    drawn.update_layout(yaxis2={**side, "automargin": True, "title": {"text": "tokens, all together", "font": muted}})
+    show_side(drawn, theme, "tokens, all together")
     reach(drawn, theme, window.begin, window.end)
     return drawn
 

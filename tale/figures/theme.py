@@ -1,7 +1,7 @@
 """How all figures look: one theme, light and dark, a fixed colour per model that colour-blind people tell apart."""
 
 import zlib
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
@@ -16,9 +16,10 @@ NO_DATA: Final = "No calls in this time.<br>Run: tale submit 'Write a haiku'"
 
 @dataclass(frozen=True, slots=True)
 class Theme:
-    """Colours as CSS, the time zone in which times are shown, and the models that are known.
+    """Colours as CSS, the time zone in which times are shown, and the models that are known, as they came.
 
-    A model's colour depends on its name, and on the other known models only where two names would have the same one.
+    A model's colour depends on its name and, where two names would have the same one, on the models before it: those
+    that come later change nothing.
     """
 
     name: str
@@ -35,20 +36,22 @@ class Theme:
     models: tuple[str, ...] = ()
 
     def knowing(self, models: Sequence[str], zone: str | None = None) -> "Theme":
-        """The theme for a service with these models, whose times are shown in that zone."""
+        """The theme for a service that got these models in this order, whose times are shown in that zone."""
         return replace(self, models=tuple(models), zone=zone or self.zone)
 
     def colour_of(self, model: str) -> str:
         """The colour of a model."""
-        taken: dict[int, str] = {}
-        for name in sorted({*self.models, model}):
-            wanted = zlib.crc32(name.encode()) % len(self.palette)
-            places = (place % len(self.palette) for place in range(wanted, wanted + len(self.palette)))
-            place = next((place for place in places if place not in taken), wanted)
-            taken[place] = name
+        taken: set[int] = set()
+        for name in dict.fromkeys(self.models):
             if name == model:
-                return self.palette[place]
-        return self.palette[0]
+                break
+            taken.add(self._place_of(name, taken))
+        return self.palette[self._place_of(model, taken)]
+
+    def _place_of(self, model: str, taken: Set[int]) -> int:
+        wanted = zlib.crc32(model.encode()) % len(self.palette)
+        places = (place % len(self.palette) for place in range(wanted, wanted + len(self.palette)))
+        return next((place for place in places if place not in taken), wanted)
 
     def faint(self, colour: str, opacity: float) -> str:
         """A colour of the theme (#rrggbb), transparent to that degree."""
@@ -85,7 +88,7 @@ DARK: Final = Theme(
 
 def figure(theme: Theme, title: str, *, y_title: str = "", height: int = HEIGHT, **layout: Any) -> go.Figure:
     """An empty figure in the theme. Its state in the browser, such as a zoom, outlives new data."""
-    axis = {"gridcolor": theme.grid, "zeroline": False, "linecolor": theme.grid, "automargin": True}
+    axis = {"gridcolor": theme.grid, "zeroline": False, "linecolor": theme.grid, **_labels(theme)}
     return go.Figure(
         layout={
             "title": {
@@ -107,13 +110,8 @@ def figure(theme: Theme, title: str, *, y_title: str = "", height: int = HEIGHT,
                 **{"orientation": "h", "x": 0, "y": 1.02, "yanchor": "bottom", "traceorder": "normal"},
                 "font": {"color": theme.muted},
             },
-            "xaxis": {**axis, "showgrid": False, "tickfont": {"color": theme.muted}},
-            "yaxis": {
-                **axis,
-                "rangemode": "tozero",
-                "title": {"text": y_title, "font": {"color": theme.muted, "size": 12}},
-                "tickfont": {"color": theme.muted},
-            },
+            "xaxis": {**axis, "showgrid": False},
+            "yaxis": {**axis, "rangemode": "tozero", "title_text": y_title},
             "uirevision": title,
             **layout,
         }
@@ -142,11 +140,21 @@ def show_target(drawn: go.Figure, theme: Theme, value: float, words: str) -> Non
     drawn.update_layout(margin={"l": 8, "r": 64, "t": 60, "b": 8})
 
 
+def show_side(drawn: go.Figure, theme: Theme, title: str) -> None:
+    """Give the figure a second axis on its right, for the traces of the axis y2, with round numbers of its own."""
+    side = {"overlaying": "y", "side": "right", "rangemode": "tozero", "showgrid": False, "tickmode": "auto"}
+    drawn.update_layout(yaxis2={**side, **_labels(theme), "nticks": 6, "title_text": title})
+
+
 def reach(drawn: go.Figure, theme: Theme, begin: Any, end: Any) -> None:
     """Have the axis of times reach over the whole window, with the zone as its title.
 
     Not by its range: a range that moves on with the time would take the place of the one that somebody zoomed into.
     """
     moments = times(theme, pl.Series([begin, end]))
-    title = {"text": f"time ({theme.zone})", "font": {"color": theme.muted, "size": 12}}
-    drawn.update_xaxes(autorangeoptions={"include": moments}, type="date", title=title)
+    drawn.update_xaxes(autorangeoptions={"include": moments}, type="date", title_text=f"time ({theme.zone})")
+
+
+def _labels(theme: Theme) -> dict[str, Any]:
+    """How the words and numbers at an axis look."""
+    return {"automargin": True, "tickfont_color": theme.muted, "title_font": {"color": theme.muted, "size": 12}}

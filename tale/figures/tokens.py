@@ -67,8 +67,8 @@ def budget_use(budgets: pl.DataFrame, *, theme: Theme = LIGHT) -> go.Figure:
     drawn.add_bar(x=points["shown"].to_list(), name="used", marker={"color": colours.to_list()}, text=told, **bar)
     drawn.add_bar(x=points["held"].to_list(), name="held", marker={"color": theme.muted}, **bar)
     drawn.add_vline(x=WHOLE, line={"dash": "dash", "color": theme.warning})
-    drawn.update_xaxes(title={"text": "% of the budget"}, range=[0, 1.02 * max(WHOLE, *points["shown"].to_list())])
-    drawn.update_yaxes(title={"text": ""}, autorange="reversed")
+    drawn.update_xaxes(title_text="% of the budget", range=[0, 1.02 * max(WHOLE, *points["shown"].to_list())])
+    drawn.update_yaxes(autorange="reversed")
     drawn.update_layout(showlegend=bool((points["held"] > 0).any()))
     return drawn
 

@@ -220,6 +220,17 @@ class HistoryReader:
         named = select(*(of[name] for name in ANSWER_COLUMNS)).where(of.true_output_tokens.is_not(None))
         return self._newest(named, of.ended_at, 0.0, before, limit)
 
+    def models(self) -> list[str]:
+        """The models of all whole minutes that were ever rolled up, in the order in which they came."""
+        of = rollup_minute.c
+        # One step through the index per model: by themselves the databases would read all that is of each.
+        first = select(func.min(of.model).label("model")).cte(recursive=True)
+        further = select(func.min(of.model)).where(of.model > first.c.model).scalar_subquery()
+        every = first.union_all(select(further).where(first.c.model.is_not(None)))
+        came = select(func.min(of.minute)).where(of.model == every.c.model).scalar_subquery()
+        found = select(every.c.model).where(every.c.model.is_not(None))
+        return [row[0] for row in self._rows(found.order_by(came, every.c.model))]
+
     def role_models(self, *, limit: int) -> dict[str, str]:
         """Which model filled each role last, as far as the latest so many calls tell."""
         call = model_calls.c

@@ -19,7 +19,7 @@ from sqlalchemy import (
 
 from tale.storage.columns import DIGEST_CHARACTERS, id_column, metadata, number_column, text_column, word_column
 
-SCHEMA_REVISION: Final = "0013"
+SCHEMA_REVISION: Final = "0014"
 """The newest migration; a constant, so that a start on an up-to-date database need not import Alembic."""
 
 HAS_ENDED: Final = text("ended_at IS NOT NULL")
@@ -187,6 +187,7 @@ rollup_minute = Table(
     text_column("first_token_histogram", nullable=False),
     text_column("total_histogram", nullable=False),
     text_column("decode_rate_histogram", nullable=False),
+    Index("ix_rollup_minute_model", "model", "minute"),
     *(
         Index(f"ix_rollup_minute_{kind}", "minute", sqlite_where=(few := text(f"{kind} > 0")), postgresql_where=few)
         for kind in ("failed", "cancelled", "fallbacks", "load_s")
