@@ -40,7 +40,8 @@ def _shown() -> None:
         return
     took = (pl.col("ended_at") - pl.col("started_at")).dt.total_milliseconds() / 1_000
     table = found.with_columns(took.alias("took_s")).select(COLUMNS)
-    st.subheader("Tasks", anchor=False)
+    if followed:
+        st.subheader("The latest", anchor=False)
     widgets.pick(table, f"tasks-{followed}", found["id"].to_list(), _follow, column_config=CONFIG)
 
 
