@@ -164,7 +164,8 @@ class IntentModel:
         told = {label: round(float(share), 4) for label, share in zip(LABELS, row, strict=True)}
         # What spoke for the label more than it did for the others.
         spoken = parts[best] - (parts.sum(axis=0) - parts[best]) / (len(LABELS) - 1)
-        named = ((*self._feature(place), float(part)) for place, part in zip(places, spoken, strict=True))
+        telling = self.readers["meanings"].first  # what stands before, words and letters as they are, is no reason
+        named = ((*self._feature(at), float(part)) for at, part in zip(places, spoken, strict=True) if at >= telling)
         reasons, action, sure = reasons_of(named, self.meanings.reasons), None, None
         if LABELS[best] == "control" and self.actions:
             action, sure = self.actions.told(places, values, vectors)
