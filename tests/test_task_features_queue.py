@@ -53,7 +53,7 @@ async def test_a_running_task_is_stopped_at_its_deadline_and_not_tried_again(tmp
     pool = ScriptedPool(["half", asyncio.Event()])
     async with running(settings_for(tmp_path), pool=pool) as process:
         client = await process.client()
-        done = await ended(client, await submitted(client, "slow", deadline_s=1))
+        done = await ended(client, await submitted(client, "slow", deadline_s=3))
     assert (done["status"], done["error_class"], done["result"]) == ("failed", "DeadlinePassed", "half")
     assert (done["attempt"], pool.stopped) == (1, 1)
     assert "while the task ran" in done["error"]
