@@ -1,7 +1,7 @@
 """How all figures look: one theme, light and dark, a fixed colour per model that colour-blind people tell apart."""
 
 import zlib
-from collections.abc import Sequence, Set
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
@@ -18,8 +18,8 @@ NO_DATA: Final = "No calls in this time.<br>Run: tale submit 'Write a haiku'"
 class Theme:
     """Colours as CSS, the time zone in which times are shown, and the models that are known, as they came.
 
-    A model's colour depends on its name and, where two names would have the same one, on the models before it: those
-    that come later change nothing.
+    A model's colour is that of its place among them: those that come later change nothing. Any other model's depends on
+    its name alone.
     """
 
     name: str
@@ -37,21 +37,12 @@ class Theme:
 
     def knowing(self, models: Sequence[str], zone: str | None = None) -> "Theme":
         """The theme for a service that got these models in this order, whose times are shown in that zone."""
-        return replace(self, models=tuple(models), zone=zone or self.zone)
+        return replace(self, models=tuple(dict.fromkeys(models)), zone=zone or self.zone)
 
     def colour_of(self, model: str) -> str:
         """The colour of a model."""
-        taken: set[int] = set()
-        for name in dict.fromkeys(self.models):
-            if name == model:
-                break
-            taken.add(self._place_of(name, taken))
-        return self.palette[self._place_of(model, taken)]
-
-    def _place_of(self, model: str, taken: Set[int]) -> int:
-        wanted = zlib.crc32(model.encode()) % len(self.palette)
-        places = (place % len(self.palette) for place in range(wanted, wanted + len(self.palette)))
-        return next((place for place in places if place not in taken), wanted)
+        place = self.models.index(model) if model in self.models else zlib.crc32(model.encode())
+        return self.palette[place % len(self.palette)]
 
     def faint(self, colour: str, opacity: float) -> str:
         """A colour of the theme (#rrggbb), transparent to that degree."""
