@@ -28,8 +28,9 @@ async def cancel(service: ServiceUnderTest, text: str, until: str) -> float:
         start = time.perf_counter()
         await client.call_tool("cancel_task", {"task_id": task["id"]})
         taken = time.perf_counter() - start
-        if (await waiting)["status"] != "cancelled":
-            raise SystemExit("The task ended before it was cancelled.")
+        ended = await waiting
+        if ended["status"] != "cancelled":
+            raise SystemExit(f"The task was {ended['status']} before: {ended['error'] or ended['result']}")
         return taken
 
 

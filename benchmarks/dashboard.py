@@ -69,6 +69,7 @@ CHOICES = {
 READS: dict[str, Callable[[History, Choice], Any]] = {
     **PAGES,
     "under way": lambda history, _: history.reader.under_way(),
+    "all models": lambda history, _: history.reader.models(),
     "Tasks": lambda history, choice: history.tasks(choice.hours, limit=100),
     "Chat": lambda history, _: history.page(CallFilter(conversation_id=LAST, operation="chat", limit=200)),
     "Learning": lambda history, choice: learned(history, choice.hours, model=choice.model),
