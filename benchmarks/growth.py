@@ -152,7 +152,7 @@ async def written(database: Database, count: int, *, at_once: int, of_tasks: boo
 
     async def record() -> None:
         for task_id, conversation_id in wanted:
-            row = call(new_call_id(), NOW_S, task_id, conversation_id)
+            row = call(new_call_id(), next(MOMENTS), task_id, conversation_id)
             await store.open_call(row)
             await store.close_call(row)
 
@@ -178,6 +178,7 @@ async def sums_of_a_day(database: Database) -> None:
     await database.read(lambda connection: minute_rows(connection, NOW_S - DAY_S, NOW_S))
 
 
+MOMENTS = itertools.count(NOW_S, 0.001)  # no two calls begin at once, as ties would have to be sorted
 OF_TASKS_AT_ONCE = f"{WRITTEN:,} calls of tasks at once"
 WRITINGS: dict[str, Measure] = {
     f"{ALONE} calls one by one": partial(written, count=ALONE, at_once=1),
