@@ -13,7 +13,7 @@ from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 
 from tale.exceptions import DatabaseException
 from tale.storage.faults import named
-from tale.storage.quick_rows import QuickRows, Values
+from tale.storage.quick_rows import QuickRows, Rows, Values
 
 QUEUE_LIMIT: Final = 20_000
 BATCH_LIMIT: Final = 500  # works a commit: keeps the lock on the file short for other processes
@@ -32,6 +32,7 @@ class _Order:
     waiter: asyncio.Future[Any]
     work: Work[Any] | None = None
     row: tuple[Insert, Values] | None = None
+    ends: bool = False
     result: Any = None
     error: Exception | None = None
     durable: bool = False
@@ -75,15 +76,16 @@ class Writer:
         taken however much waits: it was counted then.
         """
         loop = asyncio.get_running_loop()
-        return cast("T", await self._placed(_Order(loop, loop.create_future(), work=work), ends=ends))
+        return cast("T", await self._placed(_Order(loop, loop.create_future(), work=work, ends=ends)))
 
     async def put(self, statement: Insert, values: Values, *, ends: bool = False) -> None:
-        """Run the statement with the values, as `submit` would; equal ones that stand beside each other run at once.
+        """Run the statement with the values, as `submit` would; equal ones between two works run at once.
 
-        Equal are those that are the same object, which is prepared once for as long as it is used.
+        Equal are those that are the same object, which is prepared once for as long as it is used. Of unequal ones,
+        those that end what was let in come after the others, and rows that refer to others behind those.
         """
         loop = asyncio.get_running_loop()
-        await self._placed(_Order(loop, loop.create_future(), row=(statement, values)), ends=ends)
+        await self._placed(_Order(loop, loop.create_future(), row=(statement, values), ends=ends))
 
     async def insert(self, table: Table, values: Values) -> None:
         """Add a row, as `put` would."""
@@ -92,9 +94,9 @@ class Writer:
             statement = self._inserts[table] = insert(table)
         await self.put(statement, values)
 
-    def _placed(self, order: _Order, *, ends: bool) -> asyncio.Future[Any]:
+    def _placed(self, order: _Order) -> asyncio.Future[Any]:
         with self._changed:
-            self._refuse_when_unable(ends=ends)
+            self._refuse_when_unable(ends=order.ends)
             self._orders.append(order)
             self._changed.notify()
         return order.waiter
@@ -155,12 +157,12 @@ class Writer:
         """All in one transaction; False when one failed and all was rolled back."""
         runs = list(_runs(batch))
         try:
-            if len(runs) == 1 and self._are_quick(runs[0]):
+            if all(orders[0].row for orders in runs) and self._quick_rows.add([_rows(orders) for orders in runs]):
                 _mark_durable(batch)
                 return True
             with self._engine.connect() as connection, connection.begin() as transaction:
                 for orders in runs:
-                    if not self._are_run(orders, connection):
+                    if not self._are_run(orders, connection, among_others=len(runs) > 1):
                         transaction.rollback()
                         return False
         except IntegrityError as error:  # from the commit
@@ -186,21 +188,19 @@ class Writer:
         _mark_durable(batch)
         return True
 
-    def _are_quick(self, orders: Sequence[_Order]) -> bool:
-        """Rows of one statement, put in and committed in one step; False where that was not possible."""
-        row = orders[0].row
-        if row is None:
-            return False
-        return self._quick_rows.add(row[0], [order.row[1] for order in orders if order.row])
+    def _are_run(self, orders: Sequence[_Order], connection: Connection, *, among_others: bool = False) -> bool:
+        """Run one work, or several rows of one statement; False when that failed.
 
-    def _are_run(self, orders: Sequence[_Order], connection: Connection) -> bool:
-        """Run one work, or several rows of one statement; False when that failed."""
+        Rows `among_others` are added quickly, which does not name what failed: that comes out when each is run apart.
+        """
         first = orders[0]
         try:
             if first.work is not None:
                 first.result = first.work(connection)
-            elif first.row is not None:
-                connection.execute(first.row[0], [order.row[1] for order in orders if order.row])
+            elif among_others:
+                self._quick_rows.add_within(connection, _rows(orders))
+            else:
+                connection.execute(*_rows(orders))
         except Exception as error:  # noqa: BLE001 - a work may raise anything; its waiter is told
             first.error = _translated(error, self._engine)
             return False
@@ -208,16 +208,28 @@ class Writer:
 
 
 def _runs(batch: Sequence[_Order]) -> Iterator[list[_Order]]:
-    """The batch in its order: works one by one, rows of one statement that stand beside each other together."""
-    run: list[_Order] = []
+    """The batch in its order, works one by one; of the rows between two works, those of one statement together."""
+    rows: dict[Insert, list[_Order]] = {}
     for order in batch:
-        previous = run[-1].row if run else None
-        if run and (order.row is None or previous is None or order.row[0] is not previous[0]):
-            yield run
-            run = []
-        run.append(order)
-    if run:
-        yield run
+        if order.row is not None:
+            rows.setdefault(order.row[0], []).append(order)
+            continue
+        yield from sorted(rows.values(), key=_place)
+        rows = {}
+        yield [order]
+    yield from sorted(rows.values(), key=_place)
+
+
+def _place(orders: Sequence[_Order]) -> tuple[bool, bool]:
+    """Where rows go among those of other statements: behind any that they may replace or refer to."""
+    statement, _ = _rows(orders)
+    return orders[0].ends, bool(statement.table.foreign_keys)
+
+
+def _rows(orders: Sequence[_Order]) -> Rows:
+    """The rows of orders that have the same statement."""
+    rows = [order.row for order in orders if order.row is not None]
+    return rows[0][0], [values for _, values in rows]
 
 
 def _mark_durable(batch: list[_Order]) -> None:
