@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+from collections.abc import Awaitable
 from typing import Protocol
 
 from tale.metrics.call_counts import CallCounts
@@ -38,9 +39,9 @@ class Recorder:
         """Tell the observer of each call from now on."""
         self._observers.append(observer)
 
-    async def open_call(self, call: ModelCall) -> None:
-        """Note that a model call has begun."""
-        await self._calls.open_call(call)
+    def open_call(self, call: ModelCall) -> Awaitable[None]:
+        """Note that a model call has begun; handed to the database on return, durable when that was awaited."""
+        return self._calls.open_call(call)
 
     @property
     def may_refuse(self) -> bool:
@@ -63,14 +64,16 @@ class Recorder:
             raise
         self._told_of(call)
 
-    async def record_mcp(self, call: McpCall) -> None:
-        """Note an answered MCP request."""
-        try:
-            await self._calls.record_mcp(call)
-        except asyncio.CancelledError:
-            self._told_of_request(call)
-            raise
-        self._told_of_request(call)
+    def record_mcp(self, call: McpCall) -> Awaitable[None]:
+        """Note an answered MCP request; handed to the database on return, durable when that was awaited."""
+        recording = asyncio.ensure_future(self._calls.record_mcp(call))
+
+        def tell(recording: asyncio.Future[None]) -> None:
+            if recording.cancelled() or recording.exception() is None:  # what is accepted is written, as above
+                self._told_of_request(call)
+
+        recording.add_done_callback(tell)
+        return recording
 
     def _told_of(self, call: ModelCall) -> None:
         for observer in self._observers:

@@ -3,7 +3,7 @@
 import asyncio
 import time
 from collections.abc import Callable
-from dataclasses import asdict, replace
+from dataclasses import fields, replace
 from typing import Any, Final
 
 from tale.exceptions import TaleBaseException
@@ -14,6 +14,8 @@ from tale.records import CallContext, ChatRequest, EngineTimings, ModelCall, Rep
 
 CANCELLED = "cancelled"
 ANSWER_TOKENS: Final = 2_048
+TOKENS: Final = tuple(field.name for field in fields(Usage))
+TIMES: Final = tuple(field.name for field in fields(EngineTimings))
 
 
 class TokenTracker:
@@ -113,7 +115,7 @@ class MeasuredCall:
         self._first_token_s: float | None = None
         self._usage = Usage()
         opening = recorder.open_call(call) if hold is None else hold.open()
-        self._opening = asyncio.create_task(opening, name="open-model-call")
+        self._opening = asyncio.ensure_future(opening)
         self._opening.add_done_callback(_seen)
         self.is_closed = False
 
@@ -174,7 +176,7 @@ class MeasuredCall:
             model=self._model,
             route_reason=self._route_reason,
             engine=self._engine,
-            **asdict(self._usage),
+            **{name: getattr(self._usage, name) for name in TOKENS},
             **self._parts(timings, total_s),
             time_to_first_token_s=self._first_token_s,
             total_s=total_s,
@@ -182,7 +184,7 @@ class MeasuredCall:
             **told,
         )
         closing = self._recorder.close_call(row)
-        if self._opening.done():
+        if self._hold is None or self._opening.done():
             await closing
         else:
             # A task of its own begins after the one that opens the row, which may not have begun yet; cancelling the
@@ -195,7 +197,7 @@ class MeasuredCall:
         Where an engine's clock claims more than the call took, what it tells is shortened in proportion.
         """
         room_s = max(0.0, total_s - (self._queue_s or 0.0) - (self._load_s or 0.0))
-        claims = {name: claim for name, claim in asdict(timings).items() if claim is not None}
+        claims = {name: claim for name in TIMES if (claim := getattr(timings, name)) is not None}
         claimed_s = sum(claims.values())
         if claimed_s > room_s:
             claims = {name: claim * (room_s / claimed_s) for name, claim in claims.items()}
@@ -210,7 +212,7 @@ class MeasuredCall:
         return {**parts, "other_s": rest_s}
 
 
-def _seen(opening: asyncio.Task[None]) -> None:
+def _seen(opening: asyncio.Future[None]) -> None:
     """An opening that failed is told by `check`, or by the closing that fails likewise."""
     if not opening.cancelled():
         opening.exception()

@@ -151,8 +151,7 @@ class ModelPool:
                 async for event in events:
                     tracked.check()
                     if isinstance(event, Reply):
-                        ended = tracked.completed(event)
-                        await (ended if beside is None else asyncio.gather(ended, beside()))
+                        await _ended(tracked.completed(event), beside)
                     yield event
         except BaseException as error:
             if not tracked.is_closed:
@@ -361,3 +360,14 @@ class ModelPool:
             await self._group.unload(member.name)
         if member.state == "failed" or (member.state == "unloaded" and member.load_s is not None):
             self._nursery.bring_up(member)
+
+
+async def _ended(completing: Awaitable[None], beside: Beside | None) -> None:
+    """Return when both are written, which go into one commit."""
+    if beside is None:
+        return await completing
+    noting = beside()
+    try:
+        await completing
+    finally:
+        await noting

@@ -224,6 +224,7 @@ class OpenAIBackend:
         if self._session is None:
             self._session = aiohttp.ClientSession(
                 trust_env=urlsplit(url).hostname not in LOOPBACK,
+                cookie_jar=aiohttp.DummyCookieJar(),  # no call is to depend on another
                 # The pool's slots limit what runs, not the sockets. llama.cpp's server holds a thread for each idle
                 # connection, so that there each call gets its own.
                 connector=aiohttp.TCPConnector(limit=0, force_close=True)

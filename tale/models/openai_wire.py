@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final, cast
 
 import aiohttp
+from pydantic_core import from_json
 
 from tale import exceptions
 from tale.exceptions import ModelException, TaleBaseException, ValidationException
@@ -30,7 +31,6 @@ MS_PER_S: Final = 1_000
 BAD_GATEWAY: Final = 502  # the status of an answer that cannot be read
 FIRST_SERVER_ERROR: Final = 500
 TEMPLATE_OPTIONS: Final = "chat_template_kwargs"
-REASONING_NAMES: Final = ("reasoning_content", "reasoning")  # engines agree on the thing, not on its name
 
 Json = dict[str, Any]
 
@@ -115,10 +115,18 @@ def _chunk(data: bytes) -> Json | None:
     if data == b"[DONE]":
         return None
     try:
-        chunk = json.loads(data)
+        chunk = _parsed(data)
     except ValueError as error:
         raise ModelException("The engine sent a chunk that is not JSON.", {"chunk": repr(data[:80])}) from error
     return cast("Json", chunk) if isinstance(chunk, dict) else None
+
+
+def _parsed(data: bytes) -> object:
+    """The JSON value; one that holds half a character's escape, as a cut emoji may be sent, is read the slow way."""
+    try:
+        return from_json(data)
+    except ValueError:
+        return json.loads(data)
 
 
 def events_of(chunk: Json, gathered: Gathered, *, is_whole: bool = False) -> list[Usage | PromptProgress | Delta]:
@@ -157,9 +165,10 @@ def _news(chunk: Json, gathered: Gathered) -> list[Usage | PromptProgress | Delt
         events.append(usage_of(gathered.usage))
     if timings := chunk.get("timings"):
         gathered.timings |= timings
-    if progress := cast("Json | None", chunk.get("prompt_progress")):
+    if progress := chunk.get("prompt_progress"):
         events.append(PromptProgress(int(progress["processed"]), int(progress["total"])))
-    for choice in cast("list[Json]", chunk.get("choices") or []):
+    choices: list[Json] = chunk.get("choices") or []
+    for choice in choices:
         if delta := _delta(choice, gathered):
             events.append(delta)
         gathered.finish_reason = choice.get("finish_reason") or gathered.finish_reason
@@ -254,11 +263,11 @@ def _format_of(request: ChatRequest) -> Json | None:
 
 
 def _delta(choice: Json, gathered: Gathered) -> Delta | None:
-    told = cast("Json", choice.get("delta") or {})
+    told: Json = choice.get("delta") or {}
     text = _text(told.get("content"))
-    reasoning = next((found for name in REASONING_NAMES if (found := _text(told.get(name)))), "")
-    logprobs = cast("Json | None", choice.get("logprobs"))
-    calls = cast("list[Json] | None", told.get("tool_calls"))
+    reasoning = _text(told.get("reasoning_content")) or _text(told.get("reasoning"))  # engines differ in its name
+    logprobs: Json | None = choice.get("logprobs")
+    calls: list[Json] | None = told.get("tool_calls")
     parts = tuple(_part(call, position) for position, call in enumerate(calls)) if calls else ()
     if not (text or reasoning or parts or logprobs):
         return None

@@ -49,7 +49,8 @@ class Pool(Protocol):
     def chat(self, request: ChatRequest, context: CallContext, *, beside: Beside | None = None) -> ChatStream:
         """Stream a generation, Dispatched first and Reply last; an empty request.model means the context's role.
 
-        `beside` is awaited while the call's row is completed, so that what it writes goes into the same commit.
+        `beside` is called as the call's row is completed, so that what it hands to the database goes into the same
+        commit, and what it returns is awaited.
         """
         ...
 

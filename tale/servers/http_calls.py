@@ -7,7 +7,6 @@ leave the rows of their model calls, and of the calls of the learning server (se
 import asyncio
 import logging
 import time
-import uuid
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -31,7 +30,8 @@ class HttpCall:
     """
 
     def __init__(self, request: web.Request, server: str, record: Record, *, path: str | None = None) -> None:
-        self.id = new_call_id().replace("-", "")
+        self._row_id = new_call_id()
+        self.id = self._row_id.replace("-", "")
         self.trace_id = trace_id_of(request.headers.get(TRACE_HEADER))
         self.key_name = caller_of(request).name
         self.task_id: str | None = None
@@ -42,15 +42,19 @@ class HttpCall:
         self._record = record
         self._is_ended = False
 
-    async def ended(self, error: BaseException | None = None) -> None:
-        """Keep how it ended; durable on return. Where it cannot be kept, that is logged and the answer goes out."""
+    def ended(self, error: BaseException | None = None) -> Awaitable[None]:
+        """Keep how it ended; handed to the database on return, durable when what is returned has been awaited.
+
+        Where it cannot be kept, that is logged and the answer goes out.
+        """
         if self._is_ended:
-            return
+            return _kept(None)
         self._is_ended = True
         try:
-            await self._record(self._row(error))
+            return _kept(self._record(self._row(error)))
         except Exception:  # the edge of a request: an answer is not withheld because it could not be noted down
             logger.exception("An HTTP call could not be recorded.")
+            return _kept(None)
 
     def _row(self, error: BaseException | None) -> McpCall:
         left = isinstance(error, asyncio.CancelledError | ConnectionError)
@@ -61,7 +65,7 @@ class HttpCall:
             message = error.message if isinstance(error, TaleBaseException) else str(error)
             told = {"error_class": type(error).__name__, "error": message}
         return McpCall(
-            id=str(uuid.UUID(self.id)),
+            id=self._row_id,
             started_at=self.started_at,
             server=self._server,
             method=self._method,
@@ -72,3 +76,12 @@ class HttpCall:
             key_name=self.key_name,
             **told,
         )
+
+
+async def _kept(recording: Awaitable[None] | None) -> None:
+    if recording is None:
+        return
+    try:
+        await recording
+    except Exception:  # likewise
+        logger.exception("An HTTP call could not be recorded.")

@@ -5,7 +5,7 @@ import logging
 import os
 import socket
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -80,10 +80,10 @@ class Shared:
     texts: TaskTexts = field(default_factory=TaskTexts)
     distributed: "Distributed | None" = None  # where the tasks are on PostgreSQL
 
-    async def record_mcp(self, call: McpCall) -> None:
+    def record_mcp(self, call: McpCall) -> Awaitable[None]:
         """Keep one answered MCP request; the observer of every server of this process."""
         self.activity.note()
-        await self.recorder.record_mcp(call)
+        return self.recorder.record_mcp(call)
 
     async def health(self, name: str, role: str) -> dict[str, Any]:
         """What GET /health of a role answers."""

@@ -1,6 +1,6 @@
 """Keeps one row for every model call and every MCP request, and sums them up."""
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Sequence
 from typing import Any, Final
 
 from sqlalchemy import ColumnElement, Connection, Select, bindparam, func, or_, select, update
@@ -31,9 +31,9 @@ class CallStore:
         """Whether there may be a budget for which a call has to be held before its engine is asked."""
         return self._budgets is not None and self._budgets.may_hold
 
-    async def open_call(self, call: ModelCall) -> None:
-        """Keep a call that begins, and that no budget can refuse."""
-        await self._database.insert(model_calls, values_of(call))
+    def open_call(self, call: ModelCall) -> Awaitable[None]:
+        """Keep a call that begins, and that no budget can refuse; handed to the database on return."""
+        return self._database.insert(model_calls, values_of(call))
 
     async def hold_call(self, call: ModelCall, *, most_tokens: int) -> bool:
         """Keep a call that begins, with so many tokens held of the hard budgets that cover it.
@@ -48,14 +48,11 @@ class CallStore:
 
     async def close_call(self, call: ModelCall) -> None:
         """Keep a call that has ended, in place of its open row where there is one."""
-        if self._budgets is not None and self._budgets.may_hold:
-            await self._budgets.close_call(call)
-        else:
-            await self._database.upsert(model_calls, values_of(call))
+        await self._end_handed_over(call)
 
-    async def record_mcp(self, call: McpCall) -> None:
-        """Keep an answered MCP request."""
-        await self._database.insert(mcp_calls, values_of(call))
+    def record_mcp(self, call: McpCall) -> Awaitable[None]:
+        """Keep an answered MCP request; handed to the database on return."""
+        return self._database.insert(mcp_calls, values_of(call))
 
     async def totals(
         self,
@@ -131,6 +128,12 @@ class CallStore:
             )
         )
         return await self._database.write(lambda connection: connection.execute(orphaned).rowcount)
+
+    def _end_handed_over(self, call: ModelCall) -> Awaitable[None]:
+        """The end of a call on its way into the database; handed over on return unless there are budgets."""
+        if self._budgets is not None and self._budgets.may_hold:
+            return self._budgets.close_call(call)
+        return self._database.upsert(model_calls, values_of(call))
 
 
 def _sums() -> list[ColumnElement[Any]]:

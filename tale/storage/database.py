@@ -1,7 +1,7 @@
 """The database of a process: opened up to date, written by one thread, read by a few."""
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Final, TypeVar
@@ -66,11 +66,14 @@ class Database:
         """
         return await self._writer.submit(work, ends=ends)
 
-    async def insert(self, table: Table, values: Mapping[str, Any]) -> None:
-        """Add a row in the next commit; cheaper than `write` where many come at once. Raises DatabaseException."""
-        await self._writer.insert(table, values)
+    def insert(self, table: Table, values: Mapping[str, Any]) -> Awaitable[None]:
+        """Add a row in the next commit; cheaper than `write` where many come at once. Raises DatabaseException.
 
-    async def upsert(self, table: Table, values: Mapping[str, Any]) -> None:
+        It is handed over when this returns, and durable when what is returned has been awaited.
+        """
+        return self._writer.insert(table, values)
+
+    def upsert(self, table: Table, values: Mapping[str, Any]) -> Awaitable[None]:
         """Put a row with all its columns in place of the one with the same key, or add it; as cheap as `insert`.
 
         It ends what was let in before: it is taken however much waits. Raises DatabaseException.
@@ -78,7 +81,7 @@ class Database:
         statement = self._upserts.get(table)
         if statement is None:
             statement = self._upserts[table] = upsert_statement(self._writer_engine.dialect.name, table)
-        await self._writer.put(statement, values, ends=True)
+        return self._writer.put(statement, values, ends=True)
 
     async def read(self, work: Callable[[Connection], T]) -> T:
         """Run `work` in a thread, on a read-only connection that sees one state of the database. Raises likewise."""

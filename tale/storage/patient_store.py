@@ -61,10 +61,16 @@ class PatientCallStore(CallStore):
         self._opened: set[str] = set()  # ids of calls under way whose rows are there
         self._closing: set[asyncio.Task[None]] = set()
 
-    async def open_call(self, call: ModelCall) -> None:
-        """Keep a call that begins, and that no budget can refuse."""
-        await super().open_call(call)
-        self._opened.add(call.id)
+    def open_call(self, call: ModelCall) -> Awaitable[None]:
+        """Keep a call that begins, and that no budget can refuse; handed to the database on return."""
+        opening = asyncio.ensure_future(super().open_call(call))
+
+        def note(opening: asyncio.Future[None]) -> None:
+            if not opening.cancelled() and opening.exception() is None:
+                self._opened.add(call.id)
+
+        opening.add_done_callback(note)
+        return opening
 
     async def hold_call(self, call: ModelCall, *, most_tokens: int) -> bool:
         """Keep a call that begins, with so many tokens held; raises BudgetException."""
@@ -78,7 +84,15 @@ class PatientCallStore(CallStore):
         While the database does not answer, that of a task does not raise, and is durable only when it is back; others
         are kept only if they were opened, as those that an outage refuses may be many. It goes on when cancelled.
         """
-        await asyncio.shield(self._begun(self._closed(call), call))
+        closing = asyncio.ensure_future(self._end_handed_over(call))
+        try:
+            await asyncio.shield(closing)
+            self._opened.discard(call.id)
+        except asyncio.CancelledError:
+            self._begun(self._closed(closing, call), call)
+            raise
+        except DatabaseException:
+            await asyncio.shield(self._begun(self._closed(closing, call), call))
 
     async def stop(self) -> None:
         """Wait no more."""
@@ -93,9 +107,10 @@ class PatientCallStore(CallStore):
         closing.add_done_callback(self._closing.discard)
         return closing
 
-    async def _closed(self, call: ModelCall) -> None:
+    async def _closed(self, closing: asyncio.Future[None], call: ModelCall) -> None:
+        """Return when an end is written; what could not be is tried again, and then kept in mind."""
         try:
-            return await super().close_call(call)
+            return await closing
         except DatabaseException as error:
             logger.warning("The end of a model call cannot be written yet: %s", error)
             refusal = error

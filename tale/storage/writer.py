@@ -78,21 +78,27 @@ class Writer:
         loop = asyncio.get_running_loop()
         return cast("T", await self._placed(_Order(loop, loop.create_future(), work=work, ends=ends)))
 
-    async def put(self, statement: Insert, values: Values, *, ends: bool = False) -> None:
-        """Run the statement with the values, as `submit` would; equal ones between two works run at once.
+    def put(self, statement: Insert, values: Values, *, ends: bool = False) -> asyncio.Future[None]:
+        """Run the statement with the values, as `submit` would; it waits for its commit on return, not when awaited.
 
+        Equal statements between two works run at once.
         Equal are those that are the same object, which is prepared once for as long as it is used. Of unequal ones,
         those that end what was let in come after the others, and rows that refer to others behind those.
         """
         loop = asyncio.get_running_loop()
-        await self._placed(_Order(loop, loop.create_future(), row=(statement, values), ends=ends))
+        order = _Order(loop, loop.create_future(), row=(statement, values), ends=ends)
+        try:
+            return self._placed(order)
+        except DatabaseException as error:
+            order.waiter.set_exception(error)
+            return order.waiter
 
-    async def insert(self, table: Table, values: Values) -> None:
+    def insert(self, table: Table, values: Values) -> asyncio.Future[None]:
         """Add a row, as `put` would."""
         statement = self._inserts.get(table)
         if statement is None:
             statement = self._inserts[table] = insert(table)
-        await self.put(statement, values)
+        return self.put(statement, values)
 
     def _placed(self, order: _Order) -> asyncio.Future[Any]:
         with self._changed:
