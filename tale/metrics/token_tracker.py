@@ -114,8 +114,9 @@ class MeasuredCall:
         self._queue_s: float | None = None
         self._first_token_s: float | None = None
         self._usage = Usage()
-        opening = recorder.open_call(call) if hold is None else hold.open()
-        self._opening = asyncio.ensure_future(opening)
+        self._is_handed_over = False
+        # Not at once: what asks the engine goes first, and the disk works while the engine does.
+        self._opening = asyncio.create_task(self._open(), name="open-model-call")
         self._opening.add_done_callback(_seen)
         self.is_closed = False
 
@@ -168,6 +169,13 @@ class MeasuredCall:
             told = {"finish_reason": "error", "error_class": type(error).__name__, "error": message}
         await self._close(EngineTimings(), **told)
 
+    async def _open(self) -> None:
+        if self._hold is not None:
+            return await self._hold.open()
+        opening = self._recorder.open_call(self._call)
+        self._is_handed_over = True
+        await opening
+
     async def _close(self, timings: EngineTimings, **told: Any) -> None:
         self.is_closed = True
         total_s = self._timer() - self._began
@@ -184,7 +192,7 @@ class MeasuredCall:
             **told,
         )
         closing = self._recorder.close_call(row)
-        if self._hold is None or self._opening.done():
+        if self._is_handed_over or self._opening.done():
             await closing
         else:
             # A task of its own begins after the one that opens the row, which may not have begun yet; cancelling the
@@ -212,7 +220,7 @@ class MeasuredCall:
         return {**parts, "other_s": rest_s}
 
 
-def _seen(opening: asyncio.Future[None]) -> None:
+def _seen(opening: asyncio.Task[None]) -> None:
     """An opening that failed is told by `check`, or by the closing that fails likewise."""
     if not opening.cancelled():
         opening.exception()
