@@ -189,10 +189,15 @@ async def until_told(talk: HTTPMCPClient, gateway: HTTPMCPClient, pid: int) -> N
             await asyncio.sleep(0.2)
         while (await gateway.call_tool("predict_task", {"text": "Write a poem"}))["version"] is None:
             await asyncio.sleep(0.2)
-        learning, told = learning_server_of(pid), None
-        while told != (now := file_calls(learning)) or learning.children():  # it trains with better readers, then loads
-            told = now
-            await asyncio.sleep(QUIET_FOR_S)
+        await until_at_rest(learning_server_of(pid))
+
+
+async def until_at_rest(learning: psutil.Process) -> None:
+    """Return when a learning server has trained with better readers, too, and has loaded what came of it."""
+    told: int | None = None
+    while told != (now := file_calls(learning)) or learning.children():
+        told = now
+        await asyncio.sleep(QUIET_FOR_S)
 
 
 def learning_server_of(pid: int) -> psutil.Process:

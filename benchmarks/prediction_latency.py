@@ -13,7 +13,7 @@ import time
 from pathlib import Path
 
 import psutil
-from harness import Row, busy_cores, free_ports, median, quantile, show
+from harness import LEARNED_WITHIN_S, Row, busy_cores, free_ports, median, quantile, show, until_at_rest
 
 from tale.learning.intent_data import data_folder, read_examples
 from tale.learning.performance_engine import PerformanceEngine
@@ -87,6 +87,8 @@ async def measured(home: Path, rows: int) -> list[Row]:
             await asyncio.sleep(0.1)
         place = (settings.run_folder / PLACE_FILE).read_text(encoding="utf-8")
         server = psutil.Process(int(place.split('"pid": ')[1].rstrip("}")))
+        async with asyncio.timeout(LEARNED_WITHIN_S):
+            await until_at_rest(server)
         used_s = sum(server.cpu_times()[:2])
         idle = await times_of(link, asked)
         used_s = sum(server.cpu_times()[:2]) - used_s

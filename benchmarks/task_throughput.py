@@ -1,8 +1,9 @@
 """How fast are tasks taken in, begun and done, on SQLite and on PostgreSQL with one, two and three workers?
 
 Nothing is learned meanwhile, and nothing expected of the tasks: prediction_latency.py measures what that takes.
-The limit of tasks a second on SQLite is for the engine, whose tasks do nothing; the whole service brings each over HTTP
-to the execution server and to a model, as the row beside it tells. On PostgreSQL it is for the whole, with one worker.
+A no-op is a task whose model does nothing (docs/adr/0026-no-op-tasks.md): it is checked, stored, queued, claimed, run,
+ended and told of as any other. Whole services bring each task over HTTP to the execution server and to an engine
+besides; on PostgreSQL the limit is for that.
 """
 
 import argparse
@@ -11,18 +12,25 @@ import json
 import sys
 import tempfile
 import time
-import uuid
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import ExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, cast
 
+import uvloop
 from aiohttp import web
 from harness import Row, ServiceUnderTest, free_ports, median, postgres, quantile, running_service, show
 
 from tale.mcp.http_client import HTTPMCPClient
-from tale.orchestration.engines.embedded_engine import EmbeddedEngine
-from tale.records import NewTask, Task, TaskStatus
+from tale.models.backend import ChatStream
+from tale.models.pool import PoolStatus
+from tale.orchestration.coordinator import HTTPCoordinator
+from tale.orchestration.executor import Progress, TaskExecutor
+from tale.orchestration.intake import Submission
+from tale.orchestration.task_events import TaskEvent
+from tale.records import CallContext, ChatRequest, Dispatched, Reply, TaskStatus, Usage
+from tale.settings import load_settings
 from tale.storage.call_store import CallStore
 from tale.storage.database import Database
 from tale.storage.task_store import TaskStore
@@ -31,7 +39,9 @@ WARM_UP = 20
 BATCH = 500  # tasks a call: as many as one takes
 SLOTS = 16  # tasks that a worker runs at the same time
 PATIENCE_S = 120.0
+RUNS = 3  # of the no-ops
 MODEL = "instant"
+Tell = Callable[[float, float | None, str | None], None]
 WORD = {"choices": [{"delta": {"content": "Done"}, "finish_reason": None}]}
 END = {
     "choices": [{"delta": {}, "finish_reason": "stop"}],
@@ -166,35 +176,64 @@ class Bench:
         return await asyncio.to_thread(self._stack.enter_context, running_service(roles=roles, **chosen))
 
 
+class NoModel:
+    """Stands where the pool of models stands, and answers without one."""
+
+    async def chat(self, request: ChatRequest, context: CallContext) -> ChatStream:
+        yield Dispatched("none", context.role, None)
+        yield Reply("Done", "none", "stop", usage=Usage(input_tokens=9, output_tokens=1))
+
+    async def status(self) -> PoolStatus:
+        return PoolStatus("none", "It is a benchmark.", None, ())
+
+    async def count_tokens(self, request: ChatRequest, context: CallContext) -> int | None:
+        return None
+
+
+class Beside:
+    """Stands where the client of the execution server stands, and has its executor run the task at once."""
+
+    def __init__(self, executor: TaskExecutor) -> None:
+        self._executor = executor
+
+    async def call_tool(self, name: str, arguments: dict[str, Any], *, on_progress: Tell) -> dict[str, Any]:
+        def listen(progress: Progress) -> None:
+            on_progress(float(progress.output_tokens or 0), None, progress.message)
+
+        task = await self._executor.execute(arguments["task_id"], attempt=arguments["attempt"], listener=listen)
+        return {"status": task.status.value}
+
+
 async def no_ops_per_s(count: int) -> float:
-    """Tasks a second through engine and database alone: stored, claimed and completed, and nothing done in between."""
+    """Tasks a second through coordinator, engine, database and executor, with no HTTP and no model."""
+    ended = asyncio.Semaphore(0)
+
+    def watch(event: TaskEvent) -> None:
+        if event.status.is_final:
+            ended.release()
+
     with tempfile.TemporaryDirectory(prefix="tale-benchmark-") as folder:
-        database = Database.open(f"sqlite:///{Path(folder) / 'tale.db'}")
-        store, ended = TaskStore(database), asyncio.Semaphore(0)
-
-        async def run(task_id: str, attempt: int) -> Task | None:
-            claimed = await store.claim(task_id, expected_attempt=attempt, now=time.time(), max_failures=1)
-            if claimed is None:
-                raise SystemExit("A task could not be claimed.")
-            return await store.finish(task_id, claimed.attempt, status=TaskStatus.COMPLETED, now=time.time())
-
-        engine = EmbeddedEngine(
-            store, run, slots=SLOTS, queue_limit=count, retry_delay_s=1.0, on_end=lambda _: ended.release()
-        )
-        await engine.start()
+        settings = load_settings({"home": folder, "task_slots": SLOTS, "acknowledge": False}, environment={})
+        database, pool = Database.open(f"sqlite:///{Path(folder) / 'tale.db'}"), cast("Any", NoModel())
+        store = TaskStore(database)
+        executor = TaskExecutor(store, pool, max_output_tokens=64, max_failures=3, clock=time.time)
+        execution = cast("Any", Beside(executor))
+        coordinator = HTTPCoordinator(settings, store, execution=execution, pool=pool, clock=time.time)
+        coordinator.events.watch(watch)
+        await coordinator.start()
         start = time.perf_counter()
         for first in range(0, count, BATCH):
-            await engine.submit_all([new_task(number) for number in range(first, min(first + BATCH, count))])
+            numbers = range(first, min(first + BATCH, count))
+            await coordinator.submit_all([Submission(f"Task {number}") for number in numbers])
         for _ in range(count):
             await ended.acquire()
         taken = time.perf_counter() - start
-        await engine.stop(0.0)
+        completed = (await store.counts())[TaskStatus.COMPLETED]
+        await coordinator.stop(0.0)
         await database.close()
+    if completed != count:
+        raise SystemExit(f"{completed} of {count} no-ops were completed.")
     return count / taken
-
-
-def new_task(number: int) -> NewTask:
-    return NewTask(Task(str(uuid.uuid4()), f"Task {number}", TaskStatus.QUEUED, time.time(), timeout_s=60))
 
 
 async def measure_sqlite(calls: int, tasks: int) -> list[Row]:
@@ -210,10 +249,8 @@ async def measure_sqlite(calls: int, tasks: int) -> list[Row]:
             async with service.client() as client:
                 starts = await start_ms(client, engine, f"sqlite:///{service.home / 'tale.db'}", calls)
                 rate = await tasks_per_s(client, tasks)
-    alone = await no_ops_per_s(tasks)
     return [
         *latencies("SQLite", SQLITE, acknowledged, starts),
-        rate_row("SQLite, engine: a no-op, no HTTP", alone, SQLITE.tasks_per_s),
         rate_row("SQLite, whole service: HTTP and a model call", rate),
     ]
 
@@ -264,6 +301,9 @@ def main() -> int:
     rows: list[Row] = []
     if given.engine != "postgres":
         rows += asyncio.run(measure_sqlite(calls, tasks))
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:  # as the servers have it
+            no_ops = [runner.run(no_ops_per_s(tasks)) for _ in range(RUNS)]
+        rows.append(rate_row(f"SQLite: a no-op end to end, median of {RUNS}", median(no_ops), SQLITE.tasks_per_s))
     if given.engine != "sqlite":
         with postgres() as url:
             rows += asyncio.run(measure_postgres(url, calls, tasks, given.workers))

@@ -11,7 +11,7 @@ from tale.orchestration.deadlines import DeadlineWatch
 from tale.orchestration.dependents import touched_by
 from tale.orchestration.engines.attempt import SHORTEST_PAUSE_S
 from tale.orchestration.engines.embedded_engine import EmbeddedEngine
-from tale.orchestration.engines.engine import TaskEngine
+from tale.orchestration.engines.engine import EndedTask, TaskEngine
 from tale.orchestration.intake import Intake, Submission
 from tale.orchestration.plan_keys import is_plan, open_steps
 from tale.orchestration.task_events import PAUSED, QUEUED, TaskEvent, TaskEvents
@@ -29,6 +29,8 @@ ACKNOWLEDGEMENT: Final = (
 )
 
 UNTAKEN: Final = "No execution server has taken it yet; `tale servers start --roles execution` starts one if none runs"
+
+FINAL: Final = frozenset(status.value for status in TaskStatus if status.is_final)
 
 T = TypeVar("T")
 
@@ -269,16 +271,18 @@ class HTTPCoordinator:
             raise _unknown(task_id)
         return task
 
-    async def _run(self, task_id: str, attempt: int) -> Task | None:
+    async def _run(self, task_id: str, attempt: int) -> Task | EndedTask | None:
         def on_progress(progress: float, total: float | None, message: str | None) -> None:
             self._tell(task_id, TaskStatus.RUNNING, message or "Running", int(progress) or None)
 
         arguments = {"task_id": task_id, "attempt": attempt}
-        await self._execution.call_tool("execute_task", arguments, on_progress=on_progress)
+        answer = await self._execution.call_tool("execute_task", arguments, on_progress=on_progress)
+        if (status := answer.get("status")) in FINAL:
+            return EndedTask(task_id, TaskStatus(status))
         return await self._store.get(task_id)
 
-    def _attempt_ended(self, task: Task) -> None:
-        if task.status.is_final:
+    def _attempt_ended(self, task: Task | EndedTask) -> None:
+        if isinstance(task, EndedTask) or task.status.is_final:
             self._tell_how_it_ended(task)
             return
         self._deadlines.note(task.deadline_at)
@@ -289,13 +293,13 @@ class HTTPCoordinator:
         else:
             self._tell(task.id, task.status, "The attempt was cut short; the task will be taken up again")
 
-    def _tell_how_it_ended(self, task: Task) -> None:
+    def _tell_how_it_ended(self, task: Task | EndedTask) -> None:
         self._tell_end(task)
         if self._is_one_of_several or task.id in self._awaited:
             self._awaited.discard(task.id)
             self._take_step(self._tell_dependents(task.id))
 
-    def _tell_end(self, task: Task) -> None:
+    def _tell_end(self, task: Task | EndedTask) -> None:
         self._forget(task.id)
         self._tell(task.id, task.status, f"Task {task.status.value}")
 

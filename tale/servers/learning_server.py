@@ -6,6 +6,7 @@ process would be one more writer of the database, with a commit a message. Who a
 
 import argparse
 import asyncio
+import gc
 import json
 import logging
 import os
@@ -224,8 +225,11 @@ def _load_gently(*, is_child: bool) -> None:
         set_session_niceness(NICENESS)
     for module in UNWANTED:
         sys.modules.setdefault(module, cast(ModuleType, None))  # as if it were not installed
+    gc.disable()  # as in bootstrap.py
     for module in HEAVY:
         import_module(module)
+    gc.enable()
+    gc.freeze()
     if is_child:
         set_session_niceness(ORDINARY)
 

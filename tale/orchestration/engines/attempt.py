@@ -2,10 +2,10 @@
 
 import asyncio
 import logging
-from typing import Final
+from collections.abc import Awaitable, Callable
+from typing import Final, TypeVar
 
 from tale.exceptions import DatabaseException, NetworkException, TaleBaseException, TaskException
-from tale.orchestration.engines.engine import RunAttempt
 from tale.records import Task
 from tale.storage.task_store import TaskStore
 
@@ -13,10 +13,14 @@ JITTER: Final = 0.25  # share of the delay that is added at random, so that retr
 LONGEST_DELAY_S: Final = 60.0
 SHORTEST_PAUSE_S: Final = 0.05  # between two questions to a database that does not answer
 
+T = TypeVar("T")
+
 logger = logging.getLogger(__name__)
 
 
-async def outcome_of(run: RunAttempt, store: TaskStore, task_id: str, attempt: int, *, pause_s: float) -> Task | None:
+async def outcome_of(
+    run: Callable[[str, int], Awaitable[T]], store: TaskStore, task_id: str, attempt: int, *, pause_s: float
+) -> T | Task | None:
     """Make one attempt; returns the task's row after it, None when it is gone.
 
     Whatever goes wrong is told by the row, so that no task gets lost: while the database does not answer, it is asked

@@ -8,7 +8,7 @@ from typing import Final
 
 from tale.exceptions import NetworkException
 from tale.orchestration.engines.attempt import delay_before_next_s, outcome_of, refused_as_full
-from tale.orchestration.engines.engine import AttemptEnded, RunAttempt
+from tale.orchestration.engines.engine import EndedTask, HandOut
 from tale.records import NewTask, Task, TaskStatus
 from tale.storage.task_store import TaskStore
 from tale.traces import within_trace
@@ -26,12 +26,12 @@ class EmbeddedEngine:
     def __init__(
         self,
         store: TaskStore,
-        run: RunAttempt,
+        run: HandOut,
         *,
         slots: int,
         queue_limit: int,
         retry_delay_s: float,
-        on_end: AttemptEnded,
+        on_end: Callable[[Task | EndedTask], None],
         draw: Callable[[], float] = random.random,
     ) -> None:
         self._store = store
@@ -182,7 +182,7 @@ class EmbeddedEngine:
     async def _attempt(self, task_id: str, attempt: int) -> None:
         was_reached = True
 
-        async def run(task_id: str, attempt: int) -> Task | None:
+        async def run(task_id: str, attempt: int) -> Task | EndedTask | None:
             nonlocal was_reached
             try:
                 return await self._run(task_id, attempt)
@@ -196,16 +196,15 @@ class EmbeddedEngine:
             del self._attempts[task_id]
         if was_reached:
             self._hold_s = FIRST_HOLD_S
-        if task is None or task.status.is_final:
+        if task is None or isinstance(task, EndedTask) or task.status.is_final:
             self._moved.pop(task_id, None)  # given before the attempt began
-        if task is None:
-            return
-        if not was_reached and task.status is TaskStatus.QUEUED and task.attempt == attempt:
+        elif not was_reached and task.status is TaskStatus.QUEUED and task.attempt == attempt:
             self._push(task)
             self._hold()
-        elif not task.status.is_final:
+        else:
             self._push_later(task)
-        self._on_end(task)
+        if task is not None:
+            self._on_end(task)
 
     def _hold(self) -> None:
         """Hand out nothing for a while: no other task would be begun either."""

@@ -1,15 +1,28 @@
 """The port behind which every task queue stands; the task row is the truth in all of them."""
 
 from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
-from tale.records import NewTask, Task
+from tale.records import NewTask, Task, TaskStatus
+
+
+@dataclass(frozen=True, slots=True)
+class EndedTask:
+    """A task whose runner has told that it ended: nothing else of its row matters to a queue, so it is not read."""
+
+    id: str
+    status: TaskStatus
+
 
 RunAttempt = Callable[[str, int], Awaitable[Task | None]]
 """Make one attempt: (task id, attempt number last known) -> the task as its row then stands, None if it is gone.
 
 Raises NetworkException when the runner died or cannot be reached; the row may then still say `running`.
 """
+
+HandOut = Callable[[str, int], Awaitable[Task | EndedTask | None]]
+"""The same by a runner elsewhere, which may tell of no more than the end."""
 
 AttemptEnded = Callable[[Task], None]
 """Is told of each task that an attempt was made at, as its row then stands, however the attempt went."""
