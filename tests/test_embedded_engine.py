@@ -7,10 +7,11 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from fakes.servers import until
 
 from tale.exceptions import NetworkException
 from tale.orchestration.engines.embedded_engine import EmbeddedEngine
-from tale.orchestration.engines.engine import RunAttempt
+from tale.orchestration.engines.engine import EndedTask, RunAttempt
 from tale.records import NewTask, Task, TaskStatus
 from tale.storage.database import Database
 from tale.storage.task_store import TaskStore
@@ -241,3 +242,18 @@ async def test_a_task_that_is_moved_just_as_it_waits_no_more_goes_by_its_new_pri
     await runner.done.wait()
     await queue.stop(1.0)
     assert runner.order == ["freed", "other"]
+
+
+async def test_a_task_whose_runner_tells_its_end_is_told_without_a_look_at_its_row(store: TaskStore) -> None:
+    told: list[EndedTask | Task] = []
+    task = new_task("one")
+
+    async def elsewhere(task_id: str, attempt: int) -> EndedTask:
+        return EndedTask(task_id, TaskStatus.COMPLETED)
+
+    queue = EmbeddedEngine(store, elsewhere, slots=1, queue_limit=9, retry_delay_s=0.0, on_end=told.append)
+    await queue.start()
+    await queue.submit(task)
+    await until(lambda: bool(told))
+    assert (told, queue.waiting(), queue.running()) == ([EndedTask(task.id, TaskStatus.COMPLETED)], 0, 0)
+    await queue.stop(0.0)

@@ -11,7 +11,7 @@ from fakes.openai_server import Habits, OpenAIServer
 
 from tale.exceptions import ModelException, NetworkException, TaskException, ValidationException
 from tale.models.openai_backend import OpenAIBackend
-from tale.models.openai_wire import Gathered, events_of
+from tale.models.openai_wire import Gathered, chunks_of, events_of
 from tale.records import (
     ChatRequest,
     Delta,
@@ -298,6 +298,23 @@ async def test_reasoning_is_kept_apart_from_the_text(backend: OpenAIBackend, eng
     assert events[0] == Delta("", "Let me think.")
     assert isinstance(events[-1], Reply)
     assert (events[-1].reasoning, events[-1].text) == ("Let me think.", "Hello world!")
+
+
+class Sent:
+    """A response whose body came in these blocks."""
+
+    def __init__(self, *blocks: bytes) -> None:
+        self.content = self
+        self._blocks = blocks
+
+    async def iter_any(self) -> AsyncIterator[bytes]:
+        for block in self._blocks:
+            yield block
+
+
+async def test_half_a_character_may_come_escaped() -> None:
+    sent: Any = Sent(b'data: {"a": "\\ud8', b'3d"}\n\ndata: {"a": "\\ude00"}\n\n', b"data: [DONE]\n\n")
+    assert [chunk async for chunk in chunks_of(sent)] == [{"a": "\ud83d"}, {"a": "\ude00"}]
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,6 @@ process would be one more writer of the database, with a commit a message. Who a
 
 import argparse
 import asyncio
-import gc
 import json
 import logging
 import os
@@ -31,7 +30,7 @@ from tale.orchestration.home_key import made_key
 from tale.orchestration.run_state import prepare_folder
 from tale.orchestration.watcher import CANNOT_START
 from tale.records import Action, Intent
-from tale.servers.bootstrap import LOG_FORMAT
+from tale.servers.bootstrap import LOG_FORMAT, loaded_for_good
 from tale.servers.learning_link import LOCK_FILE, PLACE_FILE
 from tale.settings import Settings, load_settings
 
@@ -225,11 +224,9 @@ def _load_gently(*, is_child: bool) -> None:
         set_session_niceness(NICENESS)
     for module in UNWANTED:
         sys.modules.setdefault(module, cast(ModuleType, None))  # as if it were not installed
-    gc.disable()  # as in bootstrap.py
-    for module in HEAVY:
-        import_module(module)
-    gc.enable()
-    gc.freeze()
+    with loaded_for_good():
+        for module in HEAVY:
+            import_module(module)
     if is_child:
         set_session_niceness(ORDINARY)
 
