@@ -182,7 +182,7 @@ async def test_rows_of_many_kinds_in_one_commit_end_as_if_each_came_alone(
 
     def hold(_: Connection) -> None:
         entered.set()
-        opened.wait()
+        opened.wait(10)
 
     held = asyncio.create_task(database.write(hold))  # what comes meanwhile shares a commit
     await asyncio.to_thread(entered.wait)

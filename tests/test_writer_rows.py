@@ -41,7 +41,7 @@ async def in_one_batch(writer: Writer, *rows: tuple[Table, int]) -> list[BaseExc
 
     def busy(connection: Connection) -> None:
         entered.set()
-        opened.wait()
+        opened.wait(10)
 
     held = asyncio.create_task(writer.submit(busy))
     await asyncio.to_thread(entered.wait)

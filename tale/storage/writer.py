@@ -4,7 +4,7 @@ import asyncio
 import logging
 import threading
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, TypeVar, cast
 
@@ -81,9 +81,9 @@ class Writer:
     def put(self, statement: Insert, values: Values, *, ends: bool = False) -> asyncio.Future[None]:
         """Run the statement with the values, as `submit` would; it waits for its commit on return, not when awaited.
 
-        Equal statements between two works run at once.
-        Equal are those that are the same object, which is prepared once for as long as it is used. Of unequal ones,
-        those that end what was let in come after the others, and rows that refer to others behind those.
+        Equal statements between two works run at once; equal are those that are the same object, which is prepared once
+        for as long as it is used. Of unequal ones, those that end what was let in come after the others, and rows that
+        refer to others behind those.
         """
         loop = asyncio.get_running_loop()
         order = _Order(loop, loop.create_future(), row=(statement, values), ends=ends)
@@ -220,16 +220,16 @@ def _runs(batch: Sequence[_Order]) -> Iterator[list[_Order]]:
         if order.row is not None:
             rows.setdefault(order.row[0], []).append(order)
             continue
-        yield from sorted(rows.values(), key=_place)
+        yield from _in_turn(rows)
         rows = {}
         yield [order]
-    yield from sorted(rows.values(), key=_place)
+    yield from _in_turn(rows)
 
 
-def _place(orders: Sequence[_Order]) -> tuple[bool, bool]:
-    """Where rows go among those of other statements: behind any that they may replace or refer to."""
-    statement, _ = _rows(orders)
-    return orders[0].ends, bool(statement.table.foreign_keys)
+def _in_turn(rows: Mapping[Insert, list[_Order]]) -> list[list[_Order]]:
+    """Rows by their statements, each behind any that they may replace or refer to."""
+    turns = sorted(rows, key=lambda statement: (rows[statement][0].ends, bool(statement.table.foreign_keys)))
+    return [rows[statement] for statement in turns]
 
 
 def _rows(orders: Sequence[_Order]) -> Rows:
