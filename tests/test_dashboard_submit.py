@@ -148,7 +148,7 @@ def test_a_task_is_handed_in_with_its_options_watched_and_rated(settings: Settin
     submit(app)
     looked(app, lambda page: "running" in words(page) and "What is written so far" in str(page))
     gate.set()
-    looked(app, lambda page: "Hello world" in words(page) and "completed" in words(page))
+    looked(app, lambda page: page.feedback and "Hello world" in words(page) and "completed" in words(page))
     expected = {"priority": 7, "timeout_s": 60, "expect": '{"regex":"^Hello"}', "status": "completed"}
     (row,) = stored(settings)
     assert {**row, "expect": row["expect"].replace(" ", "")} == {"text": "Write a haiku", **expected}
