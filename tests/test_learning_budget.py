@@ -2,6 +2,8 @@
 
 import json
 import random
+import zipfile
+from io import BytesIO
 
 import numpy as np
 import pytest
@@ -11,6 +13,8 @@ from tale.exceptions import ModelException, ValidationException
 from tale.learning.artefacts import from_bytes, to_bytes
 from tale.learning.conformal import AdaptiveLevel, AdaptiveOffset, Scores
 from tale.learning.features import Request
+from tale.learning.lexical import Lexicon
+from tale.learning.neighbours import History
 from tale.learning.token_budget import TokenBudgetModel
 
 SIZES = {"word": 5, "sentence": 30, "paragraph": 120, "page": 600}
@@ -219,6 +223,17 @@ def test_a_stored_model_predicts_as_before(model: TokenBudgetModel):
     requests = answers(30, seed=5)[0]
     again = from_bytes(to_bytes(model), TokenBudgetModel)
     assert again.budgets(requests) == model.budgets(requests)
+
+
+def test_terms_and_texts_are_stored_in_one_piece_whatever_is_in_them():
+    texts = ['say "a\\b" / c', "", "naïve 東京 🙂", *(f"Say {number}" for number in range(300))]
+    model = TokenBudgetModel(trees=5).fit([Request(text, "m") for text in texts], list(range(1, len(texts) + 1)))
+    history, lexicon = model.lengths_.history_, model.lengths_.encoder_.lexicon_
+    stored = to_bytes(history)
+    assert from_bytes(stored, History).rows_ == history.rows_
+    assert from_bytes(to_bytes(lexicon), Lexicon).terms_ == lexicon.terms_
+    with zipfile.ZipFile(BytesIO(stored.partition(b"\n")[2])) as parts:
+        assert len(parts.read("schema.json")) < 100 * len(texts)  # three times as much, were they stored one by one
 
 
 def changed(model: TokenBudgetModel, **header: object) -> bytes:

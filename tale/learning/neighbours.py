@@ -1,8 +1,9 @@
 """Earlier requests that are nearly the same as a new one, and what came of them."""
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -59,6 +60,13 @@ class History:
         self.answers_ = answers
         self.near_weight_ = 1.0
         self.near_weight_ = self._best_near_weight(encoded, half_sure)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "rows_": json.dumps(list(self.rows_))}  # as with the terms of a lexicon
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        rows = {key: row for row, key in enumerate(json.loads(state["rows_"]))}
+        self.__dict__.update(state, rows_=rows)
 
     def evidence(self, keys: Sequence[str], encoded: Encoded) -> Evidence:
         """What the history tells of texts with these keys."""
