@@ -1,6 +1,7 @@
 """The OpenAI-compatible backend reads every engine's way of streaming, and stops an engine when it is told to."""
 
 import asyncio
+import time
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from typing import Any
@@ -88,6 +89,14 @@ async def test_what_an_engine_does_not_report_stays_unknown(engine: OpenAIServer
 async def test_prompt_progress_is_told(engine: OpenAIServer, backend: OpenAIBackend) -> None:
     engine.habits = Habits(prompt_progress=True)
     assert (await events(backend))[0] == PromptProgress(4, 11)
+
+
+def test_the_time_until_an_engine_begins_with_the_prompt_is_a_wait() -> None:
+    gathered = Gathered("small", sent_at=time.perf_counter() - 60)
+    for processed, reading_ms in ((4, 20_000), (11, 59_000)):
+        told = {"processed": processed, "total": 11, "time_ms": reading_ms}
+        events_of({"choices": [], "prompt_progress": told}, gathered)
+    assert gathered.reply().timings.queue_s == pytest.approx(40, abs=5)
 
 
 async def test_an_engine_that_does_not_stream_is_read_all_the_same(

@@ -1,6 +1,7 @@
 """OpenAI's chat format as engines speak it: bodies that are sent, chunks and answers that come back."""
 
 import json
+import time
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final, cast
@@ -37,9 +38,11 @@ Json = dict[str, Any]
 
 @dataclass(slots=True)
 class Gathered:
-    """What the chunks of one stream have told so far."""
+    """What the chunks of one stream have told so far; made when the request is sent."""
 
     model: str
+    sent_at: float = field(default_factory=time.perf_counter)
+    queue_s: float | None = None
     text: list[str] = field(default_factory=list[str])
     reasoning: list[str] = field(default_factory=list[str])
     tool_calls: dict[int, list[ToolCallPart]] = field(default_factory=dict[int, list[ToolCallPart]])
@@ -54,7 +57,7 @@ class Gathered:
             self.model,
             self.finish_reason,
             usage_of(self.usage),
-            _timings_of(self.timings),
+            _timings_of(self.timings, self.queue_s),
             reasoning="".join(self.reasoning) or None,
             tool_calls=tuple(_whole(parts) for _, parts in sorted(self.tool_calls.items())),
             logprobs=self.logprobs or None,
@@ -167,6 +170,9 @@ def _news(chunk: Json, gathered: Gathered) -> list[Usage | PromptProgress | Delt
         gathered.timings |= timings
     if progress := chunk.get("prompt_progress"):
         events.append(PromptProgress(int(progress["processed"]), int(progress["total"])))
+        reading_s = seconds_of(progress.get("time_ms"), MS_PER_S)
+        if gathered.queue_s is None and reading_s is not None:  # told first when the engine begins with the prompt
+            gathered.queue_s = max(0.0, time.perf_counter() - gathered.sent_at - reading_s)
     choices: list[Json] = chunk.get("choices") or []
     for choice in choices:
         if delta := _delta(choice, gathered):
@@ -307,9 +313,10 @@ def _whole(parts: list[ToolCallPart]) -> ToolCall:
     return ToolCall(call_id, name, "".join(part.arguments for part in parts))
 
 
-def _timings_of(timings: Json) -> EngineTimings:
+def _timings_of(timings: Json, queue_s: float | None) -> EngineTimings:
     """llama.cpp's milliseconds as seconds; unknown where an engine tells none."""
     return EngineTimings(
+        queue_s=queue_s,
         prefill_s=seconds_of(timings.get("prompt_ms"), MS_PER_S),
         decode_s=seconds_of(timings.get("predicted_ms"), MS_PER_S),
     )

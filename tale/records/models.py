@@ -104,7 +104,7 @@ class Usage:
 
 @dataclass(frozen=True, slots=True)
 class EngineTimings:
-    """Seconds as the engine measured them."""
+    """Seconds as the engine measured them; `queue_s` ends when it begins with the prompt, the way there included."""
 
     queue_s: float | None = None
     load_s: float | None = None
