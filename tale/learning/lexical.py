@@ -39,7 +39,7 @@ class Lexicon:
         self.directions_: NDArray[np.float32] = np.zeros((0, 0), dtype=np.float32)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "terms_": json.dumps(list(self.terms_))}  # stored one by one they take 50 times more
+        return {**self.__dict__, "terms_": json.dumps(list(self.terms_))}  # one by one they take many times as much
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         terms = {term: column for column, term in enumerate(json.loads(state["terms_"]))}
