@@ -4,6 +4,9 @@ python benchmarks/token_savings.py                        20 requests: shows tha
 python benchmarks/token_savings.py --full                 all of data/workload/savings.jsonl; limits are judged
 python benchmarks/token_savings.py --requests 100 --policies 'naive; tale' --keep outcomes.jsonl
 
+A full run takes some three hours. With --keep it can be ended and begun again: what a policy has done to its end is
+taken from the file. Keep one file for one version of tale on one machine.
+
 Each policy gets a service of its own and the same requests, one after the other. A request costs what the service
 recorded of all calls from its start until none was open any more: the answer, retries, acknowledgements, detection,
 shadows. A weighted token is one of the task model's; one of the small model counts by its share of the parameters.
@@ -19,6 +22,7 @@ import json
 import sqlite3
 import sys
 import time
+from collections import defaultdict
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -180,6 +184,22 @@ async def calls_since(database: Path, began: float) -> list[dict[str, Any]]:
         await asyncio.sleep(0.05)
 
 
+def read_kept(path: Path, requests: Sequence[Request]) -> dict[str, list[Outcome]]:
+    """The outcomes of the policies that the file holds for all of these requests; none where there is no file."""
+    kept: defaultdict[str, dict[str, Outcome]] = defaultdict(dict)
+    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else ():
+        outcome = Outcome(**json.loads(line))
+        kept[outcome.policy][outcome.request] = outcome
+    wanted = [request.id for request in requests]
+    return {name: [own[each] for each in wanted] for name, own in kept.items() if own.keys() >= set(wanted)}
+
+
+def keep(path: Path, outcomes: Sequence[Outcome]) -> None:
+    """Add outcomes to the file, one JSON object a line."""
+    with path.open("a", encoding="utf-8") as file:
+        file.writelines(json.dumps(asdict(outcome), ensure_ascii=False) + "\n" for outcome in outcomes)
+
+
 def resampled(outcomes: Sequence[Outcome]) -> np.ndarray:
     """How often each request is drawn, (RESAMPLES, n): whole clusters, with replacement, alike for all policies."""
     clusters = sorted({outcome.cluster for outcome in outcomes})
@@ -239,18 +259,20 @@ def main() -> int:
     parser.add_argument("--requests", type=int, default=SHORT_RUN, help=f"how many; default {SHORT_RUN}")
     parser.add_argument("--full", action="store_true", help="all requests, and the limits are judged")
     parser.add_argument("--policies", default=";".join(POLICIES), help=f"some of: {'; '.join(POLICIES)}")
-    parser.add_argument("--keep", type=Path, help="file for the outcomes, one JSON object a line")
+    parser.add_argument("--keep", type=Path, help="file for the outcomes, and of those that are known already")
     given = parser.parse_args()
     chosen = {name.strip() for name in given.policies.split(";")} | {"naive"}
     if unknown := sorted(chosen - set(POLICIES)):
         parser.error(f"There is no policy {unknown[0]!r}; choose from {'; '.join(POLICIES)}.")
     requests = shuffled(read_requests(REQUESTS))[: None if given.full else given.requests]
+    kept = read_kept(given.keep, requests) if given.keep else {}
     found: dict[str, list[Outcome]] = {}
     for name in (name for name in POLICIES if name in chosen):
-        found[name] = asyncio.run(run_policy(name, requests))
-        if given.keep:
-            with given.keep.open("a", encoding="utf-8") as file:
-                file.writelines(json.dumps(asdict(outcome), ensure_ascii=False) + "\n" for outcome in found[name])
+        found[name] = kept.get(name) or asyncio.run(run_policy(name, requests))
+        if given.keep and name not in kept:
+            keep(given.keep, found[name])
+    if taken := [name for name in found if name in kept]:
+        print(f"Not run now but taken from {given.keep}: {'; '.join(taken)}.")
     show_policies(found)
     if "tale" not in found:
         return 0
