@@ -195,7 +195,7 @@ def test_one_message_is_told_as_many_at_once_are(learned: IntentModel) -> None:
 def test_features_are_read_as_scikit_learn_reads_them(learned: IntentModel) -> None:
     texts = [each.text for each in UNSEEN[:40]]
     for name, reader in learned.readers.items():
-        known = TfidfVectorizer(vocabulary=learned.terms[name], **{**VECTORIZERS[name], "min_df": 1})
+        known = TfidfVectorizer(vocabulary=list(reader.terms), **{**VECTORIZERS[name], "min_df": 1})
         known.idf_ = reader.rarities
         rows = known.transform([streams_of(text, MEANINGS)[name] for text in texts]).toarray()
         for text, row in zip(texts, rows, strict=True):

@@ -62,7 +62,8 @@ def load(
 ) -> tuple[IntentModel, Standing] | None:
     """The model of the file; None where there is none, or one that was made of something else or is damaged."""
     try:
-        first, _, rest = path.read_bytes().partition(b"\n")
+        with path.open("rb") as file:
+            first, rest = file.readline(), file.read()
         told: dict[str, Any] = json.loads(first)
         if told["header"] != asdict(wanted):
             return None

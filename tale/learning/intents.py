@@ -22,6 +22,7 @@ from tale.learning.intent_reasons import reasons_of
 from tale.learning.intent_shares import fitted_sharpness, log_shares
 from tale.learning.intent_text import streams_of
 from tale.learning.intent_words import Meanings
+from tale.learning.terms import Terms
 from tale.records import Action, Detection, Intent
 
 C: Final = 0.3
@@ -43,20 +44,22 @@ sparse: Any = untyped  # its functions have no types
 class Reader:
     """Reads one kind of features as the vectorizer does that learned them, whose checks of input take ten times longer.
 
-    `places` are those of the terms among the features of all readers, from `first` on.
+    The terms stand among the features of all readers from `first` on.
     """
 
     split: Callable[[str], list[str]]
-    places: Mapping[str, int]
+    terms: Terms
     rarities: Floats
     first: int
 
     def read(self, text: str) -> tuple[list[int], list[float]]:
         """The places of the terms in a text, and how much each weighs; the weights have the length 1."""
-        found = [(self.places[term], count) for term, count in Counter(self.split(text)).items() if term in self.places]
-        weights = [(1 + math.log(count)) * float(self.rarities[place - self.first]) for place, count in found]
+        counts = Counter(self.split(text))
+        places = self.terms.places_of(list(counts))
+        found = [(place, count) for place, count in zip(places, counts.values(), strict=True) if place is not None]
+        weights = [(1 + math.log(count)) * float(self.rarities[place]) for place, count in found]
         length = math.sqrt(sum(weight * weight for weight in weights)) or 1.0
-        return [place for place, _ in found], [weight / length for weight in weights]
+        return [self.first + place for place, _ in found], [weight / length for weight in weights]
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,13 +69,11 @@ class IntentModel:
     Where there is an encoder, margins by likeness to learned messages are added to them. `actions` tells what control
     messages order; None where it could not be learned.
 
-    `terms` and `rarities` are those of the features, by kind; `weights` has the shape (labels, features), `offsets`
-    (labels,). `sharpness` is the inverse of the temperature.
+    `readers` are those of each kind of features; `weights` has the shape (labels, features), `offsets` (labels,).
+    `sharpness` is the inverse of the temperature.
     """
 
     meanings: Meanings
-    terms: dict[str, list[str]]
-    rarities: dict[str, Floats]
     weights: npt.NDArray[np.float32]
     offsets: Floats
     sharpness: float
@@ -100,13 +101,12 @@ class IntentModel:
         count = 0
         for name, given in VECTORIZERS.items():
             vectorizer: Any = TfidfVectorizer(**given)
-            places = {term: count + place for place, term in enumerate(terms[name])}
-            readers[name] = Reader(vectorizer.build_analyzer(), places, rarities[name], count)
+            readers[name] = Reader(vectorizer.build_analyzer(), Terms(terms[name]), rarities[name], count)
             count += len(terms[name])
         if weights.shape != (len(LABELS), count):
             raise ValueError("the weights do not fit the terms")
         parts = (readers, encoder, likeness, actions)
-        return cls(meanings, terms, rarities, weights.astype(np.float32, copy=False), offsets, sharpness, *parts)
+        return cls(meanings, weights.astype(np.float32, copy=False), offsets, sharpness, *parts)
 
     @classmethod
     def trained(
@@ -179,8 +179,8 @@ class IntentModel:
     def to_parts(self) -> dict[str, Any]:
         """What was learned, in numbers and texts alone, so that it can be stored."""
         return {
-            "terms": {name: "\n".join(terms) for name, terms in self.terms.items()},
-            "rarities": self.rarities,
+            "terms": {name: "\n".join(reader.terms) for name, reader in self.readers.items()},
+            "rarities": {name: reader.rarities for name, reader in self.readers.items()},
             "weights": self.weights,
             "offsets": self.offsets,
             "sharpness": self.sharpness,
@@ -207,7 +207,7 @@ class IntentModel:
     def _feature(self, place: int) -> tuple[str, str]:
         """The kind and the term of a feature."""
         name, reader = next((name, each) for name, each in reversed(self.readers.items()) if each.first <= place)
-        return name, self.terms[name][place - reader.first]
+        return name, reader.terms[place - reader.first]
 
     def _vectors(self, texts: Sequence[str]) -> Vectors | None:
         return None if self.encoder is None else vectors_of(texts, self.encoder)
