@@ -131,6 +131,18 @@ def test_an_embedding_that_is_missing_counts_as_zero():
     assert encoded.embeddings.tolist() == [[0, 0], [0, 0], [0, 1]]
 
 
+def test_requests_that_were_encoded_before_are_the_same_whoever_is_asked():
+    encoder = Encoder()
+    encoder.fit([Request(text, "m") for text in (*texts(10), texts(1)[0])])
+    known = Request(texts(5)[4], "another", kind="list")
+    asked = [known, Request("Say hello", "m"), Request(texts(3)[2], "m"), known]
+    asked.append(Request(texts(5)[4], "m", conversation=Conversation(turns=3)))
+    again, anew = encoder.encode_again(asked), encoder.encode(asked)
+    assert again.table == pytest.approx(anew.table)
+    assert again.words.toarray() == pytest.approx(anew.words.toarray())
+    assert len(encoder.encode_again([])) == 0
+
+
 def test_the_forest_predicts_what_scikit_learn_does():
     generator = np.random.default_rng(0)
     rows, targets = generator.normal(size=(300, 6)), generator.normal(size=(300, 2))

@@ -6,6 +6,7 @@ from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import sparse as scipy_sparse
 
 from tale.learning.features import FloatArray, Request, features_of
 from tale.learning.lexical import Lexicon, Sparse
@@ -30,6 +31,15 @@ class Encoded:
         """The same of some rows."""
         return Encoded(self.features[rows], self.words[rows], self.vectors[rows], self.embeddings[rows])
 
+    def followed_by(self, other: "Encoded") -> "Encoded":
+        """These requests, and then the others."""
+        return Encoded(
+            np.concatenate([self.features, other.features]),
+            scipy_sparse.vstack([self.words, other.words], format="csr"),
+            np.concatenate([self.vectors, other.vectors]),
+            np.concatenate([self.embeddings, other.embeddings]),
+        )
+
     @property
     def table(self) -> FloatArray:
         """All that is dense, side by side."""
@@ -44,9 +54,10 @@ class Encoder:
 
     def __init__(self) -> None:
         self._last: tuple[tuple[Request, ...], Encoded] | None = None
+        self._fitted: tuple[dict[Any, int], Encoded] | None = None
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_last": None}
+        return {**self.__dict__, "_last": None, "_fitted": None}
 
     def fit(self, requests: Sequence[Request], *, seed: int = 0) -> Encoded:
         """Learn words and scales from the requests; returns them encoded."""
@@ -58,7 +69,9 @@ class Encoder:
         deviations = features.std(axis=0)
         self.scales_: FloatArray = np.where(deviations > 0, deviations, 1.0)
         self.embedding_length_ = len(requests[0].embedding or ())
-        return self._encoded(requests, features, words)
+        encoded = self._encoded(requests, features, words)
+        self._fitted = {_read_of(request): row for row, request in enumerate(requests)}, encoded
+        return encoded
 
     def encode(self, requests: Sequence[Request]) -> Encoded:
         """The requests as numbers; an embedding that is missing or of another length counts as zero."""
@@ -70,9 +83,26 @@ class Encoder:
         self._last = (asked, encoded) if len(asked) <= MOST_KEPT else None
         return encoded
 
+    def encode_again(self, requests: Sequence[Request]) -> Encoded:
+        """As `encode`; those that it was fitted on in this process are not worked out twice."""
+        if self._fitted is None:
+            return self.encode(requests)
+        row_of, encoded = self._fitted
+        rows = {request: row_of.get(_read_of(request)) for request in requests}
+        new = [request for request, row in rows.items() if row is None]
+        rows.update((request, len(encoded) + number) for number, request in enumerate(new))
+        if new:
+            encoded = encoded.followed_by(self.encode(new))
+        return encoded.taken(np.array([rows[request] for request in requests], dtype=np.int64))
+
     def _encoded(self, requests: Sequence[Request], features: FloatArray, words: Sparse) -> Encoded:
         standard = np.clip((features - self.means_) / self.scales_, -MOST_DEVIATIONS, MOST_DEVIATIONS)
         length = self.embedding_length_
         known = [request.embedding if len(request.embedding or ()) == length else None for request in requests]
         embeddings = np.array([each or (0.0,) * length for each in known], dtype=np.float64).reshape(len(known), length)
         return Encoded(standard, words, self.lexicon_.dense(words), embeddings)
+
+
+def _read_of(request: Request) -> tuple[object, ...]:
+    """What is read of a request: nothing depends on who is asked."""
+    return request.text, request.conversation, request.embedding

@@ -47,7 +47,7 @@ class OutcomeHeads:
         """Learn from one or more rows, as an encoder that was fitted tells them, or one of its own."""
         keys, latest, sums, counts = _by_text(requests, outcomes, most=self.most_texts)
         self.encoder_ = encoder or Encoder()
-        encoded = encoder.encode(latest) if encoder else self.encoder_.fit(latest, seed=self.seed)
+        encoded = encoder.encode_again(latest) if encoder else self.encoder_.fit(latest, seed=self.seed)
         overall = sums.sum(axis=0) / np.maximum(counts.sum(axis=0), 1)
         means = np.where(counts > 0, sums / np.maximum(counts, 1), overall)
         answers = counts.max(axis=1)
