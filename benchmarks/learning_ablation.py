@@ -1,9 +1,8 @@
 """What does each part of the learning core bring: every method alone, and all but one, on unseen texts?
 
-python benchmarks/learning_ablation.py [--data ../shared/data] [--embeddings FILE.npz]
+python benchmarks/learning_ablation.py [--data ../shared/data]
 
-Only the train part of the public data is used: each text is predicted by models that had not seen it (5 folds). FILE
-holds sentence embeddings as arrays `ids` (of prompts.parquet) and `vectors`; without it, its row is left out.
+Only the train part of the public data is used: each text is predicted by models that had not seen it (5 folds).
 """
 
 import argparse
@@ -12,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import polars as pl
-from peers.public_data import Lengths, Pair, lengths_of, pair_of
+from peers.public_data import Embedded, Lengths, Pair, Told, lengths_of, pair_of
 from rich.console import Console
 from rich.table import Table
 
@@ -40,12 +39,12 @@ def length_figures(train: Lengths, methods: tuple[str, ...]) -> list[float]:
     return [*figures, kendall_tau(train.tokens, guess, train.groups)]
 
 
-def routing_figure(pair: Pair, methods: tuple[str, ...]) -> float:
+def routing_figure(pair: Pair, methods: tuple[str, ...], told: Told) -> float:
     """APGR on texts not seen, the mean of some draws of labels."""
     found: list[float] = []
     for seed in range(SEEDS):
         some = pair.taken(np.random.default_rng(seed).permutation(len(pair.weak))[:LABELS])
-        requests = [Request(text, "", kind) for text, kind in zip(some.prompts, some.kinds, strict=True)]
+        requests = told([Request(text, "", kind) for text, kind in zip(some.prompts, some.kinds, strict=True)])
         router = SuccessRouter(methods=methods, seed=seed)
         router.fit(requests, list(zip(some.weak.tolist(), some.strong.tolist(), strict=True)))
         latest = {text: row for row, text in enumerate(dict.fromkeys(reversed(some.prompts)))}
@@ -55,37 +54,23 @@ def routing_figure(pair: Pair, methods: tuple[str, ...]) -> float:
     return float(np.mean(found))
 
 
-def with_embeddings(train: Lengths, path: Path) -> Lengths:
-    stored = np.load(path)
-    rows = {str(name): row for row, name in enumerate(stored["ids"])}
-    vectors = stored["vectors"]
-    requests = [
-        Request(each.text, each.model, each.kind, embedding=tuple(vectors[rows[prompt]].tolist()))
-        for each, prompt in zip(train.requests, train.prompts, strict=True)
-    ]
-    return Lengths(requests, train.kinds, train.prompts, train.tokens)
-
-
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, default=Path(__file__).parents[2] / "shared" / "data")
-    parser.add_argument("--embeddings", type=Path)
     chosen = parser.parse_args()
     if not (chosen.data / "lengths.parquet").exists():
         sys.exit(f"There is no public data in {chosen.data}; name the folder that holds it with --data.")
-    alpaca = lengths_of(chosen.data, source="alpaca_eval", part="train")
     frame = pl.read_parquet(chosen.data / "routing_routellm.parquet")
     frame = frame.filter(~pl.col("contaminated"), bench="mmlu", split="train")
     mmlu = pair_of(frame, "domain", "weak_ok", "strong_ok")
     table = Table(title="Unseen texts of the train part", title_justify="left")
     for heading in ("methods", "AlpacaEval MAE", "R2 of log", "tau", f"MMLU, {LABELS:,} labels: APGR"):
         table.add_column(heading, justify="right")
-    for name, methods in variants().items():
+    rows: list[tuple[str, tuple[str, ...], Told]] = [(*each, list[Request]) for each in variants().items()]
+    for name, methods, told in (*rows, ("all, and embeddings", METHODS, Embedded())):
+        alpaca = lengths_of(chosen.data, source="alpaca_eval", part="train", told=told)
         error, r2, tau = length_figures(alpaca, methods)
-        table.add_row(name, f"{error:.1f}", f"{r2:.3f}", f"{tau:.3f}", f"{routing_figure(mmlu, methods):.3f}")
-    if chosen.embeddings:
-        error, r2, tau = length_figures(with_embeddings(alpaca, chosen.embeddings), METHODS)
-        table.add_row("all, and embeddings", f"{error:.1f}", f"{r2:.3f}", f"{tau:.3f}", "")
+        table.add_row(name, f"{error:.1f}", f"{r2:.3f}", f"{tau:.3f}", f"{routing_figure(mmlu, methods, told):.3f}")
     Console(width=110).print(table)
     return 0
 

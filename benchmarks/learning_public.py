@@ -1,6 +1,6 @@
 """Does what tale learns beat published routers, and the plain ways to guess and limit lengths, on public data?
 
-python benchmarks/learning_public.py [--data ../shared/data] [--quick]
+python benchmarks/learning_public.py [--data ../shared/data] [--quick] [--embeddings]
 
 Everything is learned on the train part and measured on the test part; choices were made by cross-validation within the
 train part. Brackets hold 95 % bootstrap intervals that draw whole prompts. docs/learning.md says what each row is.
@@ -23,7 +23,7 @@ from peers.plain_guesses import (
     medians,
     medians_or_all,
 )
-from peers.public_data import Floats, Lengths, Pair, Rows, lengths_of, pair_of
+from peers.public_data import Embedded, Floats, Lengths, Pair, Rows, Told, lengths_of, pair_of
 from rich.console import Console
 from rich.table import Table
 from sklearn.ensemble import HistGradientBoostingRegressor
@@ -65,13 +65,17 @@ class Result:
 
 @dataclass(frozen=True)
 class Setting:
-    """Where the data are, and how much to compute: bootstrap draws, seeds, folds over MMLU (0: leave out), trees."""
+    """Where the data are, and how much to compute: bootstrap draws, seeds, folds over MMLU (0: leave out), trees.
+
+    `told` adds what else is known of requests.
+    """
 
     data: Path
     draws: int
     seeds: int
     folds: int
     trees: int
+    told: Told = list[Request]
 
 
 def least(what: str, measured: Interval, baselines: str, goal: float) -> Result:
@@ -90,15 +94,15 @@ def most(what: str, measured: Interval, baselines: str, goal: float) -> Result:
 Scorer = Callable[[Pair, list[str], int], Floats]
 
 
-def tale_scores(trees: int) -> Scorer:
+def tale_scores(setting: Setting) -> Scorer:
     """The expected gain by tale's router; the kinds of the test prompts stay unknown to it."""
 
     def scores(train: Pair, prompts: list[str], seed: int) -> Floats:
         kinds = train.kinds if len(set(train.kinds)) > 1 else [None] * len(train.kinds)
-        requests = [Request(text, "", kind) for text, kind in zip(train.prompts, kinds, strict=True)]
+        requests = setting.told([Request(text, "", kind) for text, kind in zip(train.prompts, kinds, strict=True)])
         outcomes = list(zip(train.weak.tolist(), train.strong.tolist(), strict=True))
-        router = SuccessRouter(trees=trees, seed=seed).fit(requests, outcomes)
-        return router.predict([Request(text, "") for text in prompts])
+        router = SuccessRouter(trees=setting.trees, seed=seed).fit(requests, outcomes)
+        return router.predict(setting.told([Request(text, "") for text in prompts]))
 
     return scores
 
@@ -145,7 +149,7 @@ def routing_rows(
 
 def routing(setting: Setting) -> list[Result]:
     frame = pl.read_parquet(setting.data / "routing_routellm.parquet").filter(~pl.col("contaminated"))
-    tale = tale_scores(setting.trees)
+    tale = tale_scores(setting)
     scorers: dict[str, Scorer] = {"tale": tale, "kNN": knn_scores, "length": length_scores}
     seeds = range(setting.seeds)
 
@@ -177,7 +181,7 @@ def routing_many_tasks(setting: Setting) -> list[Result]:
         gain = pl.DataFrame({"task": train.kinds, "gain": train.strong - train.weak}).group_by("task").mean()
         known = dict(gain.rows())
         scored = {
-            "tale": [tale_scores(setting.trees)(train, test.prompts, seed) for seed in range(setting.seeds)],
+            "tale": [tale_scores(setting)(train, test.prompts, seed) for seed in range(setting.seeds)],
             "kNN": [knn_scores(train, test.prompts, 0)],
             "length": [length_scores(train, test.prompts, 0)],
             "task known": [np.array([known[kind] for kind in test.kinds])],
@@ -219,7 +223,9 @@ def fitted(train: Lengths, trees: int, *, told: bool = True) -> TokenBudgetModel
 
 def alpaca(setting: Setting) -> tuple[list[Result], list[Result]]:
     """Lengths and budgets on AlpacaEval alone; its prompts are of no stated kind."""
-    train, test = (lengths_of(setting.data, source="alpaca_eval", part=part) for part in ("train", "test"))
+    train, test = (
+        lengths_of(setting.data, source="alpaca_eval", part=part, told=setting.told) for part in ("train", "test")
+    )
     model = fitted(train, setting.trees, told=False)
     guesses = {
         "tale": model.predict(test.untold()),
@@ -233,7 +239,7 @@ def alpaca(setting: Setting) -> tuple[list[Result], list[Result]]:
 
 def pooled(setting: Setting) -> tuple[list[Result], list[Result]]:
     """Lengths with a history, the learning curve, and budgets, over all four sources."""
-    train, test = (lengths_of(setting.data, part=part) for part in ("train", "test"))
+    train, test = (lengths_of(setting.data, part=part, told=setting.told) for part in ("train", "test"))
     model = fitted(train, setting.trees)
     budgets = budget_rows("all sources", model, train, test, setting.draws)
     results: list[Result] = []
@@ -253,7 +259,7 @@ def pooled(setting: Setting) -> tuple[list[Result], list[Result]]:
 
 def with_history(setting: Setting) -> list[Result]:
     """The first arrivals are history, whatever their split; scored are the later answers to test prompts."""
-    every = lengths_of(setting.data)
+    every = lengths_of(setting.data, told=setting.told)
     splits = pl.read_parquet(setting.data / "lengths.parquet").sort("arrival")["split"].to_numpy()
     history = every.taken(np.arange(HISTORY_ROWS))
     later = np.flatnonzero((splits == "test") & (np.arange(len(splits)) >= HISTORY_ROWS))
@@ -381,10 +387,13 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, default=Path(__file__).parents[2] / "shared" / "data")
     parser.add_argument("--quick", action="store_true", help="fewer trees, seeds, folds and draws; under two minutes")
+    parser.add_argument("--embeddings", action="store_true", help="with sentence embeddings, at some 5 ms a text")
     chosen = parser.parse_args()
     if not (chosen.data / "lengths.parquet").exists():
         sys.exit(f"There is no public data in {chosen.data}; name the folder that holds it with --data.")
-    setting = Setting(chosen.data, 100, 1, 0, 40) if chosen.quick else Setting(chosen.data, 500, 3, 5, 150)
+    told: Told = Embedded() if chosen.embeddings else list[Request]
+    computed = (100, 1, 0, 40) if chosen.quick else (500, 3, 5, 150)
+    setting = Setting(chosen.data, *computed, told)
     missed = show("Routing (APGR: higher; CPT: lower is better)", routing(setting) + routing_many_tasks(setting))
     alpaca_lengths, alpaca_budgets = alpaca(setting)
     pooled_lengths, pooled_budgets = pooled(setting)

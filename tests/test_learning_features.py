@@ -83,6 +83,8 @@ def test_an_unknown_conversation_differs_from_an_empty_one():
     ("text", "kind"),
     [
         ("def add(a, b):\n    return a + b", "code"),
+        ("Python: `flatten(items)` returns a list of all elements, however deep.", "code"),
+        ("Implement bubble sort in Python.", "code"),
         ("Solve the equation 3x + 10 = 5(x - 2).", "mathematics"),
         ("Which is it?\nA. one\nB. two\nC. three\nD. four", "choice"),
         ("Please rewrite this paragraph.", "edit"),
@@ -122,13 +124,14 @@ def test_vectors_are_the_same_for_the_same_texts():
     assert first.dense(one) == pytest.approx(second.dense(two), abs=1e-5)
 
 
-def test_an_embedding_that_is_missing_counts_as_zero():
+def test_an_embedding_that_is_missing_counts_as_the_mean():
     encoder = Encoder()
-    encoder.fit([Request(text, "m", embedding=(0.6, 0.8)) for text in texts(10)])
+    encoder.fit([Request(text, "m", embedding=(0.6, 0.8) if row % 2 else (1, 0)) for row, text in enumerate(texts(10))])
     encoded = encoder.encode(
         [Request("a", "m"), Request("b", "m", embedding=(1.0,)), Request("c", "m", embedding=(0, 1))]
     )
-    assert encoded.embeddings.tolist() == [[0, 0], [0, 0], [0, 1]]
+    assert encoded.embeddings == pytest.approx(np.array([[0, 0], [0, 0], [-0.8, 0.6]]))
+    assert encoded.gist.shape == (3, 2)
 
 
 def test_requests_that_were_encoded_before_are_the_same_whoever_is_asked():

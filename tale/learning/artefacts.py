@@ -11,7 +11,7 @@ from skops.io.exceptions import UntrustedTypesFoundException
 from tale.exceptions import ModelException
 
 MAGIC: Final = "tale-model"
-VERSION: Final = 4  # of what the models are made of; raise it when an attribute is added, dropped or renamed
+VERSION: Final = 5  # of what the models are made of; raise it when an attribute is added, dropped or renamed
 TRUSTED_TYPES: Final = frozenset(
     f"tale.learning.{name}"
     for name in (

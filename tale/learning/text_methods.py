@@ -30,7 +30,7 @@ class Method(Protocol):
 
 
 class TreeMethod:
-    """A forest over features, dense vectors and embeddings."""
+    """A forest over features, dense vectors and the gist of embeddings."""
 
     def __init__(self, *, trees: int, smallest_leaf: int, most_rows: int, seed: int) -> None:
         self.forest = Forest(trees=trees, smallest_leaf=smallest_leaf, most_rows=most_rows, seed=seed)
@@ -46,36 +46,40 @@ class TreeMethod:
 
 
 class WordMethod:
-    """Ridge regression over words, and features beside them."""
+    """Ridge regression over words, and features and embeddings beside them."""
 
     def __init__(self, *, penalty: float) -> None:
         self.penalty = penalty
 
     def fit(self, encoded: Encoded, targets: FloatArray, *, weights: FloatArray) -> "WordMethod":
-        """Solve for the coefficients, shape (terms + features, targets)."""
+        """Solve for the coefficients, shape (terms + features + embeddings, targets)."""
         self.intercepts_: FloatArray = np.average(targets, axis=0, weights=weights)
         centred = targets - self.intercepts_
-        features = encoded.features * FEATURE_WEIGHT
+        dense = _beside_words(encoded)
         if len(targets) <= MOST_ROWS_DUAL:
-            likeness = np.asarray((encoded.words @ encoded.words.T).toarray()) + features @ features.T
+            likeness = np.asarray((encoded.words @ encoded.words.T).toarray()) + dense @ dense.T
             dual = np.linalg.solve(likeness + np.diag(self.penalty / weights), centred)
             self.of_words_: FloatArray = np.asarray(encoded.words.T @ dual)
-            self.of_features_: FloatArray = features.T @ dual * FEATURE_WEIGHT
+            self.of_dense_: FloatArray = dense.T @ dual
             return self
         from sklearn.linear_model import Ridge
 
-        rows = cast(Any, sparse).hstack([encoded.words, features]).tocsr()
+        rows = cast(Any, sparse).hstack([encoded.words, dense]).tocsr()
         ridge = Ridge(self.penalty, solver="sparse_cg", tol=1e-3, fit_intercept=False)
         coefficients = np.asarray(ridge.fit(rows, centred, sample_weight=weights).coef_, dtype=np.float64)
         coefficients = coefficients.reshape(targets.shape[1], -1).T
         terms = encoded.words.shape[1]
         self.of_words_ = coefficients[:terms]
-        self.of_features_ = coefficients[terms:] * FEATURE_WEIGHT
+        self.of_dense_ = coefficients[terms:]
         return self
 
     def predict(self, encoded: Encoded) -> FloatArray:
         """What the coefficients give."""
-        return np.asarray(encoded.words @ self.of_words_) + encoded.features @ self.of_features_ + self.intercepts_
+        return np.asarray(encoded.words @ self.of_words_) + _beside_words(encoded) @ self.of_dense_ + self.intercepts_
+
+
+def _beside_words(encoded: Encoded) -> FloatArray:
+    return np.hstack([encoded.features * FEATURE_WEIGHT, encoded.embeddings])
 
 
 class KernelMethod:
