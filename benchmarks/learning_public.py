@@ -8,12 +8,13 @@ train part. Brackets hold 95 % bootstrap intervals that draw whole prompts. docs
 
 import argparse
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import astuple, dataclass
 from pathlib import Path
 
 import numpy as np
 import polars as pl
+from peers.goals import Result, least, most, show
 from peers.plain_guesses import (
     by_length,
     by_neighbours,
@@ -24,13 +25,10 @@ from peers.plain_guesses import (
     medians_or_all,
 )
 from peers.public_data import Embedded, Floats, Lengths, Pair, Rows, Told, lengths_of, pair_of
-from rich.console import Console
-from rich.table import Table
 from sklearn.ensemble import HistGradientBoostingRegressor
 
 from tale.learning.conformal import AdaptiveLevel, AdaptiveOffset
 from tale.learning.evaluation import (
-    Interval,
     apgr,
     bootstrap,
     calls_for_gap,
@@ -53,17 +51,6 @@ FIXED_TOKENS = 2_048
 
 
 @dataclass(frozen=True)
-class Result:
-    """One row: a figure with its interval, those of the baselines, and the goal, if it has one."""
-
-    what: str
-    measured: Interval
-    baselines: str = ""
-    goal: str = ""
-    met: bool | None = None
-
-
-@dataclass(frozen=True)
 class Setting:
     """Where the data are, and how much to compute: bootstrap draws, seeds, folds over MMLU (0: leave out), trees.
 
@@ -76,16 +63,6 @@ class Setting:
     folds: int
     trees: int
     told: Told = list[Request]
-
-
-def least(what: str, measured: Interval, baselines: str, goal: float) -> Result:
-    """A row whose figure is to be at least the goal."""
-    return Result(what, measured, baselines, f">= {goal:g}", measured.value >= goal)
-
-
-def most(what: str, measured: Interval, baselines: str, goal: float) -> Result:
-    """A row whose figure is to be at most the goal."""
-    return Result(what, measured, baselines, f"<= {goal:g}", measured.value <= goal)
 
 
 # --- Routing -----------------------------------------------------------------------------------------------------
@@ -367,20 +344,6 @@ def drifting(setting: Setting) -> list[Result]:
         spent = bootstrap(lambda rows, limits=limits: float(limits[rows].mean()), hours, draws=setting.draws)
         results.append(most(f"{title} mean tokens", spent, f"static {static.mean():.0f}", goal))
     return results
-
-
-def show(title: str, results: Sequence[Result]) -> int:
-    """Print the table; returns how many goals were missed."""
-    table = Table(title=title, title_justify="left")
-    for heading in ("what", "measured", "baselines", "goal", ""):
-        table.add_column(heading, overflow="fold")
-    for row in results:
-        found = row.measured
-        verdict = "" if row.met is None else "met" if row.met else "MISSED"
-        text = f"{found.value:.4g} \\[{found.low:.4g}, {found.high:.4g}]"
-        table.add_row(row.what, text, row.baselines, row.goal, verdict)
-    Console(width=150).print(table)
-    return sum(row.met is False for row in results)
 
 
 def main() -> int:

@@ -22,20 +22,20 @@ from typing import Any
 
 from rich.console import Console
 from rich.table import Table
-from token_savings import WEIGHTS, Outcome, right_share, share_of, success_lost
+from token_savings import CONCISE, WEIGHTS, Outcome, right_share, share_of, success_lost
 
 sys.path.append(str(Path(__file__).parent.parent / "scripts"))
 
 from workload.requests import Request, read_lines, read_requests, short_hash
 
 from tale.learning.performance_engine import PerformanceEngine
-from tale.learning.prompts import AS_GOOD
+from tale.learning.prompts import AS_GOOD, VARIANTS
 from tale.predictions import PastAttempt, Prediction, TaskQuestion, is_whole
 
 WORKLOAD = Path(__file__).parent.parent / "data/workload"
 MODELS = {"ux": "qwen2.5-coder:0.5b", "task": "qwen2.5-coder:1.5b"}
 ROLE_OF = {model: role for role, model in MODELS.items()}
-NEEDED = (("ux", "default"), ("ux", "brief"), ("task", "default"), ("task", "brief"), ("task", "direct"))
+NEEDED = tuple((role, variant) for role in ("ux", "task") for variant in VARIANTS)
 CAP_TOKENS = 2_048
 GO_ON_TOKENS = 20  # of the message by which an answer goes on
 SECOND_TRY_TOKENS = 15
@@ -118,14 +118,14 @@ def checked(request: Request, engine: PerformanceEngine, runs: Runs) -> Sequence
 
 
 def perfect_router(request: Request, engine: PerformanceEngine, runs: Runs) -> Sequence[Call]:
-    """Knows beforehand which model will be right with the brief instructions; what nobody can, the small one does."""
-    small, large = (runs[request.id, role, "brief"]["success"] for role in ("ux", "task"))
-    return [Call("task" if large and not small else "ux", "brief")]
+    """Knows beforehand which model will be right with "direct"; what neither will be, the small one does."""
+    small, large = (runs[request.id, role, CONCISE]["success"] for role in ("ux", "task"))
+    return [Call("task" if large and not small else "ux", CONCISE)]
 
 
 POLICIES: Mapping[str, Policy] = {
     "naive": always(*NAIVE),
-    "naive, concise": always("task", "brief"),
+    "naive, concise": always("task", CONCISE),
     "tale": tale,
     "tale without routing": without_routing,
     "tale without variants": without_variants,

@@ -10,7 +10,7 @@ taken from the file. Keep one file for one version of tale on one machine.
 Each policy gets a service of its own and the same requests, one after the other. A request costs what the service
 recorded of all calls from its start until none was open any more: the answer, retries, acknowledgements, detection,
 shadows. A weighted token is one of the task model's; one of the small model counts by its share of the parameters.
-"naive, concise" is what instructions alone bring: the task model is told "brief" in place of a task's own ones.
+"naive, concise" is what instructions alone bring: the task model is told "direct" in place of a task's own ones.
 Trimming cannot be taken out: it is done with conversations alone, and each request is a text by itself.
 Answers are judged by the request's check, which no model and no policy gets to see. Intervals are from a paired
 bootstrap over requests; a request and its near-repeats are drawn together.
@@ -48,6 +48,7 @@ from workload.requests import Request, read_requests, shuffled
 REQUESTS = Path(__file__).parent.parent / "data/workload/savings.jsonl"
 WEIGHTS = {"qwen2.5-coder:0.5b": 0.494 / 1.544, "qwen2.5-coder:1.5b": 1.0}  # billions of parameters, by their makers
 CAP_TOKENS = 2_048
+CONCISE = "direct"  # of the instructions that tale knows, the shortest that everything can be told
 TASK_LIMIT_S = 1_800
 SHORT_RUN = 20
 RESAMPLES = 10_000
@@ -103,7 +104,7 @@ async def as_concise_call(service: ServiceUnderTest, client: HTTPMCPClient, text
     body = {
         "model": EMBEDDED_MODELS[1],
         "messages": [
-            {"role": "system", "content": instruction_of("brief", None)},
+            {"role": "system", "content": instruction_of(CONCISE, None)},
             {"role": "user", "content": text},
         ],
         "max_tokens": CAP_TOKENS,

@@ -3,9 +3,9 @@
 TALE_HOME=~/.tale python scripts/collect_variants.py /some/folder               until all are answered
 python scripts/collect_variants.py /some/folder --minutes 60                    goes on where it stopped
 
-Requests are those that scripts/collect_priors.py has answers of both models to. data/workload/variants.jsonl gets what
+A model is asked the requests that scripts/collect_priors.py has its answer to. data/workload/variants.jsonl gets what
 each answer cost and whether it was right, data/priors/variants.jsonl the same as attempts at tasks. The number of words
-that the variant "stated" names is that of an engine that has learned from other requests.
+that the variant "limited" names is that of an engine that has learned from other requests.
 """
 
 import argparse
@@ -83,7 +83,6 @@ async def collect(url: str, home: Path, *, until: float) -> None:
     done = {(line["request"], line["model"], line["variant"]) for line in read_lines(RUNS)}
     requests = shuffled(read_requests(DATA / "workload/priors.jsonl"))
     asked = {(line["request"], line["model"]) for line in read_lines(DATA / "workload/runs.jsonl")}
-    whole = [each for each in requests if all((each.id, model) in asked for model in ROLES)]
     lengths = stated_tokens(requests, read_priors(data_folder() / PRIORS))
 
     async def lane(http: aiohttp.ClientSession, model: str, jobs: Iterator[Job]) -> None:
@@ -99,7 +98,12 @@ async def collect(url: str, home: Path, *, until: float) -> None:
         await until_up(http, url)
         variants = [name for name in VARIANTS if name != DEFAULT]
         missing = {
-            model: [(each, name) for each in whole for name in variants if (each.id, model, name) not in done]
+            model: [
+                (each, name)
+                for each in requests
+                for name in variants
+                if (each.id, model) in asked and (each.id, model, name) not in done
+            ]
             for model in ROLES
         }
         await asyncio.gather(*(lane(http, model, iter(jobs)) for model, jobs in missing.items()))

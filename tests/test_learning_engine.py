@@ -111,23 +111,23 @@ def test_limits_widen_where_answers_drift(engine: PerformanceEngine) -> None:
 
 
 def test_instructions_that_make_answers_shorter_are_used_and_their_lengths_are_those_to_expect() -> None:
-    rows = past(120, roles=("task",)) + past(120, seed=2, begin=200, roles=("task",), stretch=0.4, variant="brief")
+    rows = past(120, roles=("task",)) + past(120, seed=2, begin=200, roles=("task",), stretch=0.4, variant="sentence")
     engine = PerformanceEngine.from_bytes(PerformanceEngine(trees=20).fit(rows).to_bytes())
     found = engine.predict(HISTORY)
-    assert (found.variant, found.stated_tokens) == ("brief", None)
+    assert (found.variant, found.stated_tokens) == ("sentence", None)
     assert found.task_output_tokens is not None and found.output_tokens < 0.6 * found.task_output_tokens
     for fixed in ({"again": True}, {"has_schema": True}, {"keeps_instructions": True}):
         assert engine.predict(replace(HISTORY, **fixed)).variant == "default"
     checked = replace(HISTORY, has_check=True)
     tried = [engine.predict(checked, randomness=random.Random(seed)) for seed in range(60)]
-    stated = next(each for each in tried if each.variant == "stated")
+    stated = next(each for each in tried if each.variant == "limited")
     assert stated.explored and stated.stated_tokens is not None
-    assert 0.5 < sum(each.variant == "brief" for each in tried) / len(tried) < 1
-    assert engine.predict(checked).variant == "brief"
+    assert 0.5 < sum(each.variant == "sentence" for each in tried) / len(tried) < 1
+    assert engine.predict(checked).variant == "sentence"
 
 
 def test_a_letter_that_nobody_checks_keeps_its_instructions_however_brief_answers_to_trivia_may_be() -> None:
-    rows = past(300, roles=("task",)) + past(300, seed=2, begin=300, roles=("task",), stretch=0.4, variant="brief")
+    rows = past(300, roles=("task",)) + past(300, seed=2, begin=300, roles=("task",), stretch=0.4, variant="sentence")
     trivia = [row for row in rows if row.text.startswith("Name")]
     letter = TaskQuestion("Could you write me a nice invitation to the fete of our street?", 2_048)
     letters = [
@@ -135,7 +135,7 @@ def test_a_letter_that_nobody_checks_keeps_its_instructions_however_brief_answer
         for n, row in enumerate(past(40, seed=3, begin=600, roles=("task",)))
     ]
     engine = PerformanceEngine(trees=20).fit([*trivia, *letters])
-    assert engine.predict(TaskQuestion("Name the capital of Peru", 2_048)).variant == "brief"
+    assert engine.predict(TaskQuestion("Name the capital of Peru", 2_048)).variant == "sentence"
     assert engine.predict(letter).variant == "default"
 
 
@@ -152,11 +152,11 @@ def test_a_small_model_whose_answers_are_seldom_but_then_far_longer_is_not_taken
 
 def test_what_is_known_of_one_pair_of_models_is_not_said_of_another() -> None:
     both = past(300)
-    brief = past(150, seed=2, begin=300, roles=("task",), stretch=0.4, variant="brief")
-    engine = PerformanceEngine(trees=20).fit([*both, *brief])
+    sentences = past(150, seed=2, begin=300, roles=("task",), stretch=0.4, variant="sentence")
+    engine = PerformanceEngine(trees=20).fit([*both, *sentences])
     ours = engine.predict(replace(HISTORY, role="task"))
     theirs = engine.predict(replace(HISTORY, ux_model="7b", task_model="14b"))
-    assert ours.ux_success is not None and ours.variant == "brief"
+    assert ours.ux_success is not None and ours.variant == "sentence"
     assert (theirs.role, theirs.ux_success, theirs.task_success, theirs.variant) == ("task", None, None, "default")
     assert theirs.output_tokens == ours.task_output_tokens  # there is nothing better to go by
     found = explain(engine, replace(HISTORY, ux_model="7b", task_model="14b")).alternatives
@@ -285,12 +285,12 @@ def test_who_uses_tale_through_one_key_learns_as_its_owner_does_until_others_tel
 
 
 def test_one_key_cannot_have_instructions_chosen_by_what_it_alone_says_of_them() -> None:
-    rows = past(300, roles=("task",)) + past(20, seed=2, begin=300, roles=("task",), stretch=0.4, variant="brief")
-    theirs = past(60, seed=3, begin=400, roles=("task",), stretch=0.4, variant="brief", key_name="mallory")
+    rows = past(300, roles=("task",)) + past(20, seed=2, begin=300, roles=("task",), stretch=0.4, variant="sentence")
+    theirs = past(60, seed=3, begin=400, roles=("task",), stretch=0.4, variant="sentence", key_name="mallory")
     engine = PerformanceEngine(trees=20).fit([*rows, *theirs])
-    assert engine.arms_["large"][""]["brief"]["of_key"] == {"mallory": 10}
+    assert engine.arms_["large"][""]["sentence"]["of_key"] == {"mallory": 10}
     engine.update([replace(row, task_id=f"again {n}") for n, row in enumerate(theirs)])
-    assert engine.prompts_.as_json()["large"][""]["brief"]["of_key"] == {"mallory": 10}
+    assert engine.prompts_.as_json()["large"][""]["sentence"]["of_key"] == {"mallory": 10}
 
 
 def test_a_new_version_is_promoted_only_where_it_does_better_on_what_came_later(engine: PerformanceEngine) -> None:

@@ -12,6 +12,7 @@ import pytest
 from fakes.scripted_pool import ScriptedPool
 
 from tale.exceptions import ModelException, ValidationException
+from tale.learning.prompts import instruction_of
 from tale.models.backend import ChatStream
 from tale.models.pool import Beside
 from tale.orchestration.attempt_plan import GO_ON, Seam, following
@@ -191,10 +192,10 @@ async def test_with_routing_off_only_the_limit_is_learned(database: Database) ->
 async def test_the_instructions_are_those_that_were_learned_and_a_stated_length_is_not_the_limit(
     database: Database,
 ) -> None:
-    pool, expected = CuttingPool(["x"]), replace(EXPECTED, variant="stated", stated_tokens=40)
+    pool, expected = CuttingPool(["x"]), replace(EXPECTED, variant="limited", stated_tokens=40)
     task = await done(database, pool, PlayedLearning(expected))
     request = pool.calls[0][0]
-    assert (request.messages[0].content, request.max_tokens) == ("Answer in at most 30 words.", 3)
+    assert (request.messages[0].content, request.max_tokens) == (instruction_of("limited", 40), 3)
     assert await kept(database, task) == [(expected, Outcome(1, "stop"))]
     await done(database, pool, PlayedLearning(replace(EXPECTED, variant="of a later tale")))
     assert pool.calls[1][0].messages[0].content == TASK_INSTRUCTIONS
@@ -203,7 +204,7 @@ async def test_the_instructions_are_those_that_were_learned_and_a_stated_length_
 async def test_what_failed_its_check_is_done_again_with_what_was_wrong_beside_the_instructions(
     database: Database,
 ) -> None:
-    pool, learning = CuttingPool(["no"], ["no"], ["yes"]), PlayedLearning(replace(EXPECTED, variant="brief"))
+    pool, learning = CuttingPool(["no"], ["no"], ["yes"]), PlayedLearning(replace(EXPECTED, variant="sentence"))
     task = await done(database, pool, learning, expect='{"regex": "yes"}')
     for attempt in (1, 2):
         await executor(database, pool, learning).execute(task.id, attempt=attempt)

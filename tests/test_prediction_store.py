@@ -35,7 +35,7 @@ EXPECTED = Prediction(
     gain=0.01,
     neighbours=("a", "b"),
     took_s=0.004,
-    variant="brief",
+    variant="sentence",
     task_output_tokens=70,
 )
 CHECK = '{"regex": "x"}'
@@ -207,7 +207,7 @@ async def test_the_history_tells_which_instructions_an_attempt_went_out_with(dat
         await called(database, task)
         await tasks.finish(task.id, 1, status=TaskStatus.COMPLETED, now=5.0)
     found, _ = await learning.past_attempts(NOTHING_YET, limit=10)
-    assert {each.task_id: each.variant for each in found} == {told.id: "brief", untold.id: "default"}
+    assert {each.task_id: each.variant for each in found} == {told.id: "sentence", untold.id: "default"}
 
 
 async def test_an_answer_that_was_gone_on_with_counts_as_one_and_unknown_tokens_stay_unknown(

@@ -20,8 +20,8 @@ from tale.learning.prompts import (
 )
 from tale.orchestration.task_prompt import TASK_INSTRUCTIONS
 
-RIGHT = {DEFAULT: 8, "brief": 8, "direct": 4, "stated": 8}  # of ten answers
-TOKENS = {DEFAULT: 60.0, "brief": 30.0, "direct": 15.0, "stated": 50.0}
+RIGHT = {DEFAULT: 8, "sentence": 8, "direct": 4, "limited": 8}  # of ten answers
+TOKENS = {DEFAULT: 60.0, "sentence": 30.0, "direct": 15.0, "limited": 50.0}
 
 
 def answered(prompts: PromptVariants, variant: str, count: int, *, kind: str = "code", **given: Any) -> None:
@@ -57,9 +57,9 @@ def test_the_shortest_of_those_that_succeed_as_often_is_found_by_trying() -> Non
     for _ in range(300):
         told = {"tokens": TOKENS, "default_mean_tokens": TOKENS[DEFAULT], "has_check": True, "randomness": chance}
         answered(prompts, prompts.choose("large", "code", **told).variant, 10)
-    assert chosen(prompts, seed=None) == ["brief"]
+    assert chosen(prompts, seed=None) == ["sentence"]
     latest = chosen(prompts)
-    assert latest.count("brief") > 0.9 * len(latest)
+    assert latest.count("sentence") > 0.9 * len(latest)
     assert latest.count("direct") < 0.05 * len(latest)  # shorter, but wrong too often
 
 
@@ -68,18 +68,18 @@ def test_a_model_or_a_kind_of_which_nothing_is_known_goes_out_as_ever() -> None:
     for variant in VARIANTS:
         answered(prompts, variant, 1_000)
     told = {"tokens": TOKENS, "default_mean_tokens": 60.0, "has_check": False, "randomness": None}
-    assert prompts.choose("large", "code", **told).variant == "brief"
+    assert prompts.choose("large", "code", **told).variant == "sentence"
     assert prompts.choose("large", "list", **told).variant == DEFAULT  # one other kind tells too little
     assert prompts.choose("other", "code", **told).variant == DEFAULT
 
 
 def test_what_is_likely_is_enough_where_a_bad_answer_would_be_noticed() -> None:
     prompts = PromptVariants()
-    for variant in (DEFAULT, "brief"):
+    for variant in (DEFAULT, "sentence"):
         answered(prompts, variant, LEAST_TRIED)
-    assert chosen(prompts, seed=None) == ["brief"]
+    assert chosen(prompts, seed=None) == ["sentence"]
     assert chosen(prompts, seed=None, has_check=False) == [DEFAULT]
-    judged(prompts, "brief", 0, 2, kind="code")
+    judged(prompts, "sentence", 0, 2, kind="code")
     assert chosen(prompts, seed=None) == [DEFAULT]
 
 
@@ -88,13 +88,13 @@ def test_a_kind_with_few_answers_borrows_what_a_variant_brings_elsewhere_unless_
     for number, kind in enumerate(("code", "question", "other", "edit", "classify")):
         for prompts in (alike, unlike):
             judged(prompts, DEFAULT, 80, 20, kind=kind)
-        judged(alike, "brief", 85, 15, kind=kind)
-        judged(unlike, "brief", 100 if number % 2 else 75, 0 if number % 2 else 25, kind=kind)
-    mean, variance = alike.gap("large", "list", "brief")
+        judged(alike, "sentence", 85, 15, kind=kind)
+        judged(unlike, "sentence", 100 if number % 2 else 75, 0 if number % 2 else 25, kind=kind)
+    mean, variance = alike.gap("large", "list", "sentence")
     assert mean == pytest.approx(0.05, abs=0.001)
     assert LEAST_BETWEEN**2 < variance < 1.5 * LEAST_BETWEEN**2
-    assert unlike.gap("large", "list", "brief")[1] > 5 * variance
-    assert chosen(alike, kind="list", seed=None, has_check=False) == ["brief"]
+    assert unlike.gap("large", "list", "sentence")[1] > 5 * variance
+    assert chosen(alike, kind="list", seed=None, has_check=False) == ["sentence"]
     assert chosen(unlike, kind="list", seed=None, has_check=False) == [DEFAULT]
 
 
@@ -103,10 +103,10 @@ def test_what_is_known_of_other_kinds_does_not_outweigh_the_failures_of_ones_own
     prompts = PromptVariants()
     for kind in ("code", "question", "other"):
         judged(prompts, DEFAULT, 80, 18, kind=kind)
-        judged(prompts, "brief", 28, 2, kind=kind)
+        judged(prompts, "sentence", 28, 2, kind=kind)
     judged(prompts, DEFAULT, 10, 10, kind="list")
-    assert chosen(prompts, kind="list", seed=None, has_check=has_check) == ["brief"]
-    judged(prompts, "brief", 0, 8, kind="list")
+    assert chosen(prompts, kind="list", seed=None, has_check=has_check) == ["sentence"]
+    judged(prompts, "sentence", 0, 8, kind="list")
     assert chosen(prompts, kind="list", seed=None, has_check=has_check) == [DEFAULT]
 
 
@@ -114,21 +114,21 @@ def test_a_kind_whose_right_answers_are_not_short_borrows_nothing() -> None:
     prompts = PromptVariants()
     for kind in ("code", "question", "other", "edit"):
         judged(prompts, DEFAULT, 80, 20, kind=kind)
-        judged(prompts, "brief", 100, 0, kind=kind)
-    assert chosen(prompts, kind="list", seed=None, has_check=False) == ["brief"]
+        judged(prompts, "sentence", 100, 0, kind=kind)
+    assert chosen(prompts, kind="list", seed=None, has_check=False) == ["sentence"]
     for kind in OPEN:
         assert chosen(prompts, kind=kind, seed=None) == [DEFAULT]
         judged(prompts, DEFAULT, 1_000, 0, kind=kind)
-        judged(prompts, "brief", LEAST_OF_KIND - 1, 0, kind=kind)
+        judged(prompts, "sentence", LEAST_OF_KIND - 1, 0, kind=kind)
         assert chosen(prompts, kind=kind, seed=None) == [DEFAULT]
-        judged(prompts, "brief", 100, 0, kind=kind)
-        assert chosen(prompts, kind=kind, seed=None, has_check=False) == ["brief"]
+        judged(prompts, "sentence", 100, 0, kind=kind)
+        assert chosen(prompts, kind=kind, seed=None, has_check=False) == ["sentence"]
 
 
 @pytest.mark.parametrize("has_check", [True, False])
 def test_a_task_whose_answer_is_longer_than_those_that_were_judged_goes_out_as_ever(has_check: bool) -> None:
     prompts = PromptVariants()
-    for variant in (DEFAULT, "brief"):
+    for variant in (DEFAULT, "sentence"):
         answered(prompts, variant, 1_000)
         answered(prompts, variant, 1_000, kind="question", tokens=15)
 
@@ -137,8 +137,8 @@ def test_a_task_whose_answer_is_longer_than_those_that_were_judged_goes_out_as_e
         given = {"tokens": expected, "default_mean_tokens": tokens, "has_check": has_check, "randomness": None}
         return prompts.choose("large", kind, **given).variant
 
-    assert [told("question", tokens) for tokens in (10, 15, 20, 300)] == ["brief", "brief", DEFAULT, DEFAULT]
-    assert [told("code", tokens) for tokens in (60, 300)] == ["brief", DEFAULT]
+    assert [told("question", tokens) for tokens in (10, 15, 20, 300)] == ["sentence", "sentence", DEFAULT, DEFAULT]
+    assert [told("code", tokens) for tokens in (60, 300)] == ["sentence", DEFAULT]
     answered(prompts, DEFAULT, 100, kind="question", tokens=300, succeeded=None)  # nobody has judged them
     assert told("question", 300) == DEFAULT
 
@@ -156,29 +156,29 @@ def test_one_key_cannot_have_a_variant_chosen_that_does_worse() -> None:
 
 def test_the_word_of_the_only_key_counts_until_others_have_one() -> None:
     prompts = PromptVariants()
-    for variant in (DEFAULT, "brief"):
+    for variant in (DEFAULT, "sentence"):
         answered(prompts, variant, 5 * LEAST_TRIED, key_name="laptop")
-    assert chosen(prompts, seed=None) == ["brief"]
+    assert chosen(prompts, seed=None) == ["sentence"]
     answered(prompts, DEFAULT, 1)
     before = prompts.as_json()
-    answered(prompts, "brief", 100, key_name="laptop")
+    answered(prompts, "sentence", 100, key_name="laptop")
     assert prompts.as_json() == before
 
 
 def test_what_came_of_variants_survives_as_json_and_unknown_ones_are_left_out() -> None:
     prompts = PromptVariants()
-    answered(prompts, "brief", 30)
+    answered(prompts, "sentence", 30)
     answered(prompts, DEFAULT, 30)
     prompts.observe("large", "code", "of a later tale", succeeded=True, key_name=None, tokens=9)
     again = PromptVariants(prompts.as_json())
     assert again.as_json() == prompts.as_json() and "of a later tale" not in str(again.as_json())
     assert chosen(again) == chosen(prompts)
-    for broken in ({"large": {"code": {"brief": {"colour": 1}}}}, {"large": 3}):
+    for broken in ({"large": {"code": {"sentence": {"colour": 1}}}}, {"large": 3}):
         with pytest.raises((TypeError, AttributeError)):
             PromptVariants(broken)
 
 
 def test_instructions_say_what_they_are_known_by() -> None:
     assert len(TASK_INSTRUCTIONS) == DEFAULT_CHARACTERS
-    assert instruction_of("stated", 30) == "Answer in at most 30 words."
-    assert instruction_of("stated", None) is None and instruction_of(DEFAULT, None) is None
+    assert instruction_of("limited", 30) == "Give only the answer, code in a fenced block, in at most 30 words."
+    assert instruction_of("limited", None) is None and instruction_of(DEFAULT, None) is None

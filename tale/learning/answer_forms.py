@@ -98,7 +98,7 @@ CUES: Final[dict[str, str]] = {
         score detect extract tag choose select pick positive_or_negative true_or_false predict decide
         which_of_the_following match""",
     "code": """code python javascript java c++ sql html css function script algorithm regex bash program api class
-        json react query""",
+        json react query implement""",
     "mathematics": """solve equation calculate compute probability integer sum percent how_many triangle polynomial
         average evaluate simplify""",
     "table": "table csv markdown spreadsheet column json xml",

@@ -36,7 +36,9 @@ _WORD = re.compile(r"[^\W_]+(?:['+-]+[^\W_]*)*")
 _BLANK_LINE = re.compile(r"\n\s*\n")
 _SENTENCE_END = re.compile(r"(?<=[.!?:])\s+|\n")
 _FULL_STOP = re.compile(r"[.!?](?:\s|$)")
-_CODE = re.compile(r"```|\bdef \w+\(|\bclass \w+[:(]|;\s*$|</\w+>|#include|^\s*import \w+|=>|\bSELECT\b", re.MULTILINE)
+_CODE = re.compile(
+    r"```|`\w[\w.]*\(|\bdef \w+\(|\bclass \w+[:(]|;\s*$|</\w+>|#include|^\s*import \w+|=>|\bSELECT\b", re.MULTILINE
+)
 _FORMULA = re.compile(r"\$|\\frac|\d\s*[-+*/=^]\s*\d")
 _CHOICE = re.compile(r"^\s*\(?[A-Ea-e][.):]\s", re.MULTILINE)
 _LENGTH = re.compile(

@@ -16,12 +16,12 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Final
 
 DEFAULT: Final = "default"
-STATED: Final = "stated"
+STATED: Final = "limited"
 VARIANTS: Final[Mapping[str, str]] = {
     DEFAULT: "",  # a task's own instructions
-    "brief": "Answer as briefly as is right.",
+    "sentence": "Answer in one sentence, or with code alone.",
     "direct": "Give only the answer, code in a fenced block.",
-    STATED: "Answer in at most {words} words.",
+    STATED: "Give only the answer, code in a fenced block, in at most {words} words.",
 }
 DEFAULT_CHARACTERS: Final = 148  # of a task's own instructions
 CHARACTERS_A_TOKEN: Final = 4.5  # of English, roughly, in the vocabularies of today's models
@@ -48,8 +48,8 @@ UNKNOWN: Final[Gap] = (0.0, math.inf)
 def instruction_of(variant: str, stated_tokens: int | None) -> str | None:
     """What a model is told in place of a task's own instructions; None where these stay.
 
-    >>> instruction_of("stated", 60), instruction_of("default", None), instruction_of("unheard of", None)
-    ('Answer in at most 60 words.', None, None)
+    >>> instruction_of("limited", 60), instruction_of("default", None), instruction_of("unheard of", None)
+    ('Give only the answer, code in a fenced block, in at most 60 words.', None, None)
     """
     text = VARIANTS.get(variant, "")
     if variant == STATED and stated_tokens is None:
@@ -75,8 +75,8 @@ def instruction_tokens(variant: str) -> float:
 def known_as(model: str, variant: str) -> str:
     """The name by which lengths of a model's answers with a variant are learned: a habit of their own.
 
-    >>> known_as("large", "default"), known_as("large", "brief")
-    ('large', 'large (brief)')
+    >>> known_as("large", "default"), known_as("large", "direct")
+    ('large', 'large (direct)')
     """
     return model if variant == DEFAULT else f"{model} ({variant})"
 
