@@ -45,8 +45,8 @@ HEAVY: Final = (
     *("tale.mcp.http_server", "tale.learning.intent_learner", "tale.storage.correction_store"),
     *("tale.servers.learning_tools", "tale.servers.task_learning"),
 )
-# What scikit-learn imports where it is there, for tables that it is never given here: 70 MB.
-UNWANTED: Final = ("pandas", "pytest")
+# What libraries import where it is there, for tables, bars and servers that they never see here: 75 MB.
+UNWANTED: Final = ("pandas", "pytest", "rich", "uvicorn")
 
 logger = logging.getLogger(__name__)
 
