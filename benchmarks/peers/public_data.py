@@ -20,17 +20,18 @@ class Embedded:
     """Requests with the sentence embeddings of the encoder that comes with tale; each text is read once."""
 
     def __init__(self) -> None:
-        self._encoder = read_encoder()
-        self._known: dict[str, tuple[float, ...]] = {}
-        if self._encoder is None:
+        encoder = read_encoder()
+        if encoder is None:
             raise SystemExit("The encoder of messages cannot be loaded; install tale again.")
+        self._encoder = encoder
+        self._known: dict[str, tuple[float, ...]] = {}
 
     def __call__(self, requests: Sequence[Request]) -> list[Request]:
         """The same requests with embeddings."""
         return [replace(request, embedding=self._of(request.text)) for request in requests]
 
     def _of(self, text: str) -> tuple[float, ...]:
-        if text not in self._known and self._encoder is not None:
+        if text not in self._known:
             self._known[text] = tuple(self._encoder.encode([shortened(text)])[0].tolist())
         return self._known[text]
 

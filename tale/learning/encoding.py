@@ -61,7 +61,7 @@ class Encoder:
 
     def __init__(self) -> None:
         self._last: tuple[tuple[Request, ...], Encoded] | None = None
-        self._fitted: tuple[dict[Any, int], Encoded] | None = None
+        self._fitted: tuple[dict[tuple[object, ...], int], Encoded] | None = None
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_last": None, "_fitted": None}
