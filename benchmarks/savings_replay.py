@@ -233,7 +233,7 @@ def main() -> int:
         table.add_column(column)
     for name, ours in found.items():
         figures = [share_of(figure, ours, naive) for figure in FIGURES.values()] + [success_lost(ours, naive)]
-        told = [f"{value:.0f} ({low:.0f} to {high:.0f})" for value, low, high in figures]
+        told = [f"{value:z.0f} ({low:z.0f} to {high:z.0f})" for value, low, high in figures]
         table.add_row(name, *told, f"{right_share(ours):.0f}", f"{sum(each.calls for each in ours) / PARTINGS:.0f}")
     Console(width=140).print(table)
     return 0

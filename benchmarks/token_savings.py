@@ -246,7 +246,7 @@ def show_policies(found: Mapping[str, Sequence[Outcome]]) -> None:
         by_kind = [[outcome for outcome in ours if outcome.kind == kind] for kind in kinds]
         table.add_row(
             name,
-            *(f"{value:.0f} ({low:.0f} to {high:.0f})" for value, low, high in figures),
+            *(f"{value:z.0f} ({low:z.0f} to {high:z.0f})" for value, low, high in figures),
             str(sum(outcome.calls for outcome in ours)),
             str(sum(outcome.untold_calls for outcome in ours)),
             *(f"{right_share(some):.0f}" for some in (ours, *by_kind)),
