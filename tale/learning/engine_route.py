@@ -20,9 +20,10 @@ LEAST_SAVED: Final = 0.1  # of what the task model costs, where a failure only m
 
 @dataclass(frozen=True)
 class Chances:
-    """How likely each model succeeds; None where no outcome of it is known. `tried` counts the small one's outcomes.
+    """How likely each model succeeds; None where no outcome of it is known.
 
-    `cost` is what the small model's call costs, where the task model's costs 1.
+    `tried` counts the small one's outcomes, as far as they are of use for such a task; `cost` is what the small model's
+    call costs, where the task model's costs 1.
     """
 
     small: float | None
@@ -83,7 +84,7 @@ def _relied_on(chances: Chances, question: TaskQuestion) -> str | None:
 
 def _why_large(chances: Chances) -> str:
     if chances.tried < LEAST_TRIED:
-        return f"how the small model does is not known yet ({chances.tried} of {LEAST_TRIED} outcomes)"
+        return f"how the small model does with such tasks is not known yet ({chances.tried} of {LEAST_TRIED} outcomes)"
     if chances.large is None or chances.small is None:
         return "how the task model does is not known yet"
     return f"the task model succeeds with {chances.large:.0%}, the small one with {chances.small:.0%}"

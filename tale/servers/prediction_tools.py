@@ -271,4 +271,6 @@ def _note(kept: list[KeptPrediction], explanation: dict[str, Any] | None) -> str
         return "Nothing was expected of this task, and nothing has been learned yet; `tale learn --report` tells more."
     if not kept:
         return "Nothing was expected of this task when it ran; this is what would be expected now."
-    return None if explanation else "The learning server does not tell why; this is what it said when the task ran."
+    if explanation is None:
+        return "The learning server does not tell why; it may be starting. This is what it said when the task ran."
+    return None
