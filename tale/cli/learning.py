@@ -185,7 +185,7 @@ def _show_report(screen: "Screen", found: dict[str, Any]) -> None:
     if found["status"]:
         screen.show(*_status_lines(found["status"]))
     else:
-        screen.show("The learning server does not answer, as with learning = off; tasks go to the task model.")
+        screen.show("The learning server does not answer (starting, or learning is off); tasks go to the task model.")
     if found["windows"]:
         screen.title("How predictions did, as tasks came")
         screen.show(_windows(found["windows"]))
