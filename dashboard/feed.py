@@ -5,6 +5,7 @@ import json
 import threading
 import time
 from collections.abc import AsyncIterator, Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, Final
@@ -102,16 +103,14 @@ async def listen(service: "Service", heard: Heard, is_wanted: Callable[[], bool]
     """Listen until the task has ended, through restarts of the gateway, from the last event that was heard."""
     pauses = 0
     while not heard.is_over and is_wanted():
-        try:
+        with suppress(aiohttp.ClientError, TimeoutError, OSError, ServerException):  # it is away, and asked again
             async with await service.http() as http:
                 async for place, kind, told in _events(http, service.settings.url_of("gateway"), heard):
                     pauses = 0
                     heard.take(place, kind, told)
                     if not is_wanted():
                         return
-            heard.is_away = not heard.is_over  # it stops, or has no database now
-        except (aiohttp.ClientError, TimeoutError, OSError, ServerException):
-            heard.is_away = True
+        heard.is_away = not heard.is_over  # what breaks off after the last event is no loss
         if not heard.is_over:
             await asyncio.sleep(PAUSES_S[min(pauses, len(PAUSES_S) - 1)])
             pauses += 1

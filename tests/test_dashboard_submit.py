@@ -319,3 +319,25 @@ def test_a_gateway_without_its_database_is_away_until_that_is_back(monkeypatch: 
         is_back.set()
         listening.result(PATIENCE_S)
     assert (heard.status, heard.text, heard.is_away) == ("completed", "Hello", False)
+
+
+def test_a_stream_that_breaks_off_after_its_last_event_leaves_nobody_away(monkeypatch: pytest.MonkeyPatch) -> None:
+    from feed import Heard, listen
+    from service import service
+
+    async def break_off(request: web.Request) -> web.StreamResponse:
+        response = web.StreamResponse()
+        await response.prepare(request)
+        told = json.dumps({"status": "completed", "message": "Task completed"})
+        await response.write(f"id: 1\nevent: state\ndata: {told}\n\n".encode())
+        assert request.transport is not None
+        request.transport.close()
+        return response
+
+    application = web.Application()
+    application.add_routes([web.get("/tasks/{task_id}/events", break_off)])
+    with in_thread(TestServer(application)) as server:
+        monkeypatch.setenv("TALE_GATEWAY_PORT", str(server.port))
+        heard = Heard(str(uuid.uuid4()))
+        service().begin(listen(service(), heard)).result(PATIENCE_S)
+    assert (heard.status, heard.is_away) == ("completed", False)
